@@ -1,0 +1,3 @@
+//! Self-evolution rounds and what is counted in them.
+
+pub mod row;

@@ -1,0 +1,5 @@
+//! What every layer stands on: seeded random streams, devices, signals and progress lines.
+
+pub mod interrupt;
+pub mod progress;
+pub mod seed;

@@ -1,0 +1,65 @@
+//! One progress line with rate and time left, for anything that takes longer than two seconds.
+//!
+//! On a terminal it is a bar; elsewhere (a Slurm log) it is a log line now and then.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Progress of a known number of steps.
+pub struct Progress {
+    bar: ProgressBar,
+    label: String,
+    total: u64,
+    started: Instant,
+    last_log: Instant,
+    terminal: bool,
+}
+
+/// How often a run without a terminal writes a line.
+const LOG_EVERY: Duration = Duration::from_secs(30);
+
+impl Progress {
+    /// A new line; nothing is shown before two seconds have passed.
+    pub fn new(label: impl Into<String>, total: usize) -> Self {
+        use std::io::IsTerminal;
+        let terminal = std::io::stderr().is_terminal();
+        let label = label.into();
+        let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::hidden());
+        let style =
+            ProgressStyle::with_template("{msg:24} {wide_bar} {pos}/{len} {elapsed} eta {eta}")
+                .expect("a constant template");
+        bar.set_style(style);
+        bar.set_message(label.clone());
+        let now = Instant::now();
+        Self {
+            bar,
+            label,
+            total: total as u64,
+            started: now,
+            last_log: now,
+            terminal,
+        }
+    }
+
+    /// `n` more steps are done.
+    pub fn add(&mut self, n: usize) {
+        self.bar.inc(n as u64);
+        if self.terminal {
+            if self.bar.is_hidden() && self.started.elapsed() > Duration::from_secs(2) {
+                self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            }
+        } else if self.last_log.elapsed() > LOG_EVERY {
+            self.last_log = Instant::now();
+            let done = self.bar.position();
+            let spent = self.started.elapsed().as_secs_f64();
+            let left = spent / done.max(1) as f64 * (self.total - done.min(self.total)) as f64;
+            tracing::info!("{}: {done} of {}, {left:.0} s left", self.label, self.total);
+        }
+    }
+
+    /// The work is over: remove the line.
+    pub fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
