@@ -1,1 +1,7 @@
-//! (to come)
+//! Generation: sampling and batched decoding. Ids in, ids out; no text here.
+
+pub mod engine;
+pub mod sampling;
+
+pub use engine::{Completion, Completions, Engine, Finish, GenerationError, Request};
+pub use sampling::{NotFinite, Sampling};

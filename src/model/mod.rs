@@ -1,1 +1,22 @@
-//! (to come)
+//! The one decoder for every model family, its LoRA adapters, weights and KV cache.
+
+pub mod batch;
+pub mod config;
+pub mod decoder;
+pub mod kv_cache;
+pub mod lora;
+pub mod tensors;
+pub mod weights;
+
+mod attention;
+mod gguf_names;
+mod kernels;
+mod linear;
+mod rope;
+
+pub use batch::{Packed, SegmentId};
+pub use config::ModelConfig;
+pub use decoder::Decoder;
+pub use kv_cache::KvCache;
+pub use lora::{Adapter, LoraConfig};
+pub use weights::Weights;

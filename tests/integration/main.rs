@@ -1,1 +1,4 @@
+//! All integration tests, one target: a file a feature.
 
+mod model;
+mod support;

@@ -1,0 +1,310 @@
+//! Batched generation with a KV cache: ids in, ids out.
+//!
+//! `step` = admit waiting requests into free slots, compute one token for every running one, sample, retire those that
+//! ended. A request's tokens depend on its own prompt, seed and settings only; on the CPU in f32 that holds bit for
+//! bit, because prompts are computed alone and decoding uses kernels whose rows do not mix.
+
+use std::collections::VecDeque;
+
+use rayon::prelude::*;
+use tch::{Device, Kind, Tensor};
+
+use super::sampling::{Drawn, NotFinite, Sampling, draw};
+use crate::model::{Adapter, Decoder, KvCache};
+use crate::runtime::interrupt::{Interrupted, check};
+
+/// One text to be continued.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Token ids of the prompt; not empty.
+    pub prompt: Vec<u32>,
+    /// Most tokens to generate.
+    pub max_new_tokens: usize,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// Tokens that end the text; the one met is kept as the last token.
+    pub stop: Vec<u32>,
+    /// Root of this request's random stream.
+    pub seed: u64,
+}
+
+/// Why a text ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token came.
+    Stop,
+    /// The token limit was reached.
+    Length,
+}
+
+impl Finish {
+    /// As tables write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// A generated continuation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Completion {
+    /// Generated ids, the stop token included.
+    pub tokens: Vec<u32>,
+    /// Log-probability of each, at the sampling temperature, before filters.
+    pub logprobs: Vec<f32>,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// A request that gave no completion. It is a failure, never an answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum GenerationError {
+    /// Prompt and completion do not fit the model's context.
+    #[error("prompt of {prompt} tokens and {new} new ones exceed the model's context of {context}")]
+    TooLong {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Requested new tokens.
+        new: usize,
+        /// Context of the model.
+        context: usize,
+    },
+    /// Nothing to continue, or a token the model does not have.
+    #[error("the prompt {0}")]
+    BadPrompt(String),
+    /// The model's logits are not numbers.
+    #[error(transparent)]
+    NotFinite(#[from] NotFinite),
+}
+
+/// What happened to each request, in the order given.
+pub type Completions = Vec<Result<Completion, GenerationError>>;
+
+/// A request being decoded.
+struct Running {
+    index: usize,
+    slot: usize,
+    tokens: Vec<u32>,
+    logprobs: Vec<f32>,
+}
+
+/// A batch of requests on one model.
+pub struct Engine<'a> {
+    model: &'a Decoder,
+    adapter: Option<&'a Adapter>,
+    /// Sequences decoded side by side.
+    slots: usize,
+}
+
+impl<'a> Engine<'a> {
+    /// An engine with the number of slots that suits the device.
+    pub fn new(model: &'a Decoder, adapter: Option<&'a Adapter>) -> Self {
+        let slots = if model.device() == Device::Cpu {
+            16
+        } else {
+            64
+        };
+        Self {
+            model,
+            adapter,
+            slots,
+        }
+    }
+
+    /// With another number of sequences decoded side by side.
+    pub fn with_slots(self, slots: usize) -> Self {
+        Self {
+            slots: slots.max(1),
+            ..self
+        }
+    }
+
+    /// Generate all requests; `progress` is told how many more are done.
+    pub fn generate(
+        &self,
+        requests: &[Request],
+        mut progress: impl FnMut(usize),
+    ) -> Result<Completions, Interrupted> {
+        let mut results: Vec<Option<Result<Completion, GenerationError>>> =
+            requests.iter().map(|r| self.refuse(r).map(Err)).collect();
+        let mut waiting: VecDeque<usize> = (0..requests.len())
+            .filter(|&i| results[i].is_none())
+            .collect();
+        let room = waiting
+            .iter()
+            .map(|&i| requests[i].prompt.len() + requests[i].max_new_tokens)
+            .max();
+        let Some(capacity) = room else {
+            return Ok(results.into_iter().flatten().collect());
+        };
+        let slots = self.slots.min(waiting.len());
+        let guard = tch::no_grad_guard();
+        let mut cache = KvCache::new(
+            self.model.config(),
+            slots,
+            capacity,
+            self.model.kind(),
+            self.model.device(),
+        );
+        let mut free: Vec<usize> = (0..slots).rev().collect();
+        let mut running: Vec<Running> = Vec::new();
+        while !(waiting.is_empty() && running.is_empty()) {
+            check()?;
+            // Admit. Requests with the prompt of the one just computed copy its cache.
+            let mut computed: Option<(usize, usize, Tensor)> = None;
+            while let Some(&slot) = free.last()
+                && let Some(index) = waiting.pop_front()
+            {
+                let request = &requests[index];
+                let same = computed
+                    .take()
+                    .filter(|(other, _, _)| requests[*other].prompt == request.prompt);
+                let logits = match same {
+                    Some((_, from, logits)) => {
+                        cache.fork(from, slot);
+                        logits
+                    }
+                    None => {
+                        let hidden =
+                            self.model
+                                .prefill(&request.prompt, &mut cache, slot, self.adapter);
+                        self.model.next_token_logits(&hidden)
+                    }
+                };
+                let mut fresh = Running {
+                    index,
+                    slot,
+                    tokens: Vec::new(),
+                    logprobs: Vec::new(),
+                };
+                let drawn = draw_rows(&logits, &[(request, 0)]).pop();
+                computed = Some((index, slot, logits));
+                free.pop();
+                match drawn.map(|d| fresh.accept(request, d)) {
+                    Some(Ok(None)) => running.push(fresh),
+                    Some(Ok(Some(finish))) => {
+                        results[index] = Some(Ok(fresh.into_completion(finish)));
+                        // The slot's prompt may serve the next request of the group, so it is freed after this one.
+                        free.push(slot);
+                        progress(1);
+                    }
+                    Some(Err(error)) => {
+                        results[index] = Some(Err(error.into()));
+                        free.push(slot);
+                        progress(1);
+                    }
+                    None => {}
+                }
+            }
+            if running.is_empty() {
+                continue;
+            }
+            // One token for each.
+            let tokens: Vec<u32> = running
+                .iter()
+                .filter_map(|r| r.tokens.last().copied())
+                .collect();
+            let rows: Vec<usize> = running.iter().map(|r| r.slot).collect();
+            let hidden = self.model.step(&tokens, &rows, &mut cache, self.adapter);
+            let logits = self.model.next_token_logits(&hidden);
+            let asked: Vec<_> = running
+                .iter()
+                .map(|r| (&requests[r.index], r.tokens.len()))
+                .collect();
+            let drawn = draw_rows(&logits, &asked);
+            // Retire.
+            let mut still = Vec::with_capacity(running.len());
+            for (mut request, drawn) in running.drain(..).zip(drawn) {
+                match request.accept(&requests[request.index], drawn) {
+                    Ok(None) => still.push(request),
+                    Ok(Some(finish)) => {
+                        free.push(request.slot);
+                        let index = request.index;
+                        results[index] = Some(Ok(request.into_completion(finish)));
+                        progress(1);
+                    }
+                    Err(error) => {
+                        free.push(request.slot);
+                        results[request.index] = Some(Err(error.into()));
+                        progress(1);
+                    }
+                }
+            }
+            running = still;
+        }
+        drop(guard);
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    /// Why a request cannot be served, if it cannot.
+    fn refuse(&self, request: &Request) -> Option<GenerationError> {
+        let context = self.model.config().max_position as usize;
+        let (prompt, new) = (request.prompt.len(), request.max_new_tokens);
+        if prompt == 0 {
+            return Some(GenerationError::BadPrompt("is empty".into()));
+        }
+        if new == 0 {
+            return Some(GenerationError::BadPrompt(
+                "is to be continued by no token: max_new_tokens is 0".into(),
+            ));
+        }
+        let vocab = self.model.config().vocab_size as u32;
+        if let Some(bad) = request.prompt.iter().find(|&&t| t >= vocab) {
+            return Some(GenerationError::BadPrompt(format!(
+                "has token {bad}, the model knows 0 to {}",
+                vocab - 1
+            )));
+        }
+        (prompt + new > context).then_some(GenerationError::TooLong {
+            prompt,
+            new,
+            context,
+        })
+    }
+}
+
+impl Running {
+    /// Take a drawn token; says whether the text ends with it.
+    fn accept(
+        &mut self,
+        request: &Request,
+        drawn: Result<Drawn, NotFinite>,
+    ) -> Result<Option<Finish>, NotFinite> {
+        let drawn = drawn?;
+        self.tokens.push(drawn.token);
+        self.logprobs.push(drawn.logprob);
+        Ok(if request.stop.contains(&drawn.token) {
+            Some(Finish::Stop)
+        } else if self.tokens.len() >= request.max_new_tokens {
+            Some(Finish::Length)
+        } else {
+            None
+        })
+    }
+
+    fn into_completion(self, finish: Finish) -> Completion {
+        Completion {
+            tokens: self.tokens,
+            logprobs: self.logprobs,
+            finish,
+        }
+    }
+}
+
+/// Draw a token a row; `asked` gives each row's request and how many tokens it has already.
+fn draw_rows(logits: &Tensor, asked: &[(&Request, usize)]) -> Vec<Result<Drawn, NotFinite>> {
+    let vocab = logits.size()[1] as usize;
+    let mut numbers = vec![0f32; asked.len() * vocab];
+    logits
+        .to_device(Device::Cpu)
+        .to_kind(Kind::Float)
+        .contiguous()
+        .copy_data(&mut numbers, asked.len() * vocab);
+    numbers
+        .par_chunks(vocab)
+        .zip(asked)
+        .map(|(row, (request, index))| draw(row, &request.sampling, request.seed, *index))
+        .collect()
+}

@@ -1,0 +1,345 @@
+//! From next-token logits to a token.
+//!
+//! Filters apply in the usual order — temperature, top-k, top-p, min-p — and each keeps at least one token. The draw
+//! of a request's n-th token comes from a stream named by the request's seed and n, so it depends on nothing else.
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::runtime::seed::stream;
+
+/// How tokens are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sampling {
+    /// Divides the logits; 0 takes the likeliest token.
+    pub temperature: f64,
+    /// Keep the k likeliest tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the smallest set of tokens whose probability reaches this; 1 keeps all.
+    pub top_p: f64,
+    /// Keep tokens at least this fraction as likely as the likeliest; 0 keeps all.
+    pub min_p: f64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+        }
+    }
+}
+
+impl Sampling {
+    /// What is wrong with the settings, if anything: `(field, problem)`.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        let expect = |ok: bool, field, range: &str, got: f64| {
+            if ok {
+                Ok(())
+            } else {
+                Err((field, format!("expected {range}, got {got}")))
+            }
+        };
+        expect(
+            (0.0..=100.0).contains(&self.temperature),
+            "temperature",
+            "0 to 100",
+            self.temperature,
+        )?;
+        expect(
+            self.top_p > 0.0 && self.top_p <= 1.0,
+            "top_p",
+            "above 0 and at most 1",
+            self.top_p,
+        )?;
+        expect(
+            (0.0..=1.0).contains(&self.min_p),
+            "min_p",
+            "0 to 1",
+            self.min_p,
+        )
+    }
+}
+
+/// A drawn token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drawn {
+    /// Its id.
+    pub token: u32,
+    /// Its log-probability at the sampling temperature over the whole vocabulary, before the filters: what the
+    /// training losses call the old log-probability. At temperature 0, at temperature 1.
+    pub logprob: f32,
+}
+
+/// Logits that are no numbers: the model's weights or its input are broken.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the model gave no finite logits; its weights are damaged or overflow in this precision")]
+pub struct NotFinite;
+
+/// Draw the `index`-th token of the request with this seed.
+pub fn draw(
+    logits: &[f32],
+    sampling: &Sampling,
+    seed: u64,
+    index: usize,
+) -> Result<Drawn, NotFinite> {
+    let (best, top) = likeliest(logits).ok_or(NotFinite)?;
+    let temperature = if sampling.temperature > 0.0 {
+        sampling.temperature
+    } else {
+        1.0
+    };
+    // Unnormalised probabilities relative to the likeliest token.
+    let weight = |logit: f32| (f64::from(logit - top) / temperature).exp();
+    let total: f64 = logits.iter().map(|&l| weight(l)).sum();
+    let logprob = |token: usize| (f64::from(logits[token] - top) / temperature - total.ln()) as f32;
+    if sampling.temperature == 0.0 {
+        return Ok(Drawn {
+            token: best as u32,
+            logprob: logprob(best),
+        });
+    }
+    let uniform: f64 = stream(seed, &format!("token/{index}")).random();
+    let token = if sampling.top_k == 0 && sampling.top_p >= 1.0 {
+        let floor = sampling.min_p;
+        let kept = |l: f32| Some(weight(l)).filter(|w| *w >= floor);
+        let kept_total: f64 = if floor > 0.0 {
+            logits.iter().filter_map(|&l| kept(l)).sum()
+        } else {
+            total
+        };
+        pick(
+            logits.iter().map(|&l| kept(l).unwrap_or(0.0)),
+            uniform * kept_total,
+        )
+        .unwrap_or(best)
+    } else {
+        let candidates = filter(logits, sampling, weight);
+        let kept_total: f64 = candidates.iter().map(|(_, w)| w).sum();
+        let place = pick(candidates.iter().map(|(_, w)| *w), uniform * kept_total);
+        place.map_or(best, |place| candidates[place].0)
+    };
+    Ok(Drawn {
+        token: token as u32,
+        logprob: logprob(token),
+    })
+}
+
+/// Draw one of several alternatives from their log-probabilities, renormalised over them; temperature 0 takes the
+/// likeliest, the first of equals. Also gives the renormalised probabilities at temperature 1.
+pub fn draw_option(
+    logprobs: &[f64],
+    temperature: f64,
+    seed: u64,
+) -> Result<(usize, Vec<f64>), NotFinite> {
+    let top = logprobs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if !top.is_finite() || logprobs.iter().any(|l| l.is_nan()) {
+        return Err(NotFinite);
+    }
+    let normalised = |temperature: f64| {
+        let weights: Vec<f64> = logprobs
+            .iter()
+            .map(|l| ((l - top) / temperature).exp())
+            .collect();
+        let total: f64 = weights.iter().sum();
+        weights.into_iter().map(|w| w / total).collect::<Vec<_>>()
+    };
+    let best = logprobs.iter().position(|l| *l == top).unwrap_or(0);
+    let chosen = if temperature == 0.0 {
+        best
+    } else {
+        let uniform: f64 = stream(seed, "option").random();
+        pick(normalised(temperature).into_iter(), uniform).unwrap_or(best)
+    };
+    Ok((chosen, normalised(1.0)))
+}
+
+fn likeliest(logits: &[f32]) -> Option<(usize, f32)> {
+    let mut best: Option<(usize, f32)> = None;
+    for (token, &logit) in logits.iter().enumerate() {
+        if logit.is_nan() || logit == f32::INFINITY {
+            return None;
+        }
+        if best.is_none_or(|(_, top)| logit > top) {
+            best = Some((token, logit));
+        }
+    }
+    best.filter(|(_, top)| top.is_finite())
+}
+
+/// First index at which the running sum of weights passes `target`.
+fn pick(weights: impl Iterator<Item = f64>, target: f64) -> Option<usize> {
+    let (mut sum, mut last) = (0.0, None);
+    for (index, weight) in weights.enumerate() {
+        sum += weight;
+        if weight > 0.0 {
+            // Rounding may leave the target beyond the last sum: the last token with weight takes it.
+            last = Some(index);
+            if target < sum {
+                return Some(index);
+            }
+        }
+    }
+    last
+}
+
+/// Tokens that pass top-k, top-p and min-p with their unnormalised weights, likeliest first, ties by id.
+fn filter(logits: &[f32], sampling: &Sampling, weight: impl Fn(f32) -> f64) -> Vec<(usize, f64)> {
+    let mut candidates: Vec<(usize, f64)> = logits.iter().map(|&l| weight(l)).enumerate().collect();
+    let by_weight = |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if sampling.top_k > 0 && sampling.top_k < candidates.len() {
+        candidates.select_nth_unstable_by(sampling.top_k - 1, by_weight);
+        candidates.truncate(sampling.top_k);
+    }
+    candidates.sort_unstable_by(by_weight);
+    let total: f64 = candidates.iter().map(|(_, w)| w).sum();
+    let mut reached = 0.0;
+    let keep = candidates.iter().take_while(|(_, w)| {
+        let inside = reached < sampling.top_p * total;
+        reached += w;
+        inside
+    });
+    let keep = keep.count().max(1);
+    candidates.truncate(keep);
+    let floor = sampling.min_p * candidates.first().map_or(0.0, |(_, w)| *w);
+    candidates.retain(|(_, w)| *w >= floor);
+    candidates
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 6] = [0.3, 2.0, -1.0, 1.2, 0.0, 1.9];
+
+    /// Exact probabilities after temperature and filters, written independently of the code above.
+    fn exact(sampling: &Sampling) -> Vec<f64> {
+        let scaled: Vec<f64> = LOGITS
+            .iter()
+            .map(|&l| (f64::from(l) / sampling.temperature).exp())
+            .collect();
+        let total: f64 = scaled.iter().sum();
+        let p: Vec<f64> = scaled.iter().map(|s| s / total).collect();
+        let mut order: Vec<usize> = (0..p.len()).collect();
+        order.sort_by(|&a, &b| p[b].total_cmp(&p[a]));
+        if sampling.top_k > 0 {
+            order.truncate(sampling.top_k);
+        }
+        let kept: f64 = order.iter().map(|&i| p[i]).sum();
+        let mut sum = 0.0;
+        let mut nucleus = Vec::new();
+        for i in order {
+            if sum >= sampling.top_p {
+                break;
+            }
+            sum += p[i] / kept;
+            nucleus.push(i);
+        }
+        let top = p[nucleus[0]];
+        nucleus.retain(|&i| p[i] >= sampling.min_p * top);
+        let total: f64 = nucleus.iter().map(|&i| p[i]).sum();
+        (0..p.len())
+            .map(|i| {
+                if nucleus.contains(&i) {
+                    p[i] / total
+                } else {
+                    0.0
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn frequencies_agree_with_exact_probabilities() {
+        let plain = Sampling::default();
+        for sampling in [
+            plain,
+            Sampling {
+                temperature: 0.7,
+                ..plain
+            },
+            Sampling { top_k: 3, ..plain },
+            Sampling {
+                top_p: 0.6,
+                ..plain
+            },
+            Sampling {
+                min_p: 0.4,
+                ..plain
+            },
+            Sampling {
+                temperature: 1.4,
+                top_k: 5,
+                top_p: 0.9,
+                min_p: 0.2,
+            },
+        ] {
+            let expected = exact(&sampling);
+            let draws = 20_000usize;
+            let mut counts = [0usize; 6];
+            for index in 0..draws {
+                counts[draw(&LOGITS, &sampling, 11, index).expect("finite").token as usize] += 1;
+            }
+            let mut chi = 0.0;
+            for (count, p) in counts.iter().zip(&expected) {
+                let wanted = p * draws as f64;
+                if wanted == 0.0 {
+                    assert_eq!(*count, 0, "{sampling:?}");
+                } else {
+                    chi += (*count as f64 - wanted).powi(2) / wanted;
+                }
+            }
+            // 99.9 % quantile of chi-square with 5 degrees of freedom; the seed is fixed, so this is no lottery.
+            assert!(chi < 20.5, "{sampling:?}: {chi}");
+        }
+    }
+
+    #[test]
+    fn temperature_zero_is_greedy_and_its_logprob_is_the_models() {
+        let drawn = draw(
+            &LOGITS,
+            &Sampling {
+                temperature: 0.0,
+                ..Sampling::default()
+            },
+            1,
+            0,
+        )
+        .expect("finite");
+        let total: f32 = LOGITS.iter().map(|l| l.exp()).sum();
+        assert_eq!(drawn.token, 1);
+        assert!((drawn.logprob - (2.0 - total.ln())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn broken_logits_are_an_error() {
+        for bad in [
+            [f32::NAN, 0.0],
+            [f32::INFINITY, 0.0],
+            [f32::NEG_INFINITY; 2],
+        ] {
+            assert!(draw(&bad, &Sampling::default(), 1, 0).is_err(), "{bad:?}");
+        }
+        assert!(draw_option(&[f64::NAN, 0.0], 1.0, 1).is_err());
+    }
+
+    #[test]
+    fn options_are_drawn_by_their_renormalised_probability() {
+        let logprobs = [-4.0, -3.0];
+        let expected = 1.0 / (1.0 + (-1.0f64).exp());
+        let draws = 20_000;
+        let second = (0..draws)
+            .filter(|&seed| draw_option(&logprobs, 1.0, seed).expect("finite").0 == 1)
+            .count();
+        let error = second as f64 / draws as f64 - expected;
+        assert!(
+            error.abs() < 4.0 * (expected * (1.0 - expected) / draws as f64).sqrt(),
+            "{error}"
+        );
+        assert_eq!(draw_option(&logprobs, 0.0, 5).expect("finite").0, 1);
+        assert!((draw_option(&logprobs, 0.5, 5).expect("finite").1[1] - expected).abs() < 1e-12);
+    }
+}

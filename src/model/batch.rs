@@ -1,0 +1,137 @@
+//! Token sequences packed without padding, sharing prefixes.
+//!
+//! A batch is a list of segments. A root segment is a sequence of its own; a child continues a root, sees all of it
+//! and itself, and nothing of its siblings. So a prompt with several completions — chosen and rejected, the group of
+//! a GRPO prompt, the options of a decision — is computed once and gives exactly what separate sequences would, up to
+//! rounding.
+
+use std::ops::Range;
+
+use tch::{Device, Tensor};
+
+/// One stretch of tokens.
+#[derive(Debug, Clone)]
+struct Segment {
+    range: Range<usize>,
+    parent: Option<usize>,
+}
+
+/// Index of a segment in its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentId(usize);
+
+/// Packed token sequences.
+#[derive(Debug, Clone, Default)]
+pub struct Packed {
+    tokens: Vec<i64>,
+    positions: Vec<i64>,
+    segments: Vec<Segment>,
+}
+
+impl Packed {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Add a sequence of its own. It must not be empty.
+    pub fn root(&mut self, tokens: &[u32]) -> SegmentId {
+        self.push(tokens, None)
+    }
+
+    /// Add a continuation of a root.
+    pub fn child(&mut self, parent: SegmentId, tokens: &[u32]) -> SegmentId {
+        assert!(
+            self.segments[parent.0].parent.is_none(),
+            "a child's parent is a root"
+        );
+        self.push(tokens, Some(parent.0))
+    }
+
+    fn push(&mut self, tokens: &[u32], parent: Option<usize>) -> SegmentId {
+        assert!(
+            !tokens.is_empty() || parent.is_some(),
+            "a root has at least one token"
+        );
+        let start = self.tokens.len();
+        let offset = parent.map_or(0, |p| self.segments[p].range.len());
+        self.tokens.extend(tokens.iter().map(|&t| i64::from(t)));
+        self.positions
+            .extend((offset..offset + tokens.len()).map(|p| p as i64));
+        self.segments.push(Segment {
+            range: start..self.tokens.len(),
+            parent,
+        });
+        SegmentId(self.segments.len() - 1)
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// No tokens at all.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Largest position, plus one: the context this batch needs.
+    pub fn context(&self) -> i64 {
+        self.positions.iter().max().map_or(0, |p| p + 1)
+    }
+
+    /// Token ids, `(T)`.
+    pub fn tokens(&self, device: Device) -> Tensor {
+        Tensor::from_slice(&self.tokens).to_device(device)
+    }
+
+    /// Positions, `(T)`.
+    pub fn positions(&self, device: Device) -> Tensor {
+        Tensor::from_slice(&self.positions).to_device(device)
+    }
+
+    /// Packed rows of a segment.
+    pub fn rows(&self, segment: SegmentId) -> Range<usize> {
+        self.segments[segment.0].range.clone()
+    }
+
+    /// For each token of a child: the packed row whose hidden state predicts it.
+    pub fn predictors(&self, child: SegmentId) -> Vec<usize> {
+        let segment = &self.segments[child.0];
+        let parent = segment.parent.expect("predictors are asked of a child");
+        let last = self.segments[parent].range.end - 1;
+        let own = segment.range.clone();
+        std::iter::once(last)
+            .chain(own)
+            .take(segment.range.len())
+            .collect()
+    }
+
+    /// Segments as `(rows, parent's rows)`, in order.
+    pub fn spans(&self) -> impl Iterator<Item = (Range<usize>, Option<Range<usize>>)> + '_ {
+        self.segments.iter().map(|s| {
+            (
+                s.range.clone(),
+                s.parent.map(|p| self.segments[p].range.clone()),
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_continue_their_parent_and_are_predicted_from_it() {
+        let mut batch = Packed::new();
+        let root = batch.root(&[5, 6, 7]);
+        let first = batch.child(root, &[8, 9]);
+        let second = batch.child(root, &[3]);
+        assert_eq!(batch.positions, [0, 1, 2, 3, 4, 3]);
+        assert_eq!(batch.predictors(first), [2, 3]);
+        assert_eq!(batch.predictors(second), [2]);
+        assert_eq!(batch.rows(second), 5..6);
+        assert_eq!(batch.context(), 5);
+    }
+}

@@ -1,0 +1,281 @@
+//! The one decoder: Llama and Qwen3 alike, on the CPU and on a GPU, for training, scoring and generation.
+//!
+//! Numbered as a layer computes: (1) norm, (2) q k v, (3) QK-norm and rotation, (4) attention, (5) output projection,
+//! (6) norm, (7) gated feed-forward.
+
+use tch::{Device, Kind, Tensor};
+
+use super::attention::Context;
+use super::batch::Packed;
+use super::config::ModelConfig;
+use super::kv_cache::KvCache;
+use super::linear::{Linear, Pass};
+use super::lora::{Adapter, Target};
+use super::rope::{RopeTable, rotate};
+use super::weights::{WeightError, Weights};
+
+/// One transformer block.
+#[derive(Debug)]
+struct Layer {
+    input_norm: Tensor,
+    qkv: Linear,
+    /// Weights of the norms on each head of q and k.
+    qk_norm: Option<(Tensor, Tensor)>,
+    output: Linear,
+    post_norm: Tensor,
+    gate_up: Linear,
+    down: Linear,
+}
+
+/// A decoder-only transformer with frozen weights.
+#[derive(Debug)]
+pub struct Decoder {
+    config: ModelConfig,
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    /// `(vocab, hidden)`; shares memory with the embedding where they are tied.
+    head: Tensor,
+    rope: RopeTable,
+}
+
+impl Decoder {
+    /// Load the weights in `kind` onto `device`. Names and shapes are checked both ways first.
+    pub fn load(weights: &Weights, kind: Kind, device: Device) -> Result<Self, WeightError> {
+        let config = weights.config().clone();
+        weights.check()?;
+        let load = |name: &str| weights.tensor(name, kind, device);
+        let embedding = load("model.embed_tokens.weight")?;
+        let head = if config.tied_embeddings {
+            embedding.shallow_clone()
+        } else {
+            load("lm_head.weight")?
+        };
+        let layers = (0..config.layers as usize)
+            .map(|layer| Layer::load(&config, layer, &load))
+            .collect::<Result<_, _>>()?;
+        let rope = RopeTable::new(&config, kind, device);
+        Ok(Self {
+            embedding,
+            layers,
+            norm: load("model.norm.weight")?,
+            head,
+            rope,
+            config,
+        })
+    }
+
+    /// Shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Where the weights lie.
+    pub fn device(&self) -> Device {
+        self.embedding.device()
+    }
+
+    /// Precision of the weights.
+    pub fn kind(&self) -> Kind {
+        self.embedding.kind()
+    }
+
+    /// Output head, `(vocab, hidden)`.
+    pub fn head(&self) -> &Tensor {
+        &self.head
+    }
+
+    /// Last hidden states of packed sequences, `(T, hidden)`, after the final norm.
+    pub fn hidden(&self, batch: &Packed, adapter: Option<&Adapter>) -> Tensor {
+        let pass = Pass {
+            adapter,
+            row_exact: false,
+        };
+        let device = self.device();
+        let context = Context::Packed { batch, cache: None };
+        self.forward(
+            &batch.tokens(device),
+            &batch.positions(device),
+            &context,
+            pass,
+        )
+    }
+
+    /// Compute a prompt into a cache slot; gives its last token's hidden state, `(1, hidden)`.
+    pub fn prefill(
+        &self,
+        prompt: &[u32],
+        cache: &mut KvCache,
+        slot: usize,
+        adapter: Option<&Adapter>,
+    ) -> Tensor {
+        let mut batch = Packed::new();
+        batch.root(prompt);
+        let device = self.device();
+        let pass = Pass {
+            adapter,
+            row_exact: false,
+        };
+        let context = Context::Packed {
+            batch: &batch,
+            cache: Some((cache, slot)),
+        };
+        let hidden = self.forward(
+            &batch.tokens(device),
+            &batch.positions(device),
+            &context,
+            pass,
+        );
+        cache.clear(slot);
+        cache.advance(&[slot], prompt.len());
+        hidden.narrow(0, prompt.len() as i64 - 1, 1)
+    }
+
+    /// Append one token to each of these slots; gives their hidden states, `(B, hidden)`.
+    ///
+    /// On the CPU in f32 a row's result does not depend on the other rows, bit for bit.
+    pub fn step(
+        &self,
+        tokens: &[u32],
+        slots: &[usize],
+        cache: &mut KvCache,
+        adapter: Option<&Adapter>,
+    ) -> Tensor {
+        let device = self.device();
+        let ids: Vec<i64> = tokens.iter().map(|&t| i64::from(t)).collect();
+        let positions: Vec<i64> = slots
+            .iter()
+            .map(|&slot| cache.length(slot) as i64)
+            .collect();
+        let on_device = |numbers: &[i64]| Tensor::from_slice(numbers).to_device(device);
+        let context = Context::Step { cache, slots };
+        let pass = Pass {
+            adapter,
+            row_exact: self.row_exact(),
+        };
+        let hidden = self.forward(&on_device(&ids), &on_device(&positions), &context, pass);
+        cache.advance(slots, 1);
+        hidden
+    }
+
+    /// Next-token logits in f32, `(B, vocab)`, of hidden states of single tokens.
+    pub fn next_token_logits(&self, hidden: &Tensor) -> Tensor {
+        let pass = Pass {
+            adapter: None,
+            row_exact: self.row_exact(),
+        };
+        pass.matmul(&hidden.contiguous(), &self.head)
+            .to_kind(Kind::Float)
+    }
+
+    fn row_exact(&self) -> bool {
+        self.device() == Device::Cpu && self.kind() == Kind::Float
+    }
+
+    fn forward(
+        &self,
+        tokens: &Tensor,
+        positions: &Tensor,
+        context: &Context,
+        pass: Pass,
+    ) -> Tensor {
+        let rotation = self.rope.rows(positions);
+        let mut x = self.embedding.index_select(0, tokens); // (T, hidden)
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&self.config, index, x, &rotation, context, pass);
+        }
+        self.rms_norm(&x)
+    }
+
+    fn rms_norm(&self, x: &Tensor) -> Tensor {
+        norm(x, &self.norm, self.config.rms_norm_eps)
+    }
+}
+
+fn norm(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
+    x.rms_norm(weight.size(), Some(weight), eps)
+}
+
+impl Layer {
+    fn load(
+        config: &ModelConfig,
+        index: usize,
+        load: &dyn Fn(&str) -> Result<Tensor, WeightError>,
+    ) -> Result<Self, WeightError> {
+        let path = |name: &str| format!("model.layers.{index}.{name}");
+        let projections = |targets: &[Target], biased: bool| -> Result<Linear, WeightError> {
+            let parts = targets.iter().map(|&target| {
+                let weight = load(&path(&format!("{}.weight", target.path())))?;
+                let bias = if biased {
+                    Some(load(&path(&format!("{}.bias", target.path())))?)
+                } else {
+                    None
+                };
+                Ok((target, weight, bias))
+            });
+            Ok(Linear::new(
+                index,
+                parts.collect::<Result<_, WeightError>>()?,
+            ))
+        };
+        let qk_norm = if config.qk_norm {
+            Some((
+                load(&path("self_attn.q_norm.weight"))?,
+                load(&path("self_attn.k_norm.weight"))?,
+            ))
+        } else {
+            None
+        };
+        Ok(Self {
+            input_norm: load(&path("input_layernorm.weight"))?,
+            qkv: projections(
+                &[Target::QProj, Target::KProj, Target::VProj],
+                config.attention_bias,
+            )?,
+            qk_norm,
+            output: projections(&[Target::OProj], config.attention_bias)?,
+            post_norm: load(&path("post_attention_layernorm.weight"))?,
+            gate_up: projections(&[Target::GateProj, Target::UpProj], config.mlp_bias)?,
+            down: projections(&[Target::DownProj], config.mlp_bias)?,
+        })
+    }
+
+    fn forward(
+        &self,
+        config: &ModelConfig,
+        index: usize,
+        x: Tensor,
+        rotation: &(Tensor, Tensor),
+        context: &Context,
+        pass: Pass,
+    ) -> Tensor {
+        let eps = config.rms_norm_eps;
+        // (1) (2)
+        let qkv = self
+            .qkv
+            .split(&self.qkv.forward(&norm(&x, &self.input_norm, eps), pass));
+        let heads = |t: &Tensor, n: i64| t.reshape([-1, n, config.head_dim]); // (T, H · D) → (T, H, D)
+        let (q, k, v) = (
+            heads(&qkv[0], config.heads),
+            heads(&qkv[1], config.kv_heads),
+            heads(&qkv[2], config.kv_heads),
+        );
+        // (3)
+        let (q, k) = match &self.qk_norm {
+            Some((q_norm, k_norm)) => (norm(&q, q_norm, eps), norm(&k, k_norm, eps)),
+            None => (q, k),
+        };
+        let (q, k) = (rotate(&q, rotation), rotate(&k, rotation));
+        // (4)
+        let attended = context.attend(index, &q, &k, &v);
+        let attended = attended.reshape([-1, config.heads * config.head_dim]); // (T, H, D) → (T, H · D)
+        // (5)
+        let x = x + self.output.forward(&attended, pass);
+        // (6) (7)
+        let wide = self
+            .gate_up
+            .split(&self.gate_up.forward(&norm(&x, &self.post_norm, eps), pass));
+        let gated = wide[0].silu() * &wide[1];
+        x + self.down.forward(&gated, pass)
+    }
+}

@@ -1,0 +1,115 @@
+//! The KV cache: keys and values of the tokens already seen, one slot a sequence.
+
+use tch::{Device, Kind, Tensor};
+
+use super::config::ModelConfig;
+
+/// Keys and values by layer, `(slots, capacity, kv_heads, head_dim)` each, and how many positions of a slot are valid.
+#[derive(Debug)]
+pub struct KvCache {
+    keys: Vec<Tensor>,
+    values: Vec<Tensor>,
+    lengths: Vec<usize>,
+    capacity: usize,
+}
+
+impl KvCache {
+    /// Room for `slots` sequences of `capacity` tokens each.
+    pub fn new(
+        config: &ModelConfig,
+        slots: usize,
+        capacity: usize,
+        kind: Kind,
+        device: Device,
+    ) -> Self {
+        let shape = [
+            slots as i64,
+            capacity as i64,
+            config.kv_heads,
+            config.head_dim,
+        ];
+        let buffers = || {
+            (0..config.layers)
+                .map(|_| Tensor::zeros(shape, (kind, device)))
+                .collect()
+        };
+        Self {
+            keys: buffers(),
+            values: buffers(),
+            lengths: vec![0; slots],
+            capacity,
+        }
+    }
+
+    /// Valid positions of a slot.
+    pub fn length(&self, slot: usize) -> usize {
+        self.lengths[slot]
+    }
+
+    /// Number of slots.
+    pub fn slots(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Most tokens a slot can hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Forget a slot's sequence.
+    pub fn clear(&mut self, slot: usize) {
+        self.lengths[slot] = 0;
+    }
+
+    /// Make `to` a copy of `from`: a prompt prefilled once for several completions.
+    pub fn fork(&mut self, from: usize, to: usize) {
+        let length = self.lengths[from] as i64;
+        for buffer in self.keys.iter().chain(&self.values) {
+            let source = buffer.get(from as i64).narrow(0, 0, length);
+            buffer.get(to as i64).narrow(0, 0, length).copy_(&source);
+        }
+        self.lengths[to] = self.lengths[from];
+    }
+
+    /// Write a prefilled sequence's keys and values of one layer, `(T, kv_heads, head_dim)`, from position 0.
+    pub(super) fn write_prompt(&self, layer: usize, slot: usize, keys: &Tensor, values: &Tensor) {
+        let length = keys.size()[0];
+        for (buffer, rows) in [(&self.keys[layer], keys), (&self.values[layer], values)] {
+            buffer.get(slot as i64).narrow(0, 0, length).copy_(rows);
+        }
+    }
+
+    /// Write one new token a slot, `(B, kv_heads, head_dim)`, at each slot's next position.
+    pub(super) fn write_step(&self, layer: usize, slots: &[usize], keys: &Tensor, values: &Tensor) {
+        let index = |numbers: Vec<i64>| Some(Tensor::from_slice(&numbers).to_device(keys.device()));
+        let at = [
+            index(slots.iter().map(|&s| s as i64).collect()),
+            index(slots.iter().map(|&s| self.lengths[s] as i64).collect()),
+        ];
+        for (buffer, rows) in [(&self.keys[layer], keys), (&self.values[layer], values)] {
+            let _ = buffer.shallow_clone().index_put_(&at, rows, false);
+        }
+    }
+
+    /// The tokens written to these slots are valid now.
+    pub(super) fn advance(&mut self, slots: &[usize], by: usize) {
+        for &slot in slots {
+            self.lengths[slot] += by;
+            debug_assert!(self.lengths[slot] <= self.capacity);
+        }
+    }
+
+    /// A slot's keys and values of one layer, `(capacity, kv_heads, head_dim)`.
+    pub(super) fn slot(&self, layer: usize, slot: usize) -> (Tensor, Tensor) {
+        (
+            self.keys[layer].get(slot as i64),
+            self.values[layer].get(slot as i64),
+        )
+    }
+
+    /// One layer's keys and values of these slots up to `length`, `(B, length, kv_heads, head_dim)`.
+    pub(super) fn gather(&self, layer: usize, slots: &Tensor, length: i64) -> (Tensor, Tensor) {
+        let pick = |buffer: &Tensor| buffer.narrow(1, 0, length).index_select(0, slots);
+        (pick(&self.keys[layer]), pick(&self.values[layer]))
+    }
+}

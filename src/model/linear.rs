@@ -1,0 +1,117 @@
+//! A frozen linear layer, or several side by side, with room for low-rank updates.
+
+use tch::Tensor;
+
+use super::kernels::small_matmul;
+use super::lora::{Adapter, Target};
+
+/// How a forward is computed.
+#[derive(Clone, Copy)]
+pub struct Pass<'a> {
+    /// The adapter that is on, if any.
+    pub adapter: Option<&'a Adapter>,
+    /// One new token a sequence, on the CPU in f32: use the kernels whose rows do not depend on each other.
+    pub row_exact: bool,
+}
+
+impl Pass<'_> {
+    /// `x wᵀ` for `(T, in)` and `(out, in)`.
+    pub fn matmul(&self, x: &Tensor, w: &Tensor) -> Tensor {
+        if self.row_exact {
+            small_matmul(x, w)
+        } else {
+            x.linear(w, None::<&Tensor>)
+        }
+    }
+}
+
+/// Projections that share their input, stored as one matrix: q, k and v; gate and up; or one alone.
+#[derive(Debug)]
+pub struct Linear {
+    /// `(sum of outputs, in)`.
+    weight: Tensor,
+    /// `(sum of outputs)`.
+    bias: Option<Tensor>,
+    /// Which rows are which projection.
+    parts: Vec<(Target, i64)>,
+    layer: usize,
+}
+
+impl Linear {
+    /// Join projections, given as `(target, weight, bias)`; either all have a bias or none.
+    pub fn new(layer: usize, projections: Vec<(Target, Tensor, Option<Tensor>)>) -> Self {
+        let parts = projections
+            .iter()
+            .map(|(target, weight, _)| (*target, weight.size()[0]))
+            .collect();
+        let biases: Vec<Tensor> = projections
+            .iter()
+            .filter_map(|(_, _, bias)| bias.as_ref().map(Tensor::shallow_clone))
+            .collect();
+        let mut weights: Vec<Tensor> = projections
+            .into_iter()
+            .map(|(_, weight, _)| weight)
+            .collect();
+        let weight = if weights.len() == 1 {
+            weights.swap_remove(0)
+        } else {
+            Tensor::cat(&weights, 0)
+        };
+        let bias = (!biases.is_empty()).then(|| Tensor::cat(&biases, 0));
+        Self {
+            weight,
+            bias,
+            parts,
+            layer,
+        }
+    }
+
+    /// `(T, in)` to `(T, sum of outputs)`.
+    pub fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+        let mut y = pass.matmul(x, &self.weight);
+        if let Some(bias) = &self.bias {
+            y = y + bias;
+        }
+        match pass.adapter {
+            Some(adapter) => self.update(x, y, adapter, pass),
+            None => y,
+        }
+    }
+
+    /// Add the low-rank updates to the frozen layer's output.
+    fn update(&self, x: &Tensor, y: Tensor, adapter: &Adapter, pass: Pass) -> Tensor {
+        let updates: Vec<_> = self
+            .parts
+            .iter()
+            .map(|(target, _)| adapter.get(self.layer, *target))
+            .collect();
+        if updates.iter().all(Option::is_none) {
+            return y;
+        }
+        // Adapters are kept in f32 whatever the weights are; the update is computed in the weights' kind.
+        let kind = x.kind();
+        let deltas: Vec<Tensor> = self
+            .parts
+            .iter()
+            .zip(updates)
+            .map(|((_, outputs), update)| match update {
+                Some(update) => {
+                    let low = pass.matmul(x, &update.a.to_kind(kind)); // (T, r)
+                    pass.matmul(&(low * adapter.config.scale()), &update.b.to_kind(kind)) // (T, out)
+                }
+                None => Tensor::zeros([x.size()[0], *outputs], (kind, x.device())),
+            })
+            .collect();
+        if deltas.len() == 1 {
+            y + &deltas[0]
+        } else {
+            y + Tensor::cat(&deltas, -1)
+        }
+    }
+
+    /// Split an output into its projections.
+    pub fn split(&self, y: &Tensor) -> Vec<Tensor> {
+        let sizes: Vec<i64> = self.parts.iter().map(|(_, outputs)| *outputs).collect();
+        y.split_with_sizes(&sizes, -1)
+    }
+}

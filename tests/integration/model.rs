@@ -1,0 +1,300 @@
+//! The decoder against transformers, and its own ways of computing the same against each other.
+
+use std::path::Path;
+
+use atp_pipeline::generation::{Engine, Finish, Request, Sampling};
+use atp_pipeline::model::weights::Weights;
+use atp_pipeline::model::{Decoder, KvCache, Packed};
+use tch::{Device, Kind, Tensor};
+
+use crate::support::{fixture, ids, relative_error, repository, smollm2, smollm2_path, tensors};
+
+/// Logits of every position, one sequence.
+fn logits(model: &Decoder, tokens: &[u32]) -> Tensor {
+    let mut batch = Packed::new();
+    batch.root(tokens);
+    tch::no_grad(|| {
+        model
+            .hidden(&batch, None)
+            .linear(model.head(), None::<&Tensor>)
+    })
+}
+
+fn load(folder: &Path) -> Decoder {
+    let weights = Weights::open(folder).expect("a model folder");
+    Decoder::load(&weights, Kind::Float, Device::Cpu).expect("a loadable model")
+}
+
+/// Both sides compute in f32 with other orders of summation; transformers itself is up to 2.2e-6 from f64 here.
+const FP32: f64 = 1e-5;
+
+#[test]
+fn tiny_models_agree_with_transformers() {
+    let described =
+        std::fs::read_to_string(fixture("oracle/tiny_models/tiny_models.json")).expect("a fixture");
+    let described: serde_json::Value = serde_json::from_str(&described).expect("JSON");
+    let mut seen = 0;
+    for (name, model) in described["models"].as_object().expect("models") {
+        let expected = tensors(&format!("oracle/tiny_models/{name}.expected.safetensors"));
+        for folder in model["directories"].as_array().expect("directories") {
+            let folder = folder.as_str().expect("a name");
+            let model = load(&fixture("oracle/tiny_models").join(folder));
+            for sequence in 0..2 {
+                let tokens = ids(&expected[&format!("ids_{sequence}")]);
+                let error = relative_error(
+                    &logits(&model, &tokens),
+                    &expected[&format!("logits_{sequence}")],
+                );
+                assert!(error < FP32, "{folder}, sequence {sequence}: {error:e}");
+                // Cached decoding, token by token, gives the same.
+                let mut cache =
+                    KvCache::new(model.config(), 2, tokens.len(), Kind::Float, Device::Cpu);
+                let mut rows = vec![];
+                tch::no_grad(|| {
+                    rows.push(model.next_token_logits(&model.prefill(
+                        &tokens[..3],
+                        &mut cache,
+                        1,
+                        None,
+                    )));
+                    for token in &tokens[3..] {
+                        rows.push(model.next_token_logits(&model.step(
+                            &[*token],
+                            &[1],
+                            &mut cache,
+                            None,
+                        )));
+                    }
+                });
+                let expected =
+                    expected[&format!("logits_{sequence}")].narrow(0, 2, tokens.len() as i64 - 2);
+                let error = relative_error(&Tensor::cat(&rows, 0), &expected);
+                assert!(
+                    error < FP32,
+                    "{folder}, sequence {sequence}, cached: {error:e}"
+                );
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 8, "{seen} models");
+}
+
+#[test]
+fn smollm2_agrees_with_transformers() {
+    for name in ["short", "medium", "long"] {
+        let expected = tensors(&format!("oracle/smollm2_logits/{name}.safetensors"));
+        let tokens = ids(&expected["ids"]);
+        let logits = logits(smollm2(), &tokens);
+        let last = logits.get(tokens.len() as i64 - 1);
+        let columns = logits.index_select(1, &expected["columns"]);
+        let sums = logits.logsumexp(-1, false);
+        for (what, got) in [
+            ("last_logits", last),
+            ("column_logits", columns),
+            ("logsumexp", sums),
+        ] {
+            let error = relative_error(&got, &expected[what]);
+            assert!(error < 1e-4, "{name}, {what}: {error:e}");
+        }
+        assert!(
+            logits.argmax(-1, false).equal(&expected["argmax"]),
+            "{name}: likeliest tokens"
+        );
+    }
+}
+
+/// Without putting q and k back in order the model is plausible and wrong: it must be seen to differ.
+#[test]
+fn interleaved_q_and_k_would_be_noticed() {
+    use atp_pipeline::formats::gguf::GgufFile;
+    let file = GgufFile::open(smollm2_path()).expect("a GGUF file");
+    let weights = Weights::open(&smollm2_path()).expect("a model file");
+    for (stored, name) in [
+        (
+            "blk.3.attn_q.weight",
+            "model.layers.3.self_attn.q_proj.weight",
+        ),
+        (
+            "blk.3.attn_v.weight",
+            "model.layers.3.self_attn.v_proj.weight",
+        ),
+    ] {
+        let raw = file
+            .values(file.tensor(stored).expect("a tensor"))
+            .expect("values");
+        let raw = Tensor::from_slice(&raw);
+        let loaded = weights
+            .tensor(name, Kind::Float, Device::Cpu)
+            .expect("a tensor")
+            .flatten(0, -1);
+        assert_eq!(raw.equal(&loaded), stored.contains("attn_v"), "{name}");
+    }
+}
+
+#[test]
+fn a_shared_prefix_gives_what_separate_sequences_do() {
+    let model = load(&fixture("oracle/tiny_models/qwen3_gqa2_tied_headdim"));
+    let (prompt, first, second) = ([5u32, 9, 77, 3, 20, 1], [8u32, 8, 64], [100u32, 2]);
+    let mut batch = Packed::new();
+    let other = batch.root(&[4, 4, 2]);
+    let root = batch.root(&prompt);
+    let children = [batch.child(root, &first), batch.child(root, &second)];
+    let shared = tch::no_grad(|| model.hidden(&batch, None));
+    let rows =
+        |range: std::ops::Range<usize>| shared.narrow(0, range.start as i64, range.len() as i64);
+    for (child, completion) in children.into_iter().zip([&first[..], &second[..]]) {
+        let mut alone = Packed::new();
+        alone.root(&[&prompt[..], completion].concat());
+        let expected =
+            tch::no_grad(|| model.hidden(&alone, None)).narrow(0, 6, completion.len() as i64);
+        let error = relative_error(&rows(batch.rows(child)), &expected);
+        assert!(error < FP32, "{error:e}");
+    }
+    let mut alone = Packed::new();
+    alone.root(&[4, 4, 2]);
+    let error = relative_error(
+        &rows(batch.rows(other)),
+        &tch::no_grad(|| model.hidden(&alone, None)),
+    );
+    assert!(error < FP32, "{error:e}");
+}
+
+#[test]
+fn greedy_text_agrees_with_transformers() {
+    let described = std::fs::read_to_string(fixture("oracle/smollm2_logits/smollm2_logits.json"))
+        .expect("a fixture");
+    let described: serde_json::Value = serde_json::from_str(&described).expect("JSON");
+    let mut seen = 0;
+    for (name, prompt) in described["prompts"].as_object().expect("prompts") {
+        let numbers = |key: &str| -> Option<Vec<u32>> {
+            Some(
+                prompt
+                    .get(key)?
+                    .as_array()?
+                    .iter()
+                    .filter_map(|n| n.as_u64())
+                    .map(|n| n as u32)
+                    .collect(),
+            )
+        };
+        let (Some(ids), Some(expected)) = (numbers("ids"), numbers("greedy")) else {
+            continue;
+        };
+        let request = Request {
+            prompt: ids,
+            max_new_tokens: expected.len(),
+            sampling: Sampling {
+                temperature: 0.0,
+                ..Sampling::default()
+            },
+            stop: vec![],
+            seed: 0,
+        };
+        let completions = Engine::new(smollm2(), None)
+            .generate(&[request], |_| ())
+            .expect("not interrupted");
+        assert_eq!(
+            completions[0].as_ref().expect("a completion").tokens,
+            expected,
+            "{name}"
+        );
+        seen += 1;
+    }
+    assert!(seen >= 2);
+}
+
+#[test]
+fn a_text_does_not_depend_on_what_else_is_in_the_batch() {
+    let base = ids(&tensors("oracle/smollm2_logits/short.safetensors")["ids"]);
+    let requests: Vec<Request> = (0..7usize)
+        .map(|i| Request {
+            prompt: base[i % 3 * 4..].to_vec(),
+            max_new_tokens: 12 + i,
+            sampling: Sampling {
+                temperature: 0.9,
+                ..Sampling::default()
+            },
+            stop: vec![2],
+            seed: i as u64,
+        })
+        .collect();
+    let run = |requests: &[Request], slots| {
+        let completions = Engine::new(smollm2(), None)
+            .with_slots(slots)
+            .generate(requests, |_| ());
+        completions
+            .expect("not interrupted")
+            .into_iter()
+            .map(|c| c.expect("a completion"))
+            .collect::<Vec<_>>()
+    };
+    let together = run(&requests, 7);
+    let few_slots = run(&requests, 3);
+    assert_eq!(together, few_slots);
+    for (i, request) in requests.iter().enumerate() {
+        assert_eq!(
+            run(std::slice::from_ref(request), 1)[0],
+            together[i],
+            "request {i}"
+        );
+    }
+    assert!(together.iter().any(|c| c.finish == Finish::Length));
+}
+
+#[test]
+fn a_wrong_tensor_is_named() {
+    use atp_pipeline::model::tensors::{encode_safetensors, read_safetensors};
+    let source = fixture("oracle/tiny_models/llama_gqa1_tied");
+    let tensors = read_safetensors(&source.join("model.safetensors")).expect("weights");
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::copy(
+        source.join("config.json"),
+        folder.path().join("config.json"),
+    )
+    .expect("a copy");
+    let norm = "model.layers.1.input_layernorm.weight";
+    type Change = fn(&mut Vec<(String, Tensor)>, &str);
+    let changes: [(Change, &str, &str); 3] = [
+        (
+            |all, name| all.retain(|(n, _)| n != name),
+            norm,
+            "no such tensor",
+        ),
+        (
+            |all, name| all.push((name.into(), Tensor::from_slice(&[1f32]))),
+            "model.extra.weight",
+            "expected no such",
+        ),
+        (
+            |all, name| {
+                all.iter_mut()
+                    .filter(|(n, _)| n == name)
+                    .for_each(|(_, t)| *t = Tensor::from_slice(&[1f32]))
+            },
+            norm,
+            "got [1]",
+        ),
+    ];
+    for (change, name, problem) in changes {
+        let mut all: Vec<_> = tensors
+            .iter()
+            .map(|(n, t)| (n.clone(), t.shallow_clone()))
+            .collect();
+        change(&mut all, name);
+        std::fs::write(
+            folder.path().join("model.safetensors"),
+            encode_safetensors(&all).expect("bytes"),
+        )
+        .expect("written");
+        let weights = Weights::open(folder.path()).expect("a folder that opens");
+        let message = Decoder::load(&weights, Kind::Float, Device::Cpu)
+            .expect_err("must be refused")
+            .to_string();
+        assert!(
+            message.contains(&format!("`{name}`")) && message.contains(problem),
+            "{message}"
+        );
+    }
+    let _ = repository(".");
+}
