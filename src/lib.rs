@@ -8,10 +8,10 @@
 //! recipe       the recipe file: raw mirror, then a validated plan
 //! report       tables, figures, HTML from evaluation rows
 //! evaluation   self-evolution rounds, rates and intervals
-//! training     preference pairs, DPO, GRPO, optimiser, the one log-probability function
+//! training     preference pairs, DPO, GRPO, optimiser
 //! agent        text in, choice out: a model, its tokenizer and an elicitation
 //! generation   sampling and decoding: ids in, ids out
-//! model        the one decoder, LoRA, weights, KV cache
+//! model        the one decoder, LoRA, weights, KV cache, the one log-probability function
 //! datasets     question sets and preference pairs as Parquet
 //! scenario     environments, prompts, histories, the one answer parser; no tensors
 //! text         tokenizer and chat template

@@ -344,15 +344,18 @@ fn read_config(path: &Path) -> Result<LoraConfig, LoraError> {
             object["lora_alpha"]
         ))
     })?;
-    let names = object["target_modules"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
-    let mut targets = Vec::new();
-    for name in &names {
+    let listed = &object["target_modules"];
+    let mut targets: Vec<Target> = if listed == "all-linear" {
+        Target::ALL.to_vec()
+    } else {
+        vec![]
+    };
+    for name in listed.as_array().into_iter().flatten() {
+        // PEFT writes bare names or whole paths; that every layer has its matrices is checked with the tensors.
+        let bare = name.as_str().and_then(|path| path.rsplit('.').next());
         let found = Target::ALL
             .into_iter()
-            .find(|t| name.as_str().is_some_and(|n| n == t.name()));
+            .find(|t| bare.is_some_and(|n| n == t.name()));
         targets.push(found.ok_or_else(|| {
             let known: Vec<_> = Target::ALL.iter().map(|t| t.name()).collect();
             error(format!(
@@ -367,6 +370,7 @@ fn read_config(path: &Path) -> Result<LoraConfig, LoraError> {
         ));
     }
     targets.sort();
+    targets.dedup();
     Ok(LoraConfig {
         rank,
         alpha,

@@ -4,6 +4,7 @@ pub mod batch;
 pub mod config;
 pub mod decoder;
 pub mod kv_cache;
+pub mod logprobs;
 pub mod lora;
 pub mod tensors;
 pub mod weights;

@@ -11,6 +11,7 @@ pub struct Progress {
     bar: ProgressBar,
     label: String,
     total: u64,
+    skipped: u64,
     started: Instant,
     last_log: Instant,
     terminal: bool,
@@ -36,10 +37,17 @@ impl Progress {
             bar,
             label,
             total: total as u64,
+            skipped: 0,
             started: now,
             last_log: now,
             terminal,
         }
+    }
+
+    /// `n` steps were done in an earlier attempt: they count as done, but not for the time left.
+    pub fn skip(&mut self, n: usize) {
+        self.bar.set_position(n as u64);
+        self.skipped = n as u64;
     }
 
     /// `n` more steps are done.
@@ -53,7 +61,8 @@ impl Progress {
             self.last_log = Instant::now();
             let done = self.bar.position();
             let spent = self.started.elapsed().as_secs_f64();
-            let left = spent / done.max(1) as f64 * (self.total - done.min(self.total)) as f64;
+            let left = spent / (done - self.skipped).max(1) as f64
+                * (self.total - done.min(self.total)) as f64;
             tracing::info!("{}: {done} of {}, {left:.0} s left", self.label, self.total);
         }
     }

@@ -1,1 +1,79 @@
-//! (to come)
+//! Preference pairs, DPO and GRPO.
+//!
+//! A loss takes tensors and returns tensors (`dpo`, `grpo`); a trainer collects, updates, logs and checkpoints
+//! (`dpo_trainer`, `grpo_trainer`).
+
+use std::path::{Path, PathBuf};
+
+use crate::agent::{LoadedModel, RenderOptions};
+use crate::artifact::{ArtifactError, Checkpoints};
+use crate::model::lora::LoraError;
+use crate::model::tensors::TensorFileError;
+use crate::runtime::interrupt::Interrupted;
+use crate::text::TextError;
+
+pub mod dpo;
+pub mod dpo_trainer;
+pub mod grpo;
+pub mod optim;
+pub mod state;
+
+/// Training that cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A stop was asked for; the last step is saved.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// A file could not be written or read.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// A tensor file is damaged.
+    #[error(transparent)]
+    Tensors(#[from] TensorFileError),
+    /// The adapter does not fit.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
+    /// A prompt or completion cannot be encoded.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// A table could not be read or written.
+    #[error(transparent)]
+    Table(#[from] crate::artifact::table::TableError),
+    /// A checkpoint that is whole but not of this run.
+    #[error("checkpoint {path}: {problem}; remove it to start this stage anew")]
+    Checkpoint {
+        /// Its folder.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The data cannot be trained on.
+    #[error("{0}")]
+    Data(String),
+    /// Loss or gradients are no numbers any more.
+    #[error("step {step}: {what} is not finite; lower the learning rate or use fp32")]
+    Diverged {
+        /// Optimiser step.
+        step: u64,
+        /// Which quantity.
+        what: &'static str,
+    },
+}
+
+/// Where a trainer works.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainContext<'a> {
+    /// The frozen model with its tokenizer.
+    pub model: &'a LoadedModel,
+    /// How conversations are rendered.
+    pub render: &'a RenderOptions,
+    /// Root of the random streams.
+    pub seed: u64,
+    /// Where logs go.
+    pub folder: &'a Path,
+    /// Where checkpoints go.
+    pub checkpoints: &'a Checkpoints,
+}
+
+/// Metrics of every optimiser step, one JSON object a line.
+pub const METRICS_FILE: &str = "metrics.jsonl";

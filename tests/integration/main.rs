@@ -1,4 +1,6 @@
 //! All integration tests, one target: a file a feature.
 
+mod dpo;
 mod model;
 mod support;
+mod tmpbench;

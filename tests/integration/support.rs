@@ -64,3 +64,9 @@ pub fn ids(tensor: &Tensor) -> Vec<u32> {
         .map(|id| id as u32)
         .collect()
 }
+
+/// A JSON fixture.
+pub fn json(path: &str) -> serde_json::Value {
+    let text = std::fs::read_to_string(fixture(path)).expect("a fixture");
+    serde_json::from_str(&text).expect("JSON")
+}

@@ -1,0 +1,327 @@
+//! Eliciting a decision: free text as in the paper, a constrained choice after free reasoning, or the choice alone.
+//!
+//! Every way ends in a text that the one answer parser reads. Where options are scored, the choice is one action of
+//! the policy: its probability is that of the option's whole answer text, renormalised over the options.
+
+use serde::{Deserialize, Serialize};
+
+use super::model::LoadedModel;
+use crate::generation::{Engine, GenerationError, Request, Sampling, sampling::draw_option};
+use crate::model::logprobs::{Predictors, Targets, sums};
+use crate::model::{Adapter, Packed};
+use crate::runtime::interrupt::{Interrupted, check};
+use crate::runtime::seed::derive;
+use crate::text::{Message, RenderOptions, TextError};
+
+/// How a decision is got out of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Elicitation {
+    /// Free text that is to end in the JSON answer, as the paper does it.
+    #[default]
+    Free,
+    /// Free reasoning up to the token limit, then one of the options' answers, drawn by its probability.
+    Constrained,
+    /// One of the options' answers at once, drawn by its probability.
+    Score,
+}
+
+/// Settings of generation, as a recipe gives them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GenerationConfig {
+    /// How decisions are elicited.
+    pub elicitation: Elicitation,
+    /// Most tokens of an answer (of the reasoning, where the choice is constrained).
+    pub max_new_tokens: usize,
+    /// Temperature; 0 is greedy.
+    pub temperature: f64,
+    /// Keep the k likeliest tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the likeliest tokens up to this probability; 1 keeps all.
+    pub top_p: f64,
+    /// Keep tokens at least this fraction as likely as the likeliest; 0 keeps all.
+    pub min_p: f64,
+    /// Thinking mode of models that have one; left to the template where it is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<bool>,
+}
+
+impl Default for GenerationConfig {
+    fn default() -> Self {
+        Self {
+            elicitation: Elicitation::Free,
+            max_new_tokens: 1024,
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            thinking: None,
+        }
+    }
+}
+
+impl GenerationConfig {
+    /// The sampler's part.
+    pub fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+        }
+    }
+
+    /// What is wrong with the settings, if anything: `(field, problem)`.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        self.sampling().check()?;
+        if self.max_new_tokens == 0 && self.elicitation != Elicitation::Score {
+            return Err(("max_new_tokens", "expected 1 or more, got 0".into()));
+        }
+        Ok(())
+    }
+
+    /// How prompts are rendered.
+    pub fn render_options(&self) -> RenderOptions {
+        RenderOptions {
+            thinking: self.thinking,
+            ..RenderOptions::prompt()
+        }
+    }
+}
+
+/// One decision to be made.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// The conversation so far.
+    pub messages: Vec<Message>,
+    /// Canonical answer text of each option.
+    pub options: Vec<String>,
+    /// Root of this decision's random streams.
+    pub seed: u64,
+}
+
+/// A constrained choice.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredChoice {
+    /// Ids of each option's answer, as they follow prompt and reasoning.
+    pub options: Vec<Vec<u32>>,
+    /// Which was drawn.
+    pub chosen: usize,
+    /// Probability of each, renormalised over the options, at temperature 1.
+    pub probabilities: Vec<f64>,
+}
+
+/// A decision as the model wrote it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// Everything the model wrote, special tokens left out.
+    pub text: String,
+    /// Ids of the prompt.
+    pub prompt: Vec<u32>,
+    /// Ids that were sampled token by token: the whole answer, the reasoning, or nothing.
+    pub sampled: Vec<u32>,
+    /// Their log-probabilities as the sampler saw them.
+    pub logprobs: Vec<f32>,
+    /// Ids between the sampled reasoning and the options' answers.
+    pub bridge: Vec<u32>,
+    /// The constrained choice, where there was one.
+    pub choice: Option<ScoredChoice>,
+    /// `stop` or `length`.
+    pub finish: &'static str,
+}
+
+impl Answer {
+    /// Tokens the model wrote.
+    pub fn completion_tokens(&self) -> usize {
+        let choice = self
+            .choice
+            .as_ref()
+            .map_or(0, |c| c.options[c.chosen].len());
+        self.sampled.len() + self.bridge.len() + choice
+    }
+}
+
+/// A decision that did not come about. It is a failure, never an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Generation failed.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    /// The text could not be rendered or encoded.
+    #[error(transparent)]
+    Text(#[from] TextError),
+}
+
+/// Ask for many decisions; answers come in the order of the asks. `progress` is told how many more are done.
+pub fn ask(
+    model: &LoadedModel,
+    adapter: Option<&Adapter>,
+    config: &GenerationConfig,
+    asks: &[Ask],
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<Result<Answer, AskError>>, Interrupted> {
+    let mut answers: Vec<Result<Answer, AskError>> =
+        asks.iter().map(|ask| open(model, config, ask)).collect();
+    if config.elicitation != Elicitation::Score {
+        let count_here = config.elicitation == Elicitation::Free;
+        generate(model, adapter, config, asks, &mut answers, |n| {
+            if count_here {
+                progress(n)
+            }
+        })?;
+    }
+    if config.elicitation != Elicitation::Free {
+        for (ask, slot) in asks.iter().zip(&mut answers) {
+            check()?;
+            if let Ok(answer) = slot
+                && let Err(error) = choose(model, adapter, config, ask, answer)
+            {
+                *slot = Err(error);
+            }
+            progress(1);
+        }
+    }
+    Ok(answers)
+}
+
+/// The rendered prompt, nothing answered yet.
+fn open(model: &LoadedModel, config: &GenerationConfig, ask: &Ask) -> Result<Answer, AskError> {
+    let prompt = model
+        .codec
+        .encode_chat(&ask.messages, &config.render_options())?;
+    Ok(Answer {
+        text: String::new(),
+        prompt,
+        sampled: vec![],
+        logprobs: vec![],
+        bridge: vec![],
+        choice: None,
+        finish: "stop",
+    })
+}
+
+/// Sample the free text of every answer.
+fn generate(
+    model: &LoadedModel,
+    adapter: Option<&Adapter>,
+    config: &GenerationConfig,
+    asks: &[Ask],
+    answers: &mut [Result<Answer, AskError>],
+    progress: impl FnMut(usize),
+) -> Result<(), Interrupted> {
+    let mut places = vec![];
+    let mut requests = vec![];
+    for (place, (ask, answer)) in asks.iter().zip(answers.iter()).enumerate() {
+        if let Ok(answer) = answer {
+            places.push(place);
+            requests.push(Request {
+                prompt: answer.prompt.clone(),
+                max_new_tokens: config.max_new_tokens,
+                sampling: config.sampling(),
+                stop: model.codec.stop_ids().to_vec(),
+                seed: derive(ask.seed, "text"),
+            });
+        }
+    }
+    let completions = Engine::new(&model.decoder, adapter).generate(&requests, progress)?;
+    for (place, completion) in places.into_iter().zip(completions) {
+        let filled = completion.map_err(AskError::from).and_then(|completion| {
+            let text = model.codec.decode_turn(&completion.tokens)?;
+            Ok((completion, text))
+        });
+        match (filled, &mut answers[place]) {
+            (Ok((completion, text)), Ok(answer)) => {
+                answer.text = text;
+                answer.finish = completion.finish.name();
+                answer.sampled = completion.tokens;
+                answer.logprobs = completion.logprobs;
+            }
+            (Err(error), slot) => *slot = Err(error),
+            (Ok(_), Err(_)) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Draw one of the options' answers after what was written so far.
+fn choose(
+    model: &LoadedModel,
+    adapter: Option<&Adapter>,
+    config: &GenerationConfig,
+    ask: &Ask,
+    answer: &mut Answer,
+) -> Result<(), AskError> {
+    let tokenizer = model.codec.tokenizer();
+    // The reasoning without its stop token, a thinking block closed, a line of its own for the answer.
+    let reasoning: Vec<u32> = answer
+        .sampled
+        .iter()
+        .copied()
+        .take_while(|id| !model.codec.stop_ids().contains(id))
+        .collect();
+    let thinking_open = answer.text.contains("<think>") && !answer.text.contains("</think>");
+    let bridge = match (reasoning.is_empty(), thinking_open) {
+        (true, _) => "",
+        (false, true) => "\n</think>\n\n",
+        (false, false) => "\n",
+    };
+    answer.bridge = if bridge.is_empty() {
+        vec![]
+    } else {
+        tokenizer.encode(bridge)?
+    };
+    let options = ask
+        .options
+        .iter()
+        .map(|text| tokenizer.encode(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let prefix = [&answer.prompt[..], &reasoning, &answer.bridge].concat();
+    let longest = options.iter().map(Vec::len).max().unwrap_or(0);
+    let context = model.decoder.config().max_position as usize;
+    if prefix.len() + longest > context {
+        return Err(GenerationError::TooLong {
+            prompt: prefix.len(),
+            new: longest,
+            context,
+        }
+        .into());
+    }
+    let logprobs = option_logprobs(model, adapter, &prefix, &options);
+    let (chosen, probabilities) =
+        draw_option(&logprobs, config.temperature, derive(ask.seed, "choice"))
+            .map_err(GenerationError::from)?;
+    answer.text.push_str(bridge);
+    answer.text.push_str(&ask.options[chosen]);
+    answer.choice = Some(ScoredChoice {
+        options,
+        chosen,
+        probabilities,
+    });
+    Ok(())
+}
+
+/// Log-probability of each option's whole text after the prefix.
+fn option_logprobs(
+    model: &LoadedModel,
+    adapter: Option<&Adapter>,
+    prefix: &[u32],
+    options: &[Vec<u32>],
+) -> Vec<f64> {
+    let mut batch = Packed::new();
+    let root = batch.root(prefix);
+    let children: Vec<_> = options
+        .iter()
+        .map(|tokens| batch.child(root, tokens))
+        .collect();
+    let targets = Targets::of_children(
+        &batch,
+        children.into_iter().zip(options.iter().map(Vec::as_slice)),
+    );
+    tch::no_grad(|| {
+        let hidden = model.decoder.hidden(&batch, adapter);
+        let scored = Predictors::new(&model.decoder, &hidden, &targets, 1.0).score();
+        Vec::<f64>::try_from(sums(&scored.logprobs, targets.spans()).to_kind(tch::Kind::Double))
+            .expect("a vector of f64")
+    })
+}

@@ -1,0 +1,395 @@
+//! LoRA DPO: pairs in, adapter out.
+//!
+//! The prompt of a pair is computed once for both completions, only completion tokens meet the output head, and the
+//! reference log-probabilities (the same model without the adapter) are computed once for all epochs.
+
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::dpo::{DpoLoss, PairLogProbs, dpo};
+use super::optim::OptimConfig;
+use super::state::TrainState;
+use super::{METRICS_FILE, TrainContext, TrainError};
+use crate::artifact::table::{encode_parquet, read_parquet};
+use crate::artifact::write_atomic;
+use crate::datasets::pairs::PreferencePair;
+use crate::model::logprobs::{Predictors, Targets, sums};
+use crate::model::{Adapter, Decoder, LoraConfig, Packed};
+use crate::runtime::interrupt::check;
+use crate::runtime::progress::Progress;
+use crate::runtime::seed::stream;
+
+/// Settings of DPO; the defaults are the paper's for Qwen3-8B.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DpoConfig {
+    /// Which loss.
+    pub loss: DpoLoss,
+    /// β: how far the policy may leave the reference.
+    pub beta: f64,
+    /// Share of pairs taken to be labelled the wrong way round.
+    pub label_smoothing: f64,
+    /// Passes over the pairs.
+    pub epochs: u64,
+    /// Pairs computed at once.
+    pub micro_batch: usize,
+    /// Micro-batches of one optimiser step.
+    pub accumulation: usize,
+    /// Pairs whose prompt and longer completion exceed this many tokens are an error.
+    pub max_length: usize,
+    /// Optimiser steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// The adapter.
+    pub lora: LoraConfig,
+    /// The optimiser.
+    pub optim: OptimConfig,
+}
+
+impl Default for DpoConfig {
+    fn default() -> Self {
+        Self {
+            loss: DpoLoss::Sigmoid,
+            beta: 0.1,
+            label_smoothing: 0.0,
+            epochs: 12,
+            micro_batch: 1,
+            accumulation: 8,
+            max_length: 4096,
+            checkpoint_every: 10,
+            lora: LoraConfig::default(),
+            optim: OptimConfig {
+                lr: 5e-6,
+                warmup_ratio: 0.1,
+                ..OptimConfig::default()
+            },
+        }
+    }
+}
+
+/// A pair as ids; completions end with the end-of-turn token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairTokens {
+    /// The rendered prompt.
+    pub prompt: Vec<u32>,
+    /// The completion to be preferred.
+    pub chosen: Vec<u32>,
+    /// The other one.
+    pub rejected: Vec<u32>,
+}
+
+/// Log-probabilities of a pair's completions under the reference: sums over tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReferenceLogProbs {
+    /// The pair.
+    pub pair: String,
+    /// Chosen.
+    pub chosen: f64,
+    /// Rejected.
+    pub rejected: f64,
+}
+
+/// One line of the metrics file: means over the pairs of an optimiser step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DpoMetrics {
+    /// Optimiser step, from 1.
+    pub step: u64,
+    /// Epochs done, as a fraction.
+    pub epoch: f64,
+    /// Loss.
+    pub loss: f64,
+    /// Sum of log-probabilities of the chosen completion. DPO tends to lower it together with the rejected one's.
+    pub chosen_logprob: f64,
+    /// Sum of log-probabilities of the rejected completion.
+    pub rejected_logprob: f64,
+    /// Implicit reward of the chosen completion.
+    pub chosen_reward: f64,
+    /// Implicit reward of the rejected completion.
+    pub rejected_reward: f64,
+    /// Difference of the rewards.
+    pub margin: f64,
+    /// Share of pairs with a positive margin; half where it is exactly zero.
+    pub accuracy: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the step.
+    pub lr: f64,
+}
+
+/// Sums over the pairs of a step.
+#[derive(Debug, Default)]
+pub struct DpoSums {
+    /// Pairs.
+    pub pairs: f64,
+    /// Losses.
+    pub loss: f64,
+    chosen_logprob: f64,
+    rejected_logprob: f64,
+    chosen_reward: f64,
+    rejected_reward: f64,
+    accurate: f64,
+}
+
+/// Pack pairs, each as a prompt with two continuations.
+fn pack(pairs: &[&PairTokens]) -> (Packed, Targets) {
+    let mut batch = Packed::new();
+    let mut completions = vec![];
+    for pair in pairs {
+        let root = batch.root(&pair.prompt);
+        completions.push((batch.child(root, &pair.chosen), &pair.chosen[..]));
+        completions.push((batch.child(root, &pair.rejected), &pair.rejected[..]));
+    }
+    let targets = Targets::of_children(&batch, completions);
+    (batch, targets)
+}
+
+/// Completion sums `(B)` of the chosen and the rejected; means over tokens for IPO.
+fn completion_scores(logprobs: &Tensor, targets: &Targets, loss: DpoLoss) -> (Tensor, Tensor) {
+    let mut scores = sums(logprobs, targets.spans()); // (2 B): chosen, rejected, chosen, …
+    if loss == DpoLoss::Ipo {
+        let lengths: Vec<f32> = targets.spans().iter().map(|s| s.len() as f32).collect();
+        scores = &scores / Tensor::from_slice(&lengths).to_device(scores.device());
+    }
+    let scores = scores.view([-1, 2]);
+    (scores.select(1, 0), scores.select(1, 1))
+}
+
+/// Completion scores under the reference.
+pub fn reference_logprobs(
+    model: &Decoder,
+    pairs: &[&PairTokens],
+    loss: DpoLoss,
+) -> Vec<(f64, f64)> {
+    let (batch, targets) = pack(pairs);
+    tch::no_grad(|| {
+        let hidden = model.hidden(&batch, None);
+        let scored = Predictors::new(model, &hidden, &targets, 1.0).score();
+        let (chosen, rejected) = completion_scores(&scored.logprobs, &targets, loss);
+        (0..pairs.len() as i64)
+            .map(|i| (chosen.double_value(&[i]), rejected.double_value(&[i])))
+            .collect()
+    })
+}
+
+/// Add one micro-batch's gradients to the adapter's `.grad`; `step_pairs` is the number of pairs of the whole step.
+pub fn accumulate(
+    model: &Decoder,
+    adapter: &Adapter,
+    pairs: &[&PairTokens],
+    reference: &[(f64, f64)],
+    config: &DpoConfig,
+    step_pairs: usize,
+    totals: &mut DpoSums,
+) {
+    let (batch, targets) = pack(pairs);
+    let hidden = model.hidden(&batch, Some(adapter));
+    let predictors = Predictors::new(model, &hidden, &targets, 1.0);
+    let leaf = predictors.score().logprobs.set_requires_grad(true);
+    let (chosen, rejected) = completion_scores(&leaf, &targets, config.loss);
+    let side = |pick: fn(&(f64, f64)) -> f64| {
+        let values: Vec<f32> = reference.iter().map(|r| pick(r) as f32).collect();
+        Tensor::from_slice(&values).to_device(leaf.device())
+    };
+    let (reference_chosen, reference_rejected) = (side(|r| r.0), side(|r| r.1));
+    let terms = dpo(
+        &PairLogProbs {
+            chosen: &chosen,
+            rejected: &rejected,
+            reference_chosen: &reference_chosen,
+            reference_rejected: &reference_rejected,
+        },
+        config.loss,
+        config.beta,
+        config.label_smoothing,
+    );
+    (terms.losses.sum(Kind::Float) / step_pairs as f64).backward();
+    predictors.backward(&leaf.grad());
+    let sum = |t: &Tensor| t.detach().sum(Kind::Double).double_value(&[]);
+    let margins = &terms.chosen_rewards - &terms.rejected_rewards;
+    totals.pairs += pairs.len() as f64;
+    totals.loss += sum(&terms.losses);
+    totals.chosen_logprob += sum(&chosen);
+    totals.rejected_logprob += sum(&rejected);
+    totals.chosen_reward += sum(&terms.chosen_rewards);
+    totals.rejected_reward += sum(&terms.rejected_rewards);
+    totals.accurate += sum(&margins.greater(0.0)) + 0.5 * sum(&margins.eq(0.0));
+}
+
+/// Render and encode the pairs.
+fn encode(
+    context: &TrainContext,
+    pairs: &[PreferencePair],
+    max_length: usize,
+) -> Result<Vec<PairTokens>, TrainError> {
+    let codec = &context.model.codec;
+    let end = context.model.end_of_turn()?;
+    let completion = |text: &str| -> Result<Vec<u32>, TrainError> {
+        let mut ids = codec.tokenizer().encode(text)?;
+        ids.push(end);
+        Ok(ids)
+    };
+    pairs
+        .iter()
+        .map(|pair| {
+            let tokens = PairTokens {
+                prompt: codec.encode_chat(&pair.messages(), context.render)?,
+                chosen: completion(&pair.chosen)?,
+                rejected: completion(&pair.rejected)?,
+            };
+            let length = tokens.prompt.len() + tokens.chosen.len().max(tokens.rejected.len());
+            if length > max_length {
+                let id = &pair.id;
+                return Err(TrainError::Data(format!(
+                    "pair `{id}` has {length} tokens, more than max_length {max_length}; raise it or drop the pair"
+                )));
+            }
+            Ok(tokens)
+        })
+        .collect()
+}
+
+const REFERENCE_FILE: &str = "reference_logprobs.parquet";
+
+/// Reference scores of all pairs: those on disk from an attempt before, or computed and written.
+fn references(
+    context: &TrainContext,
+    pairs: &[PreferencePair],
+    tokens: &[PairTokens],
+    loss: DpoLoss,
+) -> Result<Vec<(f64, f64)>, TrainError> {
+    let path = context.folder.join(REFERENCE_FILE);
+    if path.is_file()
+        && let Ok(rows) = read_parquet::<ReferenceLogProbs>(&path)
+        && rows.len() == pairs.len()
+        && rows
+            .iter()
+            .zip(pairs)
+            .all(|(row, pair)| row.pair == pair.id)
+    {
+        return Ok(rows.iter().map(|row| (row.chosen, row.rejected)).collect());
+    }
+    let mut progress = Progress::new("reference", tokens.len());
+    let mut scores = vec![];
+    for pair in tokens {
+        check()?;
+        scores.extend(reference_logprobs(&context.model.decoder, &[pair], loss));
+        progress.add(1);
+    }
+    progress.finish();
+    let rows = pairs
+        .iter()
+        .zip(&scores)
+        .map(|(pair, &(chosen, rejected))| ReferenceLogProbs {
+            pair: pair.id.clone(),
+            chosen,
+            rejected,
+        });
+    write_atomic(&path, &encode_parquet(&rows.collect::<Vec<_>>())?)?;
+    Ok(scores)
+}
+
+/// Train an adapter on these pairs.
+pub fn train_dpo(
+    context: &TrainContext,
+    pairs: &[PreferencePair],
+    config: &DpoConfig,
+) -> Result<Adapter, TrainError> {
+    if pairs.is_empty() {
+        return Err(TrainError::Data(
+            "there are no preference pairs to train on".into(),
+        ));
+    }
+    let model = &context.model.decoder;
+    let tokens = encode(context, pairs, config.max_length)?;
+    let reference = references(context, pairs, &tokens, config.loss)?;
+    let mut state = TrainState::new(
+        &config.lora,
+        model.config(),
+        config.optim,
+        context.seed,
+        model.device(),
+    );
+    let mut logs = state.resume(context.checkpoints, context.folder, &[METRICS_FILE])?;
+    let batch = config.micro_batch * config.accumulation;
+    let steps_per_epoch = pairs.len().div_ceil(batch) as u64;
+    let total = steps_per_epoch * config.epochs;
+    let mut progress = Progress::new("dpo", total as usize);
+    progress.skip(state.step as usize);
+    while state.step < total {
+        let (epoch, within) = (
+            state.step / steps_per_epoch,
+            (state.step % steps_per_epoch) as usize,
+        );
+        let mut order: Vec<usize> = (0..pairs.len()).collect();
+        order.shuffle(&mut stream(
+            context.seed,
+            &format!("dpo/order/epoch-{epoch}"),
+        ));
+        let chosen = &order[within * batch..pairs.len().min((within + 1) * batch)];
+        let mut totals = DpoSums::default();
+        for micro in chosen.chunks(config.micro_batch) {
+            if let Err(stop) = check() {
+                state.save(context.checkpoints, &mut logs)?;
+                return Err(stop.into());
+            }
+            let pairs: Vec<_> = micro.iter().map(|&i| &tokens[i]).collect();
+            let reference: Vec<_> = micro.iter().map(|&i| reference[i]).collect();
+            accumulate(
+                model,
+                &state.adapter,
+                &pairs,
+                &reference,
+                config,
+                chosen.len(),
+                &mut totals,
+            );
+        }
+        let lr = config.optim.lr
+            * config
+                .optim
+                .schedule
+                .factor(state.step, total, config.optim.warmup_ratio);
+        if !totals.loss.is_finite() {
+            return Err(TrainError::Diverged {
+                step: state.step + 1,
+                what: "the loss",
+            });
+        }
+        let grad_norm = state.optimiser.step(lr);
+        if !grad_norm.is_finite() {
+            return Err(TrainError::Diverged {
+                step: state.step + 1,
+                what: "the gradient",
+            });
+        }
+        state.step += 1;
+        let mean = |sum: f64| sum / totals.pairs;
+        let metrics = DpoMetrics {
+            step: state.step,
+            epoch: state.step as f64 / steps_per_epoch as f64,
+            loss: mean(totals.loss),
+            chosen_logprob: mean(totals.chosen_logprob),
+            rejected_logprob: mean(totals.rejected_logprob),
+            chosen_reward: mean(totals.chosen_reward),
+            rejected_reward: mean(totals.rejected_reward),
+            margin: mean(totals.chosen_reward - totals.rejected_reward),
+            accuracy: mean(totals.accurate),
+            grad_norm,
+            lr,
+        };
+        for log in logs.values_mut() {
+            log.append(&metrics)?;
+            log.flush()?;
+        }
+        if state.step % config.checkpoint_every.max(1) == 0 {
+            state.save(context.checkpoints, &mut logs)?;
+        }
+        progress.add(1);
+    }
+    progress.finish();
+    for log in logs.values_mut() {
+        log.sync()?;
+    }
+    state.adapter.set_trainable(false);
+    Ok(state.adapter)
+}

@@ -1,0 +1,214 @@
+//! AdamW, gradient clipping and learning-rate schedules, as torch and transformers define them.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+/// Course of the learning rate after warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Stays at its peak.
+    Constant,
+    /// Falls linearly to zero.
+    Linear,
+    /// Falls to zero along half a cosine.
+    #[default]
+    Cosine,
+}
+
+impl Schedule {
+    /// Factor of the peak learning rate at a step (from 0): linear warm-up over `ceil(total · warmup_ratio)` steps,
+    /// then the course.
+    pub fn factor(self, step: u64, total: u64, warmup_ratio: f64) -> f64 {
+        let warmup = (total as f64 * warmup_ratio).ceil() as u64;
+        if step < warmup {
+            return step as f64 / warmup as f64;
+        }
+        let progress = (step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64;
+        match self {
+            Self::Constant => 1.0,
+            Self::Linear => (1.0 - progress).max(0.0),
+            Self::Cosine => (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0),
+        }
+    }
+}
+
+/// Settings of the optimiser.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimConfig {
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Course of the learning rate.
+    pub schedule: Schedule,
+    /// Share of steps that warm up.
+    pub warmup_ratio: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradients of a larger norm are scaled down to this; 0 never clips.
+    pub max_grad_norm: f64,
+}
+
+impl Default for OptimConfig {
+    fn default() -> Self {
+        Self {
+            lr: 1e-5,
+            schedule: Schedule::Cosine,
+            warmup_ratio: 0.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+        }
+    }
+}
+
+/// AdamW (Loshchilov & Hutter 2019) over a fixed list of parameters.
+pub struct AdamW {
+    config: OptimConfig,
+    parameters: Vec<Tensor>,
+    first: Vec<Tensor>,
+    second: Vec<Tensor>,
+    steps: u64,
+}
+
+impl AdamW {
+    /// Moments start at zero.
+    pub fn new(config: OptimConfig, parameters: Vec<Tensor>) -> Self {
+        let zeros = || {
+            parameters
+                .iter()
+                .map(|p| p.zeros_like().set_requires_grad(false))
+                .collect()
+        };
+        Self {
+            config,
+            first: zeros(),
+            second: zeros(),
+            parameters,
+            steps: 0,
+        }
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Euclidean norm of all gradients together.
+    pub fn gradient_norm(&self) -> f64 {
+        tch::no_grad(|| {
+            let squares: Vec<Tensor> = self
+                .parameters
+                .iter()
+                .map(Tensor::grad)
+                .filter(Tensor::defined)
+                .map(|g| g.square().sum(Kind::Double))
+                .collect();
+            if squares.is_empty() {
+                return 0.0;
+            }
+            Tensor::stack(&squares, 0)
+                .sum(Kind::Double)
+                .double_value(&[])
+                .sqrt()
+        })
+    }
+
+    /// Clip the gradients, take one step at this learning rate, forget the gradients. Gives the norm before clipping.
+    pub fn step(&mut self, lr: f64) -> f64 {
+        let norm = self.gradient_norm();
+        let limit = self.config.max_grad_norm;
+        // As torch.nn.utils.clip_grad_norm_.
+        let scale = if limit > 0.0 {
+            (limit / (norm + 1e-6)).min(1.0)
+        } else {
+            1.0
+        };
+        self.steps += 1;
+        let OptimConfig {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            ..
+        } = self.config;
+        let correction1 = 1.0 - beta1.powi(self.steps as i32);
+        let correction2 = (1.0 - beta2.powi(self.steps as i32)).sqrt();
+        tch::no_grad(|| {
+            for ((parameter, first), second) in self
+                .parameters
+                .iter_mut()
+                .zip(&mut self.first)
+                .zip(&mut self.second)
+            {
+                let gradient = parameter.grad();
+                if !gradient.defined() {
+                    continue;
+                }
+                let gradient = gradient * scale;
+                let _ = first
+                    .g_mul_scalar_(beta1)
+                    .g_add_(&(&gradient * (1.0 - beta1)));
+                let _ = second
+                    .g_mul_scalar_(beta2)
+                    .g_add_(&(gradient.square() * (1.0 - beta2)));
+                let denominator = second.sqrt() / correction2 + eps;
+                if weight_decay != 0.0 {
+                    let _ = parameter.g_mul_scalar_(1.0 - lr * weight_decay);
+                }
+                let _ = parameter.g_sub_(&(&*first / denominator * (lr / correction1)));
+                parameter.zero_grad();
+            }
+        });
+        norm
+    }
+
+    /// Moments by name, for a checkpoint; `names` are the parameters' names in order.
+    pub fn named_state(&self, names: &[String]) -> Vec<(String, Tensor)> {
+        let name = |moment: &str, tensors: &[Tensor]| -> Vec<(String, Tensor)> {
+            names
+                .iter()
+                .zip(tensors)
+                .map(|(n, t)| (format!("{moment}/{n}"), t.shallow_clone()))
+                .collect()
+        };
+        let mut all = name("first", &self.first);
+        all.extend(name("second", &self.second));
+        all
+    }
+
+    /// Put moments and step count back. Names and shapes must be those of [`Self::named_state`].
+    pub fn restore(
+        &mut self,
+        names: &[String],
+        state: &std::collections::BTreeMap<String, Tensor>,
+        steps: u64,
+    ) -> Result<(), String> {
+        for (moment, tensors) in [("first", &mut self.first), ("second", &mut self.second)] {
+            for (name, tensor) in names.iter().zip(tensors) {
+                let key = format!("{moment}/{name}");
+                let saved = state
+                    .get(&key)
+                    .ok_or_else(|| format!("no moment `{key}`"))?;
+                if saved.size() != tensor.size() {
+                    return Err(format!(
+                        "`{key}`: expected {:?}, got {:?}",
+                        tensor.size(),
+                        saved.size()
+                    ));
+                }
+                tensor.copy_(saved);
+            }
+        }
+        self.steps = steps;
+        Ok(())
+    }
+}

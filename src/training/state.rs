@@ -1,0 +1,133 @@
+//! What a training run carries from step to step, and how it is checkpointed: adapter, optimiser, step, log position.
+//!
+//! Random streams need no saving: every draw is named by its step.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tch::Device;
+
+use super::TrainError;
+use super::optim::{AdamW, OptimConfig};
+use crate::artifact::{Checkpoint, Checkpoints, MetricsLog};
+use crate::model::tensors::{decode_safetensors, encode_safetensors};
+use crate::model::{Adapter, LoraConfig, ModelConfig};
+
+const ADAPTER: &str = "adapter.safetensors";
+const MOMENTS: &str = "moments.safetensors";
+const STATE: &str = "state.json";
+
+/// The part of a checkpoint that is no tensor.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    step: u64,
+    /// Log files and how many bytes of each this step saw.
+    logs: BTreeMap<String, u64>,
+}
+
+/// Adapter and optimiser at a step.
+pub struct TrainState {
+    /// The weights being trained.
+    pub adapter: Adapter,
+    /// Their optimiser.
+    pub optimiser: AdamW,
+    /// Optimiser steps done.
+    pub step: u64,
+    names: Vec<String>,
+}
+
+impl TrainState {
+    /// A fresh adapter and optimiser.
+    pub fn new(
+        lora: &LoraConfig,
+        model: &ModelConfig,
+        optim: OptimConfig,
+        seed: u64,
+        device: Device,
+    ) -> Self {
+        let adapter = Adapter::new(lora, model, seed, device);
+        Self::with_adapter(adapter, optim)
+    }
+
+    /// Go on from a given adapter, with a fresh optimiser.
+    pub fn with_adapter(adapter: Adapter, optim: OptimConfig) -> Self {
+        adapter.set_trainable(true);
+        let names = adapter.named().into_iter().map(|(name, _)| name).collect();
+        let optimiser = AdamW::new(optim, adapter.parameters());
+        Self {
+            adapter,
+            optimiser,
+            step: 0,
+            names,
+        }
+    }
+
+    /// Save this step; the logs are made durable first.
+    pub fn save(
+        &self,
+        checkpoints: &Checkpoints,
+        logs: &mut BTreeMap<String, MetricsLog>,
+    ) -> Result<(), TrainError> {
+        let mut positions = BTreeMap::new();
+        for (name, log) in logs {
+            positions.insert(name.clone(), log.sync()?);
+        }
+        let saved = Saved {
+            step: self.step,
+            logs: positions,
+        };
+        let saved = serde_json::to_vec_pretty(&saved).expect("JSON of plain values");
+        let moments = encode_safetensors(&self.optimiser.named_state(&self.names))?;
+        let adapter = self.adapter.encode()?;
+        checkpoints.save(
+            self.step,
+            &[(ADAPTER, &adapter), (MOMENTS, &moments), (STATE, &saved)],
+        )?;
+        Ok(())
+    }
+
+    /// Go back to the newest intact checkpoint, if there is one; opens the logs at what it saw.
+    pub fn resume(
+        &mut self,
+        checkpoints: &Checkpoints,
+        folder: &Path,
+        logs: &[&str],
+    ) -> Result<BTreeMap<String, MetricsLog>, TrainError> {
+        let mut positions = BTreeMap::new();
+        if let Some(checkpoint) = checkpoints.latest()? {
+            positions = self.restore(&checkpoint)?;
+            tracing::info!("going on from step {}", self.step);
+        }
+        let open = |name: &&str| {
+            let log = MetricsLog::open(
+                &folder.join(name),
+                positions.get(*name).copied().unwrap_or(0),
+            )?;
+            Ok(((*name).to_owned(), log))
+        };
+        logs.iter().map(open).collect()
+    }
+
+    fn restore(&mut self, checkpoint: &Checkpoint) -> Result<BTreeMap<String, u64>, TrainError> {
+        let damaged = |problem: String| TrainError::Checkpoint {
+            path: checkpoint.folder.clone(),
+            problem,
+        };
+        let read = |name: &str| -> Result<_, TrainError> {
+            Ok(decode_safetensors(
+                &checkpoint.path(name),
+                &checkpoint.read(name)?,
+            )?)
+        };
+        self.adapter
+            .decode_into(&checkpoint.folder, &read(ADAPTER)?)?;
+        let saved: Saved = serde_json::from_slice(&checkpoint.read(STATE)?)
+            .map_err(|e| damaged(format!("{STATE}: {e}")))?;
+        self.optimiser
+            .restore(&self.names, &read(MOMENTS)?, saved.step)
+            .map_err(damaged)?;
+        self.step = saved.step;
+        Ok(saved.logs)
+    }
+}
