@@ -1,6 +1,21 @@
 //! Text on its way to and from token ids: messages, chat templates, tokenizers.
+//!
+//! ```text
+//! [Message] ──ChatTemplate──▶ prompt text ──Tokenizer──▶ ids     (TextCodec holds both, and the ids that end a turn)
+//! ```
 
 use serde::{Deserialize, Serialize};
+
+mod codec;
+mod error;
+mod gguf_bpe;
+mod template;
+mod tokenizer;
+
+pub use codec::TextCodec;
+pub use error::TextError;
+pub use template::{ChatTemplate, Date, RenderOptions};
+pub use tokenizer::{Specials, Tokenizer};
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
