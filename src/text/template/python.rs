@@ -74,6 +74,10 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
                 let (part,): (&str,) = from_args(args)?;
                 return Ok(text.matches(part).count().into());
             }
+            "split" if args.is_empty() => {
+                let words = text.split(is_space).filter(|word| !word.is_empty());
+                return Ok(words.map(Value::from).collect());
+            }
             "removeprefix" => {
                 let (part,): (&str,) = from_args(args)?;
                 return Ok(text.strip_prefix(part).unwrap_or(text).into());
