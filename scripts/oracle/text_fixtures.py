@@ -78,8 +78,9 @@ def render(source: str, messages: list, options: dict) -> dict:
         [text], _ = chat_template_utils.render_jinja_template(
             [messages], chat_template=source, add_generation_prompt=options["add_generation_prompt"], bos_token=BOS, eos_token=EOS, **extra
         )
-    except TemplateError as error:
-        return {"error": str(error)}
+    except Exception as error:
+        # Only what the template itself raises reads the same everywhere.
+        return {"error": str(error) if type(error) is TemplateError else ""}
     return {"text": text}
 
 
@@ -137,7 +138,7 @@ LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[
 
 
 def small_bpe(pre: str) -> Tokenizer:
-    """A byte-level BPE of a few hundred tokens, trained on this file, that cuts words by the rule `pre`."""
+    """A byte-level BPE of a few hundred tokens, trained on the texts above, that cuts words by the rule `pre`."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe"))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     if pre == "qwen2":
@@ -146,7 +147,7 @@ def small_bpe(pre: str) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=480, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
-    tokenizer.train_from_iterator([Path(__file__).read_text(), *TEXTS, "123 1234 12 20251004 " * 20], trainer)
+    tokenizer.train_from_iterator([json.dumps(CONVERSATIONS), *TEXTS, "123 1234 12 20251004 " * 20], trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")])
     tokenizer.add_tokens([AddedToken("<think>", special=False, normalized=False), AddedToken("</think>", special=False, normalized=False)])
     return tokenizer

@@ -3,7 +3,7 @@
 //! What transformers adds to Jinja is here: trimmed blocks, `raise_exception`, `strftime_now`, its `tojson`, the
 //! `generation` tag (which changes nothing in the text), and the methods of Python's strings (`python`). Two things
 //! differ on purpose: `strftime_now` takes its date from the caller, so that a prompt does not depend on the day, and
-//! the output is limited.
+//! the output is limited. Time is not: a template that loops without writing is not stopped.
 
 use std::io::Write;
 
