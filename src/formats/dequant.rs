@@ -285,3 +285,64 @@ fn q6_k(bytes: &[u8], out: &mut [f32]) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::gguf::GgufFile;
+
+    /// Blocks and the values the `gguf` package takes out of them: scripts/oracle/gguf_fixtures.py.
+    fn fixture() -> GgufFile {
+        let path = "tests/fixtures/text/blocks.gguf";
+        GgufFile::open(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+    }
+
+    #[test]
+    fn every_format_agrees_with_the_gguf_package_bit_for_bit() {
+        let file = fixture();
+        for kind in TensorKind::all().filter(|kind| *kind != TensorKind::F32) {
+            let got = file.values(file.tensor(kind.name()).unwrap()).unwrap();
+            let expected = file.tensor(&format!("{kind}.expected")).unwrap();
+            let expected = file.values(expected).unwrap();
+            assert_eq!(got.len(), expected.len());
+            for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                assert_eq!(
+                    got.to_bits(),
+                    expected.to_bits(),
+                    "{kind} [{i}]: {got} against {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn long_tensors_decode_as_their_parts_do() {
+        let file = fixture();
+        for kind in TensorKind::all().filter(|kind| *kind != TensorKind::F32) {
+            let info = file.tensor(kind.name()).unwrap();
+            let (bytes, one) = (file.bytes(info), file.values(info).unwrap());
+            let times = 3 * ELEMENTS_PER_TASK / one.len() + 1;
+            let all = dequantise(kind, &bytes.repeat(times), one.len() * times).unwrap();
+            let same = |part: &[f32]| {
+                part.iter()
+                    .zip(&one)
+                    .all(|(a, b)| a.to_bits() == b.to_bits())
+            };
+            assert!(all.chunks(one.len()).all(same), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_length_is_an_error() {
+        let error = dequantise(TensorKind::Q4_1, &[0; 39], 64)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("Q4_1") && error.contains("40 bytes") && error.contains("39"),
+            "{error}"
+        );
+        assert!(dequantise(TensorKind::Q4_K, &[0; 144], 255).is_err());
+        assert!(dequantise(TensorKind::F32, &[], usize::MAX).is_err());
+        assert!(dequantise_into(TensorKind::F32, &[0; 8], &mut [0.0; 3]).is_err());
+    }
+}

@@ -3,13 +3,14 @@
 //! What transformers adds to Jinja is here: trimmed blocks, `raise_exception`, `strftime_now`, its `tojson`, the
 //! `generation` tag (which changes nothing in the text), and the methods of Python's strings (`python`). Two things
 //! differ on purpose: `strftime_now` takes its date from the caller, so that a prompt does not depend on the day, and
-//! the output is limited.
+//! the output is limited. Time is not: a template that loops without writing is not stopped.
 
 use std::io::Write;
 
 use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind, context};
 
+use super::error::guarded;
 use super::{Message, TextError};
 
 mod python;
@@ -68,8 +69,9 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<(), Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
+        let plain = without_generation_tags(source);
+        guarded(|| environment.add_template_owned(NAME, plain))
+            .map_err(TextError::Template)?
             .map_err(|e| TextError::Template(explain(&e)))?;
         Ok(Self {
             environment,
@@ -119,14 +121,15 @@ impl ChatTemplate {
             ..extra
         };
         let mut out = Limited::default();
-        let rendered = template.render_captured_to(variables, &mut out);
+        // minijinja panics in some reversed slices, such as `''[::-1]`.
+        let rendered = guarded(|| template.render_captured_to(variables, &mut out).map(|_| ()));
         if out.overflowed {
             return Err(TextError::Template(format!(
                 "it writes more than {MAX_OUTPUT_BYTES} bytes for {} messages",
                 messages.len()
             )));
         }
-        rendered.map_err(failed)?;
+        rendered.map_err(TextError::Template)?.map_err(failed)?;
         String::from_utf8(out.bytes).map_err(|e| TextError::Template(e.to_string()))
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tokenizers::ModelWrapper;
 
+use super::error::guarded;
 use super::{TextError, gguf_bpe};
 use crate::formats::gguf::GgufFile;
 
@@ -41,9 +42,13 @@ impl Tokenizer {
             path: path.to_path_buf(),
             source,
         })?;
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| {
-            TextError::file(path, format!("not a tokenizer.json that is read: {e}"))
-        })?;
+        let wrong =
+            |e: String| TextError::file(path, format!("not a tokenizer.json that is read: {e}"));
+        // `tokenizers` panics on JSON that is cut, so that is found first.
+        serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
+            .map_err(|e| wrong(e.to_string()))?;
+        let inner = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(wrong)?;
+        let inner = inner.map_err(|e| wrong(e.to_string()))?;
         Self::new(inner, path)
     }
 

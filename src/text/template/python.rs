@@ -12,9 +12,11 @@ pub(super) fn install(environment: &mut Environment<'static>) {
         let text = value.to_string();
         strip(&text, chars, true, true).to_string()
     });
-    // Strings and undefined values can be iterated over in Python.
-    environment.add_test("iterable", |value: &Value| {
-        value.is_undefined() || value.kind() == ValueKind::String || value.try_iter().is_ok()
+    // In Python strings and undefined values can be iterated over and none cannot; minijinja has it the other way.
+    environment.add_test("iterable", |value: &Value| match value.kind() {
+        ValueKind::None => false,
+        ValueKind::String | ValueKind::Undefined => true,
+        _ => value.try_iter().is_ok(),
     });
     environment.add_test("sequence", |value: &Value| {
         matches!(
@@ -73,6 +75,10 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
             "count" => {
                 let (part,): (&str,) = from_args(args)?;
                 return Ok(text.matches(part).count().into());
+            }
+            "split" if args.is_empty() => {
+                let words = text.split(is_space).filter(|word| !word.is_empty());
+                return Ok(words.map(Value::from).collect());
             }
             "removeprefix" => {
                 let (part,): (&str,) = from_args(args)?;

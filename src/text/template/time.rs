@@ -53,7 +53,8 @@ impl Date {
     }
 
     fn days_in_month(self, month: u8) -> u16 {
-        let leap = self.year % 4 == 0 && (self.year % 100 != 0 || self.year % 400 == 0);
+        let every = |years: u16| self.year.is_multiple_of(years);
+        let leap = every(4) && (!every(100) || every(400));
         match month {
             2 => 28 + u16::from(leap),
             4 | 6 | 9 | 11 => 30,
