@@ -65,6 +65,11 @@ pub(super) fn minus(text: String) -> String {
     text.replace('-', "\u{2212}")
 }
 
+/// Keeps a percent sign on the line of its number.
+pub(super) fn bound(text: &str) -> String {
+    text.replace(" %", "\u{A0}%")
+}
+
 /// Singular or plural by count: `1 seed`, `2 seeds`.
 pub(super) fn count(n: usize, noun: &str) -> String {
     format!(

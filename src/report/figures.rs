@@ -388,14 +388,11 @@ fn bucketed(values: &[(u64, f64)]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// Centred mean over about a tenth of the values, narrower towards the ends so that it is centred there as well.
+/// Mean over about a tenth of the values around each; at the ends over fewer, placed at their mean step.
 fn moving_average(values: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let reach = values.len() / 20;
     (0..values.len())
-        .map(|i| {
-            let reach = reach.min(i).min(values.len() - 1 - i);
-            mean(&values[i - reach..=i + reach])
-        })
+        .map(|i| mean(&values[i.saturating_sub(reach)..(i + reach + 1).min(values.len())]))
         .collect()
 }
 

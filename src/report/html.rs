@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::Report;
 use super::escape::{count, html, minus, percent};
 use super::figures::{NARROW, Panel, TrainingFigure, WIDE, training_figures, violation_chart};
-use super::narrative::{summary, variant_name};
+use super::narrative::{Kind, summary, variant_name};
 use super::samples::{Samples, samples, shown_text};
 use super::svg;
 use super::tables::{self, Table};
@@ -82,13 +82,30 @@ impl Page {
             let _ = writeln!(self.body, "<p class=\"byline\">{}</p>", html(device));
         }
         self.push("</header>\n<main>\n<section aria-labelledby=\"summary\">\n<h2 id=\"summary\">Summary</h2>\n");
+        let mut listing = false;
         for paragraph in summary(report) {
-            let class = if paragraph.caveat {
-                " class=\"caveat\""
-            } else {
-                ""
+            let finding = paragraph.kind == Kind::Finding;
+            if finding != listing {
+                self.push(if finding {
+                    "<ul class=\"findings\">\n"
+                } else {
+                    "</ul>\n"
+                });
+                listing = finding;
+            }
+            let text = html(&paragraph.text);
+            let _ = match paragraph.kind {
+                Kind::Plain => writeln!(self.body, "<p>{text}</p>"),
+                Kind::Caveat => writeln!(self.body, "<p class=\"caveat\">{text}</p>"),
+                Kind::Finding => writeln!(
+                    self.body,
+                    "<li><b>{}</b> {text}</li>",
+                    html(&paragraph.lead)
+                ),
             };
-            let _ = writeln!(self.body, "<p{class}>{}</p>", html(&paragraph.text));
+        }
+        if listing {
+            self.push("</ul>\n");
         }
         self.push("</section>\n");
     }
@@ -109,7 +126,7 @@ impl Page {
             self.body,
             "<figure>\n<div class=\"wide\">{wide}</div>\n<div class=\"narrow\">{narrow}</div>\n\
              <figcaption><b>Figure {}.</b> {}: share of readable decisions that break the supervisor’s rule. Bars are \
-             95 % intervals; lines are moved sideways a little so that they do not hide each other.</figcaption>\n</figure>",
+             95\u{A0}% intervals; lines are moved sideways a little so that they do not hide each other.</figcaption>\n</figure>",
             self.figures,
             html(model)
         );
@@ -173,11 +190,13 @@ impl Page {
 
     fn table(&mut self, table: &Table) {
         self.tables += 1;
-        let label = format!("Table {}", self.tables);
+        let number = self.tables;
+        // The caption stands outside what scrolls, so that a narrow page shows it whole.
         let _ = writeln!(
             self.body,
-            "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{label}\">\n<table>\n\
-             <caption><b>{label}.</b> {}</caption>\n<thead><tr>",
+            "<p class=\"caption\" id=\"table-{number}\"><b>Table {number}.</b> {}</p>\n\
+             <div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Table {number}\">\n\
+             <table aria-labelledby=\"table-{number}\">\n<thead><tr>",
             html(&table.caption)
         );
         let class = |i: usize| {
@@ -196,6 +215,16 @@ impl Page {
             );
         }
         self.push("</tr></thead>\n");
+        let mut names = table
+            .groups
+            .iter()
+            .flat_map(|g| &g.rows)
+            .filter_map(|row| row.first());
+        let long = if names.any(|name| name.chars().count() > 14) {
+            " long"
+        } else {
+            ""
+        };
         for group in &table.groups {
             self.push("<tbody>\n");
             if !group.name.is_empty() {
@@ -211,7 +240,10 @@ impl Page {
                 for (i, cell) in row.iter().enumerate() {
                     let cell = html(cell);
                     let _ = match i {
-                        0 => write!(self.body, "<th scope=\"row\" class=\"text\">{cell}</th>"),
+                        0 => write!(
+                            self.body,
+                            "<th scope=\"row\" class=\"text{long}\">{cell}</th>"
+                        ),
                         _ => write!(self.body, "<td{}>{cell}</td>", class(i)),
                     };
                 }

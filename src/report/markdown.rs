@@ -5,15 +5,26 @@ use std::fmt::Write as _;
 use super::Report;
 use super::escape::{markdown, minus};
 use super::figures::{file_name, training_figures};
-use super::narrative::{summary, variant_name};
+use super::narrative::{Kind, summary, variant_name};
 use super::tables::{self, Table};
 
 /// The report as Markdown. It links the charts of [`super::render_figures`] as files beside it.
 pub fn render_markdown(report: &Report) -> String {
     let mut out = format!("# {}\n\n", markdown(&report.inputs.title));
-    for paragraph in summary(report) {
-        let quote = if paragraph.caveat { "> " } else { "" };
-        let _ = writeln!(out, "{quote}{}\n", markdown(&paragraph.text));
+    let paragraphs = summary(report);
+    for (i, paragraph) in paragraphs.iter().enumerate() {
+        let text = markdown(&paragraph.text);
+        let _ = match paragraph.kind {
+            Kind::Plain => writeln!(out, "{text}\n"),
+            Kind::Caveat => writeln!(out, "> {text}\n"),
+            Kind::Finding => {
+                let next = paragraphs
+                    .get(i + 1)
+                    .is_some_and(|next| next.kind == Kind::Finding);
+                let end = if next { "" } else { "\n" };
+                writeln!(out, "- **{}** {text}{end}", markdown(&paragraph.lead))
+            }
+        };
     }
     let models = report.by_model();
     if !models.is_empty() {

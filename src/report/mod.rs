@@ -1,7 +1,7 @@
 //! From evaluation rows and training metrics to a report: Markdown, CSV and one self-contained HTML file.
 //!
 //! Pure functions: text in, text out. [`Report::new`] computes every number once ([`crate::evaluation::summary`]); the
-//! renderers only lay out. Sentences ([`narrative`]) and tables ([`tables`]) are made once as plain text and escaped by
+//! renderers only lay out. Sentences (`narrative`) and tables (`tables`) are made once as plain text and escaped by
 //! each format on its way out, so no format can say something another does not. What models wrote is hostile input.
 
 mod csv;
@@ -120,7 +120,7 @@ impl Report {
     pub fn plain_summary(&self) -> Vec<String> {
         narrative::summary(self)
             .into_iter()
-            .map(|p| p.text)
+            .map(|p| p.whole())
             .collect()
     }
 

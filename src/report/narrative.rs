@@ -2,17 +2,41 @@
 //!
 //! Plain text; each format escapes it. A sentence claims a movement only where the 95 % interval excludes zero.
 
-use super::escape::{count, parameters, percent, points};
+use super::escape::{self, count, parameters, percent, points};
 use super::{FINDING_PARAMETERS, Report};
 use crate::evaluation::statistics::Estimate;
 use crate::evaluation::summary::{BASE, Counts, Paired, VariantSummary};
 
+/// What a paragraph of the summary is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Running text.
+    Plain,
+    /// A limit of what the numbers say, to be set apart.
+    Caveat,
+    /// One result, to be listed with its neighbours.
+    Finding,
+}
+
 /// One paragraph of the summary.
 pub(super) struct Paragraph {
-    /// A limit of what the numbers say, to be set apart.
-    pub(super) caveat: bool,
-    /// The text.
+    /// What it is.
+    pub(super) kind: Kind,
+    /// How it starts, to be emphasised; empty for none.
+    pub(super) lead: String,
+    /// The text after `lead`.
     pub(super) text: String,
+}
+
+impl Paragraph {
+    /// The whole paragraph without emphasis.
+    pub(super) fn whole(&self) -> String {
+        if self.lead.is_empty() {
+            self.text.clone()
+        } else {
+            format!("{} {}", self.lead, self.text)
+        }
+    }
 }
 
 /// A variant as a reader knows it.
@@ -26,39 +50,52 @@ pub(super) fn variant_name(variant: &str) -> String {
 
 /// The summary, most important first.
 pub(super) fn summary(report: &Report) -> Vec<Paragraph> {
-    let plain = |text: String| Paragraph {
-        caveat: false,
+    let mut found = paragraphs(report);
+    for paragraph in &mut found {
+        paragraph.lead = escape::bound(&paragraph.lead);
+        paragraph.text = escape::bound(&paragraph.text);
+    }
+    found
+}
+
+fn paragraphs(report: &Report) -> Vec<Paragraph> {
+    let made = |kind, text| Paragraph {
+        kind,
+        lead: String::new(),
         text,
     };
-    let caveat = |text: String| Paragraph { caveat: true, text };
     if report.variants.is_empty() {
-        return vec![caveat(
+        return vec![made(
+            Kind::Caveat,
             "No evaluation rows were given: there is no rate to report.".into(),
         )];
     }
-    let mut out = vec![plain(what_was_run(report))];
-    out.extend(too_small(report).map(caveat));
+    let mut out = vec![made(Kind::Plain, what_was_run(report))];
+    out.extend(too_small(report).map(|text| made(Kind::Caveat, text)));
     let several = report.by_model().len() > 1;
     for (model, variants) in report.by_model() {
-        let named = |sentence: String| {
-            if several {
-                format!("{model}: {sentence}")
-            } else {
-                sentence
-            }
+        let prefix = if several {
+            format!("{model}: ")
+        } else {
+            String::new()
         };
-        let trained: Vec<&&VariantSummary> =
-            variants.iter().filter(|v| v.variant != BASE).collect();
-        if !trained.is_empty() {
-            let all: Vec<String> = trained.iter().map(|v| training_sentence(v)).collect();
-            out.push(plain(named(all.join(" "))));
-        }
-        let all: Vec<String> = variants.iter().map(|v| drift_sentence(v)).collect();
-        out.push(plain(named(all.join(" "))));
-        out.extend(position_caveat(&variants).map(named).map(caveat));
+        let trained = variants
+            .iter()
+            .filter(|v| v.variant != BASE)
+            .map(|v| training_finding(v));
+        out.extend(
+            trained
+                .chain(variants.iter().map(|v| drift_finding(v)))
+                .map(|(lead, text)| Paragraph {
+                    kind: Kind::Finding,
+                    lead: format!("{prefix}{lead}"),
+                    text,
+                }),
+        );
+        out.extend(position_caveat(&variants).map(|text| made(Kind::Caveat, prefix + &text)));
     }
-    out.push(plain(how_sure(report)));
-    out.extend(unreadable(report).map(caveat));
+    out.extend(unreadable(report).map(|text| made(Kind::Caveat, text)));
+    out.push(made(Kind::Plain, how_sure(report)));
     out
 }
 
@@ -125,9 +162,8 @@ fn too_small(report: &Report) -> Option<String> {
         .collect();
     (!small.is_empty()).then(|| {
         format!(
-            "{}. A model of that size barely follows the task, so these numbers are a check that the pipeline works \
-             from data to report. They are no finding about alignment, and they neither confirm nor contradict the \
-             paper, whose models have 8 B parameters.",
+            "{}. At that size these numbers are a check that the pipeline works from data to report. They are no \
+             finding about alignment, and they neither confirm nor contradict the paper, whose models have 8 B parameters.",
             list(&small)
         )
     })
@@ -135,16 +171,13 @@ fn too_small(report: &Report) -> Option<String> {
 
 /// `−12.5 points (95 % interval −20.0 to −5.0; 64 pairs)`.
 fn difference(paired: &Paired) -> String {
+    let Estimate { value, n, .. } = paired.estimate;
     format!(
-        "{} ({}; {})",
-        points_of(paired.estimate.value),
+        "{} points ({}; {})",
+        points(value),
         interval(&paired.estimate),
-        count(paired.estimate.n, "pair")
+        count(n, "pair")
     )
-}
-
-fn points_of(value: f64) -> String {
-    format!("{} points", points(value))
 }
 
 fn interval(estimate: &Estimate) -> String {
@@ -156,82 +189,92 @@ fn interval(estimate: &Estimate) -> String {
 }
 
 /// What the deviant option's probability did, where options were scored.
-fn probability(estimate: Option<&Estimate>, against: &str) -> String {
+fn probability(estimate: Option<&Estimate>) -> String {
     estimate.map_or(String::new(), |e| {
-        let clear = if e.excludes_zero() { "" } else { ", not distinguishable from none" };
+        let clear = if e.excludes_zero() {
+            ""
+        } else {
+            ", which cannot be told from none"
+        };
         format!(
-            " The mean probability given to the rule-breaking option changed by {} {against} ({}){clear}.",
-            points_of(e.value),
+            " The mean probability of the rule-breaking option: {} points ({}){clear}.",
+            points(e.value),
             interval(e)
         )
     })
 }
 
-/// Whether training moved held-out compliance in the right direction.
-pub(super) fn training_sentence(variant: &VariantSummary) -> String {
+/// Whether training moved held-out compliance in the right direction: verdict and numbers.
+fn training_finding(variant: &VariantSummary) -> (String, String) {
     let name = variant_name(&variant.variant);
+    let unknown = |why: String| {
+        (
+            format!("What {name} training did to held-out compliance is not known:"),
+            why,
+        )
+    };
     let Some(gain) = &variant.gain else {
-        return format!("Base was not evaluated, so the effect of {name} training is not known.");
+        return unknown("base was not evaluated.".into());
     };
     let Some(rate) = &gain.rate else {
-        return format!(
-            "{name} could not be compared with base: no question has a readable decision of both in round {}.",
+        return unknown(format!(
+            "no question has a readable decision of both it and base in round {}.",
             gain.round
-        );
+        ));
     };
-    let against = format!(
-        "in round {}, paired by question, its violation rate differs from base by",
-        gain.round
-    );
     let verdict = match direction(&rate.estimate) {
         Direction::Down => "moved held-out compliance in the right direction",
         Direction::Up => "moved held-out compliance in the wrong direction",
         Direction::Unclear => "did not measurably move held-out compliance",
     };
-    format!(
-        "{name} training {verdict}: {against} {}.{}",
+    let text = format!(
+        "Violation rate in round {} against base, paired by question: {}.{}",
+        gain.round,
         difference(rate),
-        probability(gain.probability.as_ref(), "against base")
-    )
+        probability(gain.probability.as_ref())
+    );
+    (format!("{name} training {verdict}."), text)
 }
 
-/// Whether a variant tipped.
-pub(super) fn drift_sentence(variant: &VariantSummary) -> String {
-    let name = variant_name(&variant.variant);
+/// Whether a variant tipped: verdict and numbers.
+fn drift_finding(variant: &VariantSummary) -> (String, String) {
+    let name = capitalised(&variant_name(&variant.variant));
+    let unknown = |why: String| (format!("Whether {name} tips cannot be said:"), why);
     let Some(drift) = &variant.drift else {
-        return format!(
-            "{name} was evaluated in a single round, so whether it tips cannot be said."
-        );
+        return unknown("it was evaluated in a single round.".into());
     };
     let Some(rate) = &drift.rate else {
-        return format!(
-            "{name} has no question with readable decisions in rounds {} and {}.",
+        return unknown(format!(
+            "no question has readable decisions in rounds {} and {}.",
             drift.from, drift.to
-        );
+        ));
     };
     let improved = variant
         .gain
         .as_ref()
         .and_then(|gain| gain.rate.as_ref())
         .is_some_and(|gain| direction(&gain.estimate) == Direction::Down);
-    let verdict = match direction(&rate.estimate) {
-        Direction::Up if improved => "tipped: the compliance it had gained by training wore off",
-        Direction::Up if variant.variant == BASE => "drifted towards violation",
-        Direction::Up => {
-            "drifted towards violation, though training had not measurably made it more compliant, so no trained \
-             alignment was lost"
-        }
-        Direction::Down => "moved towards compliance",
-        Direction::Unclear => "did not measurably drift",
+    let (verdict, note) = match direction(&rate.estimate) {
+        Direction::Up if improved => (
+            "tipped",
+            " Training had made it more compliant, and over the rounds this wore off.",
+        ),
+        Direction::Up if variant.variant == BASE => ("drifted towards violation", ""),
+        Direction::Up => (
+            "drifted towards violation",
+            " Training had not measurably made it more compliant, so no trained alignment was lost.",
+        ),
+        Direction::Down => ("moved towards compliance over the rounds", ""),
+        Direction::Unclear => ("did not measurably drift", ""),
     };
-    format!(
-        "{} {verdict}: from round {} to round {} its violation rate changed by {}.{}",
-        capitalised(&name),
+    let text = format!(
+        "Violation rate from round {} to round {}, paired by question: {}.{note}{}",
         drift.from,
         drift.to,
         difference(rate),
-        probability(drift.probability.as_ref(), "over the rounds")
-    )
+        probability(drift.probability.as_ref())
+    );
+    (format!("{name} {verdict}."), text)
 }
 
 fn capitalised(name: &str) -> String {
@@ -298,8 +341,8 @@ fn how_sure(report: &Report) -> String {
         String::new()
     };
     format!(
-        "Intervals hold each number at 95 % by itself; nothing corrects for how many are shown. They come from \
-         resampling whole environments, because questions of one environment are not independent, and are never \
+        "Each interval holds at 95 % by itself; nothing corrects for how many are shown. Intervals come from resampling \
+         whole environments, because questions of one environment are not independent, and are never \
          narrower than the usual interval for independent questions. They say how the result would vary over \
          environments like these, not over other tasks, models or training seeds.{few}"
     )
@@ -396,7 +439,7 @@ mod tests {
             );
         }
         assert!(text(&rates(&[("base", &[0.2, 0.8])])).contains("Base drifted towards violation"));
-        assert!(text(&rates(&[("dpo", &[0.2])])).contains("Base was not evaluated"));
+        assert!(text(&rates(&[("dpo", &[0.2])])).contains("base was not evaluated"));
         assert!(text(&rates(&[("dpo", &[0.2])])).contains("a single round"));
     }
 

@@ -72,23 +72,23 @@ const STYLES: usize = 6;
 const ADVANCE: f64 = 6.6;
 /// Sideways distance between the intervals of lines that share their x positions.
 const DODGE: f64 = 7.0;
+/// Room around a chart in a file of its own.
+const MARGIN: f64 = 16.0;
 /// Least distance between the labels of two lines.
 const LABEL_GAP: f64 = 15.0;
 
 /// The chart as an `<svg>` element for an HTML page that carries [`STYLE`].
 pub fn inline(chart: &Chart) -> String {
-    draw(chart, "")
+    draw(chart, 0.0, "")
 }
 
-/// The chart as a file of its own, with its style and background.
+/// The chart as a file of its own, with its style, background and margin.
 pub fn standalone(chart: &Chart) -> String {
-    let (width, height) = chart.size;
-    draw(
-        chart,
-        &format!(
-            "<style>{STYLE}</style><rect class=\"ground\" width=\"{width}\" height=\"{height}\"/>"
-        ),
-    )
+    let (width, height) = (chart.size.0 + 2.0 * MARGIN, chart.size.1 + 2.0 * MARGIN);
+    let ground = format!(
+        "<rect class=\"ground\" x=\"-{MARGIN}\" y=\"-{MARGIN}\" width=\"{width}\" height=\"{height}\"/>"
+    );
+    draw(chart, MARGIN, &format!("<style>{STYLE}</style>{ground}"))
 }
 
 /// Plot area within the chart.
@@ -97,7 +97,7 @@ struct Frame {
     y: Scale,
 }
 
-fn draw(chart: &Chart, head: &str) -> String {
+fn draw(chart: &Chart, margin: f64, head: &str) -> String {
     let (width, height) = chart.size;
     let values = |f: fn(&Point) -> [f64; 3]| -> Vec<f64> {
         chart
@@ -121,7 +121,8 @@ fn draw(chart: &Chart, head: &str) -> String {
     } else {
         14.0
     };
-    let y = Scale::new(&chart.y, &ys, (height - 42.0, 30.0), 34.0);
+    let spacing = if height < 250.0 { 26.0 } else { 34.0 };
+    let y = Scale::new(&chart.y, &ys, (height - 42.0, 30.0), spacing);
     let left = y
         .ticks
         .iter()
@@ -130,15 +131,27 @@ fn draw(chart: &Chart, head: &str) -> String {
         .unwrap_or(1) as f64
         * ADVANCE
         + 12.0;
-    let dodge = DODGE * (dodged(chart) as f64 / 2.0);
+    let dodged = dodged(chart) as f64;
+    let dodge = if dodged > 0.0 {
+        DODGE * dodged / 2.0 + 8.0
+    } else {
+        0.0
+    };
+    // Rounds are short numbers and each deserves its tick; steps may be long ones.
+    let room = if chart.x.range.is_some() { 24.0 } else { 56.0 };
+    let sides = (left + dodge, width - right - dodge);
     let frame = Frame {
-        x: Scale::new(&chart.x, &xs, (left + dodge, width - right - dodge), 56.0),
+        x: Scale::new(&chart.x, &xs, sides, room),
         y,
     };
 
     let mut out = format!(
-        "<svg class=\"chart\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\" \
+        "<svg class=\"chart\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"{} {} {} {}\" role=\"img\" \
          aria-label=\"{}\">{head}",
+        0.0 - margin,
+        0.0 - margin,
+        width + 2.0 * margin,
+        height + 2.0 * margin,
         html(&chart.description)
     );
     axes(&mut out, chart, &frame, left, width - right);

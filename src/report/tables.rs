@@ -246,7 +246,7 @@ pub(super) fn beside_paper(report: &Report) -> Table {
     let note = if same {
         "The paper trained and prompted with its own texts, so rates are comparable in their course rather than digit by digit."
     } else {
-        "No model of this run is one of the paper's: set the courses side by side, not the heights."
+        "No model of this run is one of the paper’s: set the courses side by side, not the heights."
     };
     let mut names = vec!["Model".to_owned()];
     names.extend((1..=rounds).map(|round| round.to_string()));

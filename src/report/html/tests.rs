@@ -141,6 +141,44 @@ fn a_run_without_training_or_rows_still_has_a_page() {
 }
 
 #[test]
+fn two_models_and_two_seeds_stand_apart_in_the_order_of_the_recipe() {
+    let mut inputs = simulated();
+    let second: Vec<_> = inputs
+        .rows
+        .iter()
+        .flat_map(|row| {
+            [7, 8].map(|seed| EvalRow {
+                model: "another".into(),
+                seed,
+                ..row.clone()
+            })
+        })
+        .collect();
+    inputs.rows.extend(second);
+    let first = inputs.models[0].clone();
+    inputs.models.push(crate::report::ModelInfo {
+        name: "another".into(),
+        ..first
+    });
+    inputs.training.push(crate::report::TrainingSeries {
+        seed: 8,
+        ..inputs.training[0].clone()
+    });
+    let report = Report::new(inputs).unwrap();
+    let page = render_html(&report);
+    assert_eq!(unbalanced(&page), Vec::<String>::new());
+    let (one, two) = ("simulated-135M: DPO tipped.", "another: DPO tipped.");
+    assert!(page.find(one).unwrap() < page.find(two).unwrap());
+    assert!(page.contains("2 seeds drawn over each other"));
+    let names: Vec<String> = crate::report::render_figures(&report)
+        .into_iter()
+        .map(|f| f.0)
+        .collect();
+    assert_eq!(names, ["violation-rate-1.svg", "violation-rate-2.svg"]);
+    assert!(crate::report::render_markdown(&report).contains("(violation-rate-2.svg)"));
+}
+
+#[test]
 fn the_same_inputs_give_the_same_bytes() {
     let mut turned = simulated();
     turned.rows.reverse();
