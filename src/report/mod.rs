@@ -1,1 +1,142 @@
-//! (to come)
+//! From evaluation rows and training metrics to a report: Markdown, CSV and one self-contained HTML file.
+//!
+//! Pure functions: text in, text out. [`Report::new`] computes every number once ([`crate::evaluation::summary`]); the
+//! renderers only lay out. Sentences (`narrative`) and tables (`tables`) are made once as plain text and escaped by
+//! each format on its way out, so no format can say something another does not. What models wrote is hostile input.
+
+mod csv;
+mod escape;
+mod figures;
+mod html;
+mod markdown;
+mod narrative;
+pub mod paper;
+mod samples;
+mod series;
+#[cfg(test)]
+mod simulation;
+pub mod svg;
+mod tables;
+
+use crate::evaluation::row::EvalRow;
+use crate::evaluation::summary::{SummaryError, VariantSummary, summarise};
+
+pub use csv::render_csv;
+pub use figures::render_figures;
+pub use html::render_html;
+pub use markdown::render_markdown;
+pub use series::{SeriesError, TrainingSeries};
+
+/// Below this many parameters a model's numbers are a check of the pipeline, not a finding.
+pub const FINDING_PARAMETERS: u64 = 1_000_000_000;
+
+/// One model of the run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelInfo {
+    /// Name, as the recipe and the rows call it.
+    pub name: String,
+    /// Number of parameters, adapters not counted.
+    pub parameters: u64,
+    /// One of the two models the paper evaluates, so that its table can be compared row by row.
+    pub is_reference_model: bool,
+    /// Where the weights came from: a directory, a file, a hub name.
+    pub source: String,
+}
+
+/// How long one stage took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageTime {
+    /// Stage with what tells it apart, for example `train-dpo smollm2 seed 1`.
+    pub stage: String,
+    /// Wall time in seconds.
+    pub seconds: f64,
+}
+
+/// What the numbers were made with.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Provenance {
+    /// Device in words, for example `CPU, 2 threads, float32`.
+    pub device: String,
+    /// Name and version of the program and its libraries, in the order to be shown.
+    pub versions: Vec<(String, String)>,
+    /// Name and digest of inputs and outputs, in the order to be shown.
+    pub digests: Vec<(String, String)>,
+    /// Wall times, in the order of the run.
+    pub stages: Vec<StageTime>,
+}
+
+/// Everything a report is made from.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ReportInputs {
+    /// Title of the report.
+    pub title: String,
+    /// The recipe file, verbatim.
+    pub recipe: String,
+    /// Models in the order to be shown; a model only the rows name is shown after them.
+    pub models: Vec<ModelInfo>,
+    /// Evaluation rows of all models, variants, seeds and rounds, in any order.
+    pub rows: Vec<EvalRow>,
+    /// Training metrics.
+    pub training: Vec<TrainingSeries>,
+    /// Versions, digests, device, wall times.
+    pub provenance: Provenance,
+    /// Root seed of the bootstraps.
+    pub seed: u64,
+}
+
+/// Inputs with the numbers computed from them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    inputs: ReportInputs,
+    variants: Vec<VariantSummary>,
+}
+
+impl Report {
+    /// Computes all rates and intervals. Fails where a decision stands in the rows twice.
+    pub fn new(inputs: ReportInputs) -> Result<Self, SummaryError> {
+        let mut variants = summarise(&inputs.rows, inputs.seed)?;
+        let place = |v: &VariantSummary| {
+            inputs
+                .models
+                .iter()
+                .position(|m| m.name == v.model)
+                .unwrap_or(usize::MAX)
+        };
+        variants.sort_by_key(place); // stable: variants of a model keep their order
+        Ok(Self { inputs, variants })
+    }
+
+    /// What the report was made from.
+    pub fn inputs(&self) -> &ReportInputs {
+        &self.inputs
+    }
+
+    /// One summary a model and variant, in the order shown.
+    pub fn variants(&self) -> &[VariantSummary] {
+        &self.variants
+    }
+
+    /// The plain-words summary: paragraphs without markup, for a terminal.
+    pub fn plain_summary(&self) -> Vec<String> {
+        narrative::summary(self)
+            .into_iter()
+            .map(|p| p.whole())
+            .collect()
+    }
+
+    /// Models by name with their variants, in the order shown.
+    fn by_model(&self) -> Vec<(&str, Vec<&VariantSummary>)> {
+        let mut models: Vec<(&str, Vec<&VariantSummary>)> = Vec::new();
+        for variant in &self.variants {
+            match models.last_mut() {
+                Some((name, variants)) if *name == variant.model => variants.push(variant),
+                _ => models.push((&variant.model, vec![variant])),
+            }
+        }
+        models
+    }
+
+    fn info(&self, model: &str) -> Option<&ModelInfo> {
+        self.inputs.models.iter().find(|info| info.name == model)
+    }
+}

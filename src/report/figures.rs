@@ -1,0 +1,455 @@
+//! Which charts a report has: the violation rate by round, and training metrics as small multiples.
+
+use std::collections::BTreeMap;
+
+use super::narrative::variant_name;
+use super::svg::{self, Axis, Chart, Line, Point};
+use super::{Report, TrainingSeries};
+use crate::evaluation::summary::VariantSummary;
+
+/// Values at least this many are drawn pale, under their moving average.
+const SMOOTHED: usize = 50;
+/// Values a line keeps; longer series are drawn as means of consecutive steps.
+const KEPT: usize = 400;
+
+/// Size of the main chart, for wide and for narrow pages.
+pub(super) const WIDE: (f64, f64) = (720.0, 380.0);
+pub(super) const NARROW: (f64, f64) = (380.0, 340.0);
+const SMALL: (f64, f64) = (300.0, 190.0);
+
+/// The charts that the Markdown report links: file name and standalone SVG, one a model.
+pub fn render_figures(report: &Report) -> Vec<(String, String)> {
+    let models = report.by_model();
+    models
+        .iter()
+        .enumerate()
+        .map(|(i, (model, variants))| {
+            (
+                file_name(i, models.len()),
+                svg::standalone(&violation_chart(model, variants, WIDE)),
+            )
+        })
+        .collect()
+}
+
+/// File name of a model's chart.
+pub(super) fn file_name(model: usize, models: usize) -> String {
+    if models == 1 {
+        "violation-rate.svg".into()
+    } else {
+        format!("violation-rate-{}.svg", model + 1)
+    }
+}
+
+/// Violation rate by round with its intervals, one line a variant.
+pub(super) fn violation_chart(
+    model: &str,
+    variants: &[&VariantSummary],
+    size: (f64, f64),
+) -> Chart {
+    let mut other = 3;
+    let lines: Vec<Line> = variants
+        .iter()
+        .map(|variant| Line {
+            label: variant_name(&variant.variant),
+            style: style(&variant.variant, &mut other),
+            markers: true,
+            points: variant
+                .rounds
+                .iter()
+                .filter_map(|round| {
+                    let rate = round.rate?;
+                    let interval = Some((rate.low * 100.0, rate.high * 100.0));
+                    Some(Point {
+                        x: round.round.into(),
+                        y: rate.value * 100.0,
+                        interval,
+                    })
+                })
+                .collect(),
+            ..Line::default()
+        })
+        .collect();
+    let rounds = variants
+        .iter()
+        .flat_map(|v| &v.rounds)
+        .map(|r| f64::from(r.round));
+    let (first, last) = rounds.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), r| {
+        (a.min(r), b.max(r))
+    });
+    let spoken: Vec<String> = lines
+        .iter()
+        .filter_map(|l| {
+            let (first, last) = (l.points.first()?, l.points.last()?);
+            Some(format!(
+                "{} from {:.1} in round {} to {:.1} in round {}",
+                l.label, first.y, first.x, last.y, last.x
+            ))
+        })
+        .collect();
+    Chart {
+        description: format!(
+            "Violation rate of {model} in percent by round. {}.",
+            spoken.join("; ")
+        ),
+        x: Axis {
+            label: "Round".into(),
+            range: (first <= last).then_some((first, last)),
+            whole: true,
+        },
+        y: Axis {
+            label: "Violation rate, %".into(),
+            range: Some((0.0, 100.0)),
+            whole: false,
+        },
+        lines,
+        size,
+    }
+}
+
+fn style(variant: &str, other: &mut usize) -> usize {
+    match variant {
+        "base" => 0,
+        "dpo" => 1,
+        "grpo" => 2,
+        _ => {
+            *other += 1;
+            *other - 1
+        }
+    }
+}
+
+/// One small chart of training metrics.
+pub(super) struct Panel {
+    /// Heading of the panel.
+    pub(super) title: String,
+    /// The chart.
+    pub(super) chart: Chart,
+}
+
+/// The training charts of one method on one model.
+pub(super) struct TrainingFigure<'a> {
+    /// `dpo` or `grpo`.
+    pub(super) method: &'a str,
+    /// Model that was trained.
+    pub(super) model: &'a str,
+    /// Number of seeds drawn.
+    pub(super) seeds: usize,
+    /// The metrics one reads first.
+    pub(super) main: Vec<Panel>,
+    /// All others.
+    pub(super) more: Vec<Panel>,
+    /// Some line is a moving average over the pale raw values.
+    pub(super) smoothed: bool,
+    /// Some series was longer than a chart can show and is drawn as means of this many values.
+    pub(super) bucket: usize,
+}
+
+/// Title, unit, fixed range and metrics (with their labels) of a known panel.
+type Known = (
+    &'static str,
+    &'static str,
+    Option<(f64, f64)>,
+    &'static [(&'static str, &'static str)],
+);
+
+const SHARE: Option<(f64, f64)> = Some((0.0, 1.0));
+
+const DPO: &[Known] = &[
+    ("Loss", "nats", None, &[("loss", "")]),
+    (
+        "Reward margin",
+        "chosen − rejected, β·nats",
+        None,
+        &[("margin", "")],
+    ),
+    (
+        "Accuracy",
+        "share of pairs with chosen above rejected",
+        SHARE,
+        &[("accuracy", "")],
+    ),
+    (
+        "Log-probabilities",
+        "nats a completion",
+        None,
+        &[
+            ("rejected_logprob", "rejected"),
+            ("chosen_logprob", "chosen"),
+        ],
+    ),
+];
+
+const GRPO: &[Known] = &[
+    ("Reward", "mean of the batch", SHARE, &[("reward_mean", "")]),
+    (
+        "Groups without variance",
+        "share; they give no gradient",
+        SHARE,
+        &[("zero_variance_share", "")],
+    ),
+    ("KL to reference", "nats a token", None, &[("kl", "")]),
+    (
+        "Completion length",
+        "tokens, mean",
+        None,
+        &[("completion_length", "")],
+    ),
+];
+
+const BOTH: &[Known] = &[
+    (
+        "Gradient norm",
+        "before clipping",
+        None,
+        &[("grad_norm", "")],
+    ),
+    ("Learning rate", "", None, &[("lr", "")]),
+    (
+        "Reward spread",
+        "standard deviation",
+        None,
+        &[("reward_std", "")],
+    ),
+    ("Entropy", "nats a token", None, &[("entropy", "")]),
+    (
+        "Invalid answers",
+        "share of rollouts",
+        SHARE,
+        &[("invalid_share", "")],
+    ),
+    (
+        "Clipped tokens",
+        "share",
+        None,
+        &[("clip_share_low", "low"), ("clip_share_high", "high")],
+    ),
+];
+
+/// One figure a model and method, models and methods by name.
+pub(super) fn training_figures(report: &Report) -> Vec<TrainingFigure<'_>> {
+    let mut groups: BTreeMap<(&str, &str), Vec<&TrainingSeries>> = BTreeMap::new();
+    for series in &report.inputs.training {
+        groups
+            .entry((&series.model, &series.name))
+            .or_default()
+            .push(series);
+    }
+    groups
+        .into_iter()
+        .map(|((model, method), mut series)| {
+            series.sort_by_key(|s| s.seed);
+            let first = match method {
+                "dpo" => DPO,
+                "grpo" => GRPO,
+                _ => &[],
+            };
+            let draw = |known: &[Known]| -> Vec<Panel> {
+                known
+                    .iter()
+                    .filter_map(|known| panel(*known, method, &series))
+                    .collect()
+            };
+            let named = |metric: &str| {
+                first
+                    .iter()
+                    .chain(BOTH)
+                    .any(|(_, _, _, metrics)| metrics.iter().any(|(name, _)| *name == metric))
+            };
+            let mut more = draw(BOTH);
+            let mut unknown: Vec<&str> = series
+                .iter()
+                .flat_map(|s| s.metrics.keys())
+                .map(String::as_str)
+                .filter(|m| !named(m))
+                .collect();
+            unknown.sort_unstable();
+            unknown.dedup();
+            more.extend(
+                unknown.iter().filter_map(|metric| {
+                    panel_of(metric, "", None, &[(metric, "")], method, &series)
+                }),
+            );
+            let longest = series
+                .iter()
+                .flat_map(|s| s.metrics.values())
+                .map(Vec::len)
+                .max()
+                .unwrap_or(0);
+            TrainingFigure {
+                method,
+                model,
+                seeds: series.len(),
+                main: draw(first),
+                more,
+                smoothed: longest >= SMOOTHED,
+                bucket: longest.div_ceil(KEPT).max(1),
+            }
+        })
+        .collect()
+}
+
+fn panel(
+    (title, unit, range, metrics): Known,
+    method: &str,
+    series: &[&TrainingSeries],
+) -> Option<Panel> {
+    panel_of(title, unit, range, metrics, method, series)
+}
+
+/// A panel of these metrics over all seeds; none where no series has any of them.
+fn panel_of(
+    title: &str,
+    unit: &str,
+    range: Option<(f64, f64)>,
+    metrics: &[(&str, &str)],
+    method: &str,
+    series: &[&TrainingSeries],
+) -> Option<Panel> {
+    let (mut faint, mut strong) = (Vec::new(), Vec::new());
+    let mut spoken = Vec::new();
+    for (place, (metric, label)) in metrics.iter().enumerate() {
+        // The last metric has the method's colour; one before it is drawn in ink.
+        let style = if place + 1 < metrics.len() {
+            0
+        } else {
+            style(method, &mut 3)
+        };
+        for (i, one) in series.iter().enumerate() {
+            let Some(values) = one.metrics.get(*metric).filter(|values| !values.is_empty()) else {
+                continue;
+            };
+            let values = bucketed(values);
+            spoken.push(format!(
+                "{metric}, seed {}: from {:.3} to {:.3}",
+                one.seed,
+                values[0].1,
+                values[values.len() - 1].1
+            ));
+            let line = |values: &[(f64, f64)], faint: bool| Line {
+                label: if i == 0 && !faint {
+                    (*label).into()
+                } else {
+                    String::new()
+                },
+                style,
+                points: values
+                    .iter()
+                    .map(|&(x, y)| Point {
+                        x,
+                        y,
+                        interval: None,
+                    })
+                    .collect(),
+                markers: values.len() == 1,
+                faint,
+            };
+            if values.len() >= SMOOTHED {
+                faint.push(line(&values, true));
+                strong.push(line(&moving_average(&values), false));
+            } else {
+                strong.push(line(&values, false));
+            }
+        }
+    }
+    if strong.is_empty() {
+        return None;
+    }
+    faint.extend(strong);
+    Some(Panel {
+        title: title.into(),
+        chart: Chart {
+            description: format!("{title} by training step. {}.", spoken.join("; ")),
+            x: Axis {
+                label: "Step".into(),
+                range: None,
+                whole: true,
+            },
+            y: Axis {
+                label: unit.into(),
+                range,
+                whole: false,
+            },
+            lines: faint,
+            size: SMALL,
+        },
+    })
+}
+
+/// At most [`KEPT`] values: means over runs of consecutive steps.
+fn bucketed(values: &[(u64, f64)]) -> Vec<(f64, f64)> {
+    let values: Vec<(f64, f64)> = values
+        .iter()
+        .map(|&(step, value)| (step as f64, value))
+        .collect();
+    values
+        .chunks(values.len().div_ceil(KEPT).max(1))
+        .map(mean)
+        .collect()
+}
+
+/// Mean over about a tenth of the values around each; at the ends over fewer, placed at their mean step.
+fn moving_average(values: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let reach = values.len() / 20;
+    (0..values.len())
+        .map(|i| mean(&values[i.saturating_sub(reach)..(i + reach + 1).min(values.len())]))
+        .collect()
+}
+
+/// Mean step and mean value; `values` is not empty.
+fn mean(values: &[(f64, f64)]) -> (f64, f64) {
+    let n = values.len() as f64;
+    (
+        values.iter().map(|v| v.0).sum::<f64>() / n,
+        values.iter().map(|v| v.1).sum::<f64>() / n,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::simulation::{report, simulated};
+
+    #[test]
+    fn each_variant_is_a_line_with_an_interval_a_round() {
+        let report = report();
+        let figures = render_figures(&report);
+        assert_eq!(figures[0].0, "violation-rate.svg");
+        assert_eq!(figures[0].1.matches("class=\"whisker\"").count(), 18);
+        assert!(figures[0].1.contains(">GRPO</text>"));
+    }
+
+    #[test]
+    fn a_metric_nobody_foresaw_is_still_drawn() {
+        let mut inputs = simulated();
+        for series in &mut inputs.training {
+            series.metrics.insert("surprise".into(), vec![(1, 2.0)]);
+        }
+        let report = Report::new(inputs).unwrap();
+        let figures = training_figures(&report);
+        let titles = |panels: &[Panel]| panels.iter().map(|p| p.title.clone()).collect::<Vec<_>>();
+        assert_eq!(
+            titles(&figures[0].main),
+            ["Loss", "Reward margin", "Accuracy", "Log-probabilities"]
+        );
+        assert_eq!(titles(&figures[1].main).len(), 4);
+        assert!(
+            figures
+                .iter()
+                .all(|f| titles(&f.more).contains(&"surprise".to_owned()))
+        );
+    }
+
+    #[test]
+    fn means_keep_a_constant_and_a_straight_line() {
+        let line: Vec<(u64, f64)> = (0..1000).map(|i| (i, i as f64)).collect();
+        let short = bucketed(&line);
+        assert!(short.len() <= KEPT);
+        assert!(short.iter().all(|(x, y)| (x - y).abs() < 1e-9));
+        assert!(
+            moving_average(&short)
+                .iter()
+                .all(|(x, y)| (x - y).abs() < 1e-9)
+        );
+    }
+}

@@ -1,0 +1,71 @@
+//! What the paper reports: Table 1 of arXiv 2510.04860, role-play, violation rate by round.
+
+/// One row of the paper's Table 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PaperRow {
+    /// Model.
+    pub model: &'static str,
+    /// `base`, `dpo` or `grpo`, as in our rows.
+    pub variant: &'static str,
+    /// Violation rate in percent, rounds 1 to 6; one sample of 64 prompts a round, no intervals given.
+    pub rates: [f64; 6],
+}
+
+/// Prompts behind each rate of [`TABLE_1`].
+pub const PROMPTS: usize = 64;
+
+/// Table 1.
+pub const TABLE_1: [PaperRow; 6] = [
+    PaperRow {
+        model: "Qwen3-8B",
+        variant: "base",
+        rates: [42.2, 46.9, 51.6, 53.1, 56.3, 57.8],
+    },
+    PaperRow {
+        model: "Qwen3-8B",
+        variant: "dpo",
+        rates: [29.7, 28.1, 34.4, 37.5, 40.6, 43.8],
+    },
+    PaperRow {
+        model: "Qwen3-8B",
+        variant: "grpo",
+        rates: [23.4, 40.6, 42.2, 43.8, 46.9, 46.9],
+    },
+    PaperRow {
+        model: "Llama-3.1-8B",
+        variant: "base",
+        rates: [50.0, 64.1, 65.6, 70.3, 70.3, 73.4],
+    },
+    PaperRow {
+        model: "Llama-3.1-8B",
+        variant: "dpo",
+        rates: [18.8, 35.9, 37.5, 40.6, 42.2, 45.3],
+    },
+    PaperRow {
+        model: "Llama-3.1-8B",
+        variant: "grpo",
+        rates: [7.8, 15.6, 12.5, 18.8, 18.8, 20.3],
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rate_is_a_count_of_64() {
+        // A typing error would hardly land on a multiple of 1/64 again.
+        for row in TABLE_1 {
+            for rate in row.rates {
+                let count = (rate / 100.0 * PROMPTS as f64).round();
+                let exact = count / PROMPTS as f64 * 100.0;
+                assert!(
+                    (exact - rate).abs() <= 0.0500001,
+                    "{} {}: {rate} is no count of 64",
+                    row.model,
+                    row.variant
+                );
+            }
+        }
+    }
+}
