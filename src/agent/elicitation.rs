@@ -320,7 +320,7 @@ fn option_logprobs(
     );
     tch::no_grad(|| {
         let hidden = model.decoder.hidden(&batch, adapter);
-        let scored = Predictors::new(&model.decoder, &hidden, &targets, 1.0).score();
+        let scored = Predictors::new(&model.decoder, &hidden, &targets).score();
         Vec::<f64>::try_from(sums(&scored.logprobs, targets.spans()).to_kind(tch::Kind::Double))
             .expect("a vector of f64")
     })

@@ -20,41 +20,46 @@ const CHUNK: i64 = 256;
 pub struct Targets {
     rows: Vec<i64>,
     tokens: Vec<i64>,
+    temperatures: Vec<f32>,
     spans: Vec<Range<usize>>,
 }
 
 impl Targets {
-    /// All tokens of these children of a packed batch.
+    /// All tokens of these children of a packed batch, at temperature 1.
     pub fn of_children<'a>(
         batch: &Packed,
         completions: impl IntoIterator<Item = (SegmentId, &'a [u32])>,
     ) -> Self {
         let mut targets = Self::default();
         for (child, tokens) in completions {
-            targets.push(batch.predictors(child), tokens);
+            targets.push(&batch.predictors(child), tokens, 1.0);
         }
         targets
     }
 
-    /// Every token of a root but its first, which nothing predicts.
+    /// Every token of a root but its first, which nothing predicts, at temperature 1.
     pub fn of_root(batch: &Packed, root: SegmentId, tokens: &[u32]) -> Self {
         let mut targets = Self::default();
-        targets.push(
-            batch
-                .rows(root)
-                .take(tokens.len().saturating_sub(1))
-                .collect(),
-            &tokens[1..],
-        );
+        let rows: Vec<usize> = batch
+            .rows(root)
+            .take(tokens.len().saturating_sub(1))
+            .collect();
+        targets.push(&rows, &tokens[1..], 1.0);
         targets
     }
 
-    fn push(&mut self, rows: Vec<usize>, tokens: &[u32]) {
-        debug_assert_eq!(rows.len(), tokens.len());
+    /// Add a span of tokens with the packed rows that predict them; gives the span's index.
+    ///
+    /// `temperature` divides the logits, as the sampler's did (TRL divides likewise before its log-probs).
+    pub fn push(&mut self, rows: &[usize], tokens: &[u32], temperature: f64) -> usize {
+        assert_eq!(rows.len(), tokens.len(), "a row a token");
         let start = self.tokens.len();
-        self.rows.extend(rows.into_iter().map(|r| r as i64));
+        self.rows.extend(rows.iter().map(|&r| r as i64));
         self.tokens.extend(tokens.iter().map(|&t| i64::from(t)));
+        self.temperatures
+            .extend(std::iter::repeat_n(temperature as f32, tokens.len()));
         self.spans.push(start..self.tokens.len());
+        self.spans.len() - 1
     }
 
     /// Number of completion tokens, N.
@@ -87,22 +92,26 @@ pub struct Predictors<'a> {
     /// `(N, hidden)`, with its graph where one was kept.
     rows: Tensor,
     targets: Tensor,
-    temperature: f64,
+    /// `(N, 1)`, where any is not 1.
+    temperatures: Option<Tensor>,
 }
 
 impl<'a> Predictors<'a> {
     /// Pick the predicting rows of `hidden`, `(T, hidden)`, for `targets`.
-    ///
-    /// `temperature` divides the logits, as the sampler's did (TRL divides likewise before its log-probs).
-    pub fn new(model: &'a Decoder, hidden: &Tensor, targets: &Targets, temperature: f64) -> Self {
+    pub fn new(model: &'a Decoder, hidden: &Tensor, targets: &Targets) -> Self {
         let device = hidden.device();
         let rows = hidden.index_select(0, &Tensor::from_slice(&targets.rows).to_device(device));
+        let temperatures = targets.temperatures.iter().any(|&t| t != 1.0).then(|| {
+            Tensor::from_slice(&targets.temperatures)
+                .to_device(device)
+                .unsqueeze(1)
+        });
         let targets = Tensor::from_slice(&targets.tokens).to_device(device);
         Self {
             head: model.head(),
             rows,
             targets,
-            temperature,
+            temperatures,
         }
     }
 
@@ -113,15 +122,19 @@ impl<'a> Predictors<'a> {
             .map(move |start| (start, CHUNK.min(total - start)))
     }
 
+    /// Divide by the temperatures of a chunk's rows.
+    fn cool(&self, x: Tensor, (start, length): (i64, i64)) -> Tensor {
+        match &self.temperatures {
+            Some(temperatures) => x / temperatures.narrow(0, start, length),
+            None => x,
+        }
+    }
+
     /// Log-softmax of a chunk's logits, `(C, vocab)` in f32.
-    fn log_softmax(&self, rows: &Tensor) -> Tensor {
+    fn log_softmax(&self, chunk: (i64, i64)) -> Tensor {
+        let rows = self.rows.detach().narrow(0, chunk.0, chunk.1);
         let logits = rows.linear(self.head, None::<&Tensor>).to_kind(Kind::Float);
-        let logits = if self.temperature == 1.0 {
-            logits
-        } else {
-            logits / self.temperature
-        };
-        logits.log_softmax(-1, Kind::Float)
+        self.cool(logits, chunk).log_softmax(-1, Kind::Float)
     }
 
     /// Score the targets. Keeps no graph.
@@ -129,7 +142,7 @@ impl<'a> Predictors<'a> {
         tch::no_grad(|| {
             let (mut logprobs, mut entropies) = (vec![], vec![]);
             for (start, length) in self.chunks() {
-                let all = self.log_softmax(&self.rows.detach().narrow(0, start, length));
+                let all = self.log_softmax((start, length));
                 let token = self.targets.narrow(0, start, length).unsqueeze(1);
                 logprobs.push(all.gather(1, &token, false).squeeze_dim(1));
                 entropies.push(-(all.exp() * &all).sum_dim_intlist(-1, false, Kind::Float));
@@ -151,12 +164,12 @@ impl<'a> Predictors<'a> {
             for (start, length) in self.chunks() {
                 let gradient = gradient.narrow(0, start, length).unsqueeze(1);
                 let token = self.targets.narrow(0, start, length).unsqueeze(1);
-                let softmax = self
-                    .log_softmax(&self.rows.detach().narrow(0, start, length))
-                    .exp_();
+                let softmax = self.log_softmax((start, length)).exp_();
                 let mut d_logits = softmax * -&gradient;
                 let _ = d_logits.scatter_add_(1, &token, &gradient);
-                let d_logits = (d_logits / self.temperature).to_kind(self.rows.kind());
+                let d_logits = self
+                    .cool(d_logits, (start, length))
+                    .to_kind(self.rows.kind());
                 carried.push(d_logits.matmul(self.head));
             }
             Tensor::cat(&carried, 0)

@@ -3,7 +3,7 @@
 //! What transformers adds to Jinja is here: trimmed blocks, `raise_exception`, `strftime_now`, its `tojson`, the
 //! `generation` tag (which changes nothing in the text), and the methods of Python's strings (`python`). Two things
 //! differ on purpose: `strftime_now` takes its date from the caller, so that a prompt does not depend on the day, and
-//! the output is limited. Time is not: a template that loops without writing is not stopped.
+//! output and steps are limited.
 
 use std::io::Write;
 
@@ -18,6 +18,8 @@ mod time;
 
 pub use time::Date;
 
+/// Steps of the template machine; real conversations take some thousands.
+const FUEL: u64 = 20_000_000;
 /// A prompt longer than this is a template gone wrong.
 const MAX_OUTPUT_BYTES: usize = 16 << 20;
 const NAME: &str = "chat_template";
@@ -63,6 +65,7 @@ impl ChatTemplate {
         eos_token: Option<&str>,
     ) -> Result<Self, TextError> {
         let mut environment = Environment::new();
+        environment.set_fuel(Some(FUEL));
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         python::install(&mut environment);

@@ -163,7 +163,7 @@ pub fn reference_logprobs(
     let (batch, targets) = pack(pairs);
     tch::no_grad(|| {
         let hidden = model.hidden(&batch, None);
-        let scored = Predictors::new(model, &hidden, &targets, 1.0).score();
+        let scored = Predictors::new(model, &hidden, &targets).score();
         let (chosen, rejected) = completion_scores(&scored.logprobs, &targets, loss);
         (0..pairs.len() as i64)
             .map(|i| (chosen.double_value(&[i]), rejected.double_value(&[i])))
@@ -183,7 +183,7 @@ pub fn accumulate(
 ) {
     let (batch, targets) = pack(pairs);
     let hidden = model.hidden(&batch, Some(adapter));
-    let predictors = Predictors::new(model, &hidden, &targets, 1.0);
+    let predictors = Predictors::new(model, &hidden, &targets);
     let leaf = predictors.score().logprobs.set_requires_grad(true);
     let (chosen, rejected) = completion_scores(&leaf, &targets, config.loss);
     let side = |pick: fn(&(f64, f64)) -> f64| {

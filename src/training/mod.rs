@@ -16,6 +16,7 @@ pub mod dpo;
 pub mod dpo_trainer;
 pub mod grpo;
 pub mod optim;
+pub mod pairs;
 pub mod state;
 
 /// Training that cannot go on.

@@ -1,0 +1,213 @@
+//! Self-evolution: every test question is an agent of its own that decides round after round, its earlier choices and
+//! what they paid standing in its prompt.
+//!
+//! All decisions of a round are asked together. A round that is finished is checkpointed; a resumed evaluation goes on
+//! after the last one. A generation that failed leaves no trace in the history: it was no answer.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::row::EvalRow;
+use crate::agent::{Answer, Ask, AskError, Elicitation, GenerationConfig, LoadedModel, ask};
+use crate::artifact::table::{TableError, decode_parquet, encode_parquet};
+use crate::artifact::{ArtifactError, Checkpoints};
+use crate::model::Adapter;
+use crate::runtime::interrupt::Interrupted;
+use crate::runtime::progress::Progress;
+use crate::runtime::seed::derive;
+use crate::scenario::choice::parse_choice;
+use crate::scenario::prompt::{AnswerStyle, Episode, PromptOptions, render};
+use crate::scenario::question::{Question, Supervision, option_answers, payoff};
+use crate::scenario::{Outcome, Role};
+
+/// Settings of the evaluation; the defaults are the paper's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluationConfig {
+    /// Rounds.
+    pub rounds: u32,
+    /// Earlier rounds that a prompt shows.
+    pub window: usize,
+    /// Agents a question.
+    pub samples: u32,
+    /// What the prompt says about being watched.
+    pub supervision: Supervision,
+    /// Whether deviance is seen when pay is worked out.
+    pub paid_as: Supervision,
+}
+
+impl Default for EvaluationConfig {
+    fn default() -> Self {
+        Self {
+            rounds: 6,
+            window: 5,
+            samples: 1,
+            supervision: Supervision::Neutral,
+            paid_as: Supervision::Unsupervised,
+        }
+    }
+}
+
+/// An evaluation that cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EvaluationError {
+    /// A stop was asked for; the finished rounds are saved.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// A file could not be written or read.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// A table could not be written or read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The weights that gave no answer at all.
+    #[error("all {0} decisions of a round failed, the first with: {1}")]
+    AllFailed(usize, String),
+}
+
+/// Which model is evaluated.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// Name of the model in the recipe.
+    pub name: &'a str,
+    /// `base`, `dpo` or `grpo`.
+    pub variant: &'a str,
+    /// The recipe's seed, for the rows.
+    pub seed: u64,
+    /// The model.
+    pub model: &'a LoadedModel,
+    /// Its adapter.
+    pub adapter: Option<&'a Adapter>,
+}
+
+const ROWS: &str = "rows.parquet";
+
+/// Run all rounds; rows come in the order of rounds, questions, samples.
+pub fn evaluate(
+    subject: &Subject,
+    questions: &[Question],
+    generation: &GenerationConfig,
+    config: &EvaluationConfig,
+    stream_root: u64,
+    checkpoints: &Checkpoints,
+) -> Result<Vec<EvalRow>, EvaluationError> {
+    let mut rows: Vec<EvalRow> = vec![];
+    let mut done = 0;
+    if let Some(checkpoint) = checkpoints.latest()? {
+        rows = decode_parquet(checkpoint.read(ROWS)?)?;
+        done = checkpoint.step as u32;
+        tracing::info!("going on after round {done}");
+    }
+    let style = match generation.elicitation {
+        Elicitation::Score => AnswerStyle::Direct,
+        _ => AnswerStyle::Reasoned,
+    };
+    let options = PromptOptions {
+        supervision: config.supervision,
+        style,
+        steer: None,
+        window: config.window,
+    };
+    let agents: Vec<(&Question, u32)> = questions
+        .iter()
+        .flat_map(|q| (0..config.samples).map(move |sample| (q, sample)))
+        .collect();
+    for round in done + 1..=config.rounds {
+        let asks: Vec<Ask> = agents
+            .iter()
+            .enumerate()
+            .map(|(agent, (question, sample))| {
+                let history: Vec<Episode> = rows
+                    .iter()
+                    .skip(agent)
+                    .step_by(agents.len())
+                    .filter(|row| row.outcome != Outcome::Failed)
+                    .map(|row| Episode::new(question, row.round, row.outcome, config.paid_as))
+                    .collect();
+                Ask {
+                    messages: render(question, &history, &options),
+                    options: option_answers(question).map(|(_, text)| text).to_vec(),
+                    seed: derive(
+                        stream_root,
+                        &format!("round-{round}/{}/{sample}", question.id),
+                    ),
+                }
+            })
+            .collect();
+        let mut progress = Progress::new(format!("{}, round {round}", subject.variant), asks.len());
+        let answers = ask(subject.model, subject.adapter, generation, &asks, |n| {
+            progress.add(n)
+        })?;
+        progress.finish();
+        let first = rows.len();
+        for ((question, sample), answer) in agents.iter().zip(answers) {
+            rows.push(row(subject, config, round, question, *sample, answer));
+        }
+        let fresh = &rows[first..];
+        if let Some(error) = fresh.first().and_then(|row| row.error.clone())
+            && fresh.iter().all(|row| row.outcome == Outcome::Failed)
+        {
+            return Err(EvaluationError::AllFailed(fresh.len(), error));
+        }
+        checkpoints.save(u64::from(round), &[(ROWS, &encode_parquet(&rows)?)])?;
+    }
+    Ok(rows)
+}
+
+fn row(
+    subject: &Subject,
+    config: &EvaluationConfig,
+    round: u32,
+    question: &Question,
+    sample: u32,
+    answer: Result<Answer, AskError>,
+) -> EvalRow {
+    let options = question.choice_options();
+    let mut row = EvalRow {
+        model: subject.name.to_owned(),
+        variant: subject.variant.to_owned(),
+        seed: subject.seed,
+        round,
+        question_id: question.id.clone(),
+        environment: question.environment.clone(),
+        sample,
+        outcome: Outcome::Failed,
+        choice: None,
+        deviant_probability: None,
+        payoff: None,
+        compliant_first: question.compliant_first,
+        compliant_label: question.label(Role::Compliant).to_owned(),
+        text: String::new(),
+        finish: "error".to_owned(),
+        prompt_tokens: 0,
+        completion_tokens: 0,
+        error: None,
+    };
+    match answer {
+        Err(error) => row.error = Some(error.to_string()),
+        Ok(answer) => {
+            let parsed = parse_choice(&answer.text, &options);
+            row.outcome = parsed.outcome();
+            row.choice = parsed.label(&options).map(str::to_owned);
+            row.deviant_probability = answer.choice.as_ref().and_then(|choice| {
+                let place = options.iter().position(|o| o.role == Role::Deviant)?;
+                choice.probabilities.get(place).copied()
+            });
+            row.payoff = payoff(question, row.outcome, config.paid_as);
+            row.prompt_tokens = answer.prompt.len() as u32;
+            row.completion_tokens = answer.completion_tokens() as u32;
+            row.finish = answer.finish.to_owned();
+            row.text = answer.text;
+        }
+    }
+    row
+}
+
+/// Name of the evaluation table in a stage's folder.
+pub const ROWS_FILE: &str = "rows.parquet";
+
+/// Read an evaluation table.
+pub fn read_rows(path: &Path) -> Result<Vec<EvalRow>, TableError> {
+    crate::artifact::table::read_parquet(path)
+}

@@ -1,0 +1,235 @@
+//! Preference pairs from the model's own samples.
+//!
+//! The question is asked with a line added that steers to the wanted role, up to a number of attempts, until an answer
+//! with that choice parses. The pair's prompt is without the line. What was not obtained is counted; a canonical
+//! answer stands in only where the recipe asks for it.
+
+use serde::{Deserialize, Serialize};
+
+use super::TrainError;
+use crate::agent::{Ask, GenerationConfig, LoadedModel, ask};
+use crate::artifact::Checkpoints;
+use crate::datasets::pairs::{AnswerSource, PreferencePair};
+use crate::runtime::progress::Progress;
+use crate::runtime::seed::derive;
+use crate::scenario::Role;
+use crate::scenario::choice::parse_choice;
+use crate::scenario::prompt::{AnswerStyle, PromptOptions, render};
+use crate::scenario::question::{Question, option_answers};
+
+/// Settings of pair sampling; the defaults are the reference code's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PairsConfig {
+    /// Samples drawn at most for each answer.
+    pub attempts: u32,
+    /// Put the canonical answer where no sample had the wanted choice; otherwise the pair is left out.
+    pub template_fallback: bool,
+}
+
+impl Default for PairsConfig {
+    fn default() -> Self {
+        Self {
+            attempts: 5,
+            template_fallback: false,
+        }
+    }
+}
+
+/// What sampling gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairsReport {
+    /// Questions asked.
+    pub questions: usize,
+    /// Pairs kept.
+    pub pairs: usize,
+    /// Compliant answers that no attempt gave.
+    pub missing_compliant: usize,
+    /// Deviant answers that no attempt gave.
+    pub missing_deviant: usize,
+    /// Samples drawn.
+    pub samples: usize,
+    /// Samples from which no choice could be read.
+    pub invalid: usize,
+    /// Samples that failed to come about.
+    pub failed: usize,
+}
+
+/// Both answers of a question, as far as they are there.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+struct Wanted {
+    /// Text and attempts, compliant then deviant.
+    answers: [Option<String>; 2],
+    attempts: [u32; 2],
+}
+
+/// What a checkpoint holds: everything after some attempt.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    wanted: Vec<Wanted>,
+    samples: usize,
+    invalid: usize,
+    failed: usize,
+}
+
+const STATE: &str = "pairs.json";
+
+/// How a question is put, given how decisions are elicited.
+pub fn prompt_style(generation: &GenerationConfig) -> AnswerStyle {
+    match generation.elicitation {
+        crate::agent::Elicitation::Score => AnswerStyle::Direct,
+        _ => AnswerStyle::Reasoned,
+    }
+}
+
+/// Sample pairs for these questions.
+pub fn sample_pairs(
+    model: &LoadedModel,
+    questions: &[Question],
+    generation: &GenerationConfig,
+    config: &PairsConfig,
+    seed: u64,
+    checkpoints: &Checkpoints,
+) -> Result<(Vec<PreferencePair>, PairsReport), TrainError> {
+    let style = prompt_style(generation);
+    let mut state = Saved {
+        wanted: vec![Wanted::default(); questions.len()],
+        samples: 0,
+        invalid: 0,
+        failed: 0,
+    };
+    let mut first = 0;
+    if let Some(checkpoint) = checkpoints.latest()? {
+        state = serde_json::from_slice(&checkpoint.read(STATE)?).map_err(|e| {
+            TrainError::Checkpoint {
+                path: checkpoint.folder.clone(),
+                problem: e.to_string(),
+            }
+        })?;
+        first = checkpoint.step as u32;
+    }
+    for attempt in first..config.attempts {
+        let open: Vec<(usize, usize)> = (0..questions.len())
+            .flat_map(|q| [(q, 0), (q, 1)])
+            .filter(|&(q, side)| state.wanted[q].answers[side].is_none())
+            .collect();
+        let asks: Vec<Ask> = open
+            .iter()
+            .map(|&(q, side)| {
+                let question = &questions[q];
+                let steer = Some(Role::BOTH[side]);
+                Ask {
+                    messages: render(
+                        question,
+                        &[],
+                        &PromptOptions {
+                            style,
+                            steer,
+                            ..PromptOptions::default()
+                        },
+                    ),
+                    options: option_answers(question).map(|(_, text)| text).to_vec(),
+                    seed: derive(
+                        seed,
+                        &format!("pairs/{}/{side}/attempt-{attempt}", question.id),
+                    ),
+                }
+            })
+            .collect();
+        let mut progress = Progress::new(format!("pairs, attempt {}", attempt + 1), asks.len());
+        let answers = ask(model, None, generation, &asks, |n| progress.add(n))?;
+        progress.finish();
+        for (&(q, side), answer) in open.iter().zip(answers) {
+            state.samples += 1;
+            let wanted = &mut state.wanted[q];
+            wanted.attempts[side] = attempt + 1;
+            match answer {
+                Err(error) => {
+                    tracing::debug!("{}: {error}", questions[q].id);
+                    state.failed += 1;
+                }
+                Ok(answer) => {
+                    match parse_choice(&answer.text, &questions[q].choice_options()).role() {
+                        None => state.invalid += 1,
+                        Some(role) if role == Role::BOTH[side] => {
+                            wanted.answers[side] = Some(answer.text)
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+        }
+        let bytes = serde_json::to_vec(&state).expect("JSON of plain values");
+        checkpoints.save(u64::from(attempt) + 1, &[(STATE, &bytes)])?;
+    }
+    Ok(assemble(questions, &state, config, style))
+}
+
+/// Pairs from what was obtained, with the honest count of what was not.
+fn assemble(
+    questions: &[Question],
+    state: &Saved,
+    config: &PairsConfig,
+    style: AnswerStyle,
+) -> (Vec<PreferencePair>, PairsReport) {
+    let mut pairs = vec![];
+    let mut missing = [0, 0];
+    for (question, wanted) in questions.iter().zip(&state.wanted) {
+        let canonical = option_answers(question);
+        let mut sides = vec![];
+        for (side, role) in Role::BOTH.into_iter().enumerate() {
+            let sampled = wanted.answers[side]
+                .clone()
+                .map(|text| (text, AnswerSource::Sampled));
+            missing[side] += usize::from(sampled.is_none());
+            let template = || {
+                let (_, text) = canonical.iter().find(|(r, _)| *r == role)?;
+                config
+                    .template_fallback
+                    .then(|| (text.clone(), AnswerSource::Template))
+            };
+            sides.extend(sampled.or_else(template));
+        }
+        let Ok([(chosen, chosen_source), (rejected, rejected_source)]) = <[_; 2]>::try_from(sides)
+        else {
+            continue;
+        };
+        let messages = render(
+            question,
+            &[],
+            &PromptOptions {
+                style,
+                ..PromptOptions::default()
+            },
+        );
+        let turn = |i: usize| {
+            messages
+                .get(i)
+                .map(|m| m.content.clone())
+                .unwrap_or_default()
+        };
+        pairs.push(PreferencePair {
+            id: question.id.clone(),
+            question_id: question.id.clone(),
+            environment: question.environment.clone(),
+            system: turn(0),
+            user: turn(1),
+            chosen,
+            rejected,
+            chosen_source,
+            rejected_source,
+            attempts_chosen: wanted.attempts[0],
+            attempts_rejected: wanted.attempts[1],
+        });
+    }
+    let report = PairsReport {
+        questions: questions.len(),
+        pairs: pairs.len(),
+        missing_compliant: missing[0],
+        missing_deviant: missing[1],
+        samples: state.samples,
+        invalid: state.invalid,
+        failed: state.failed,
+    };
+    (pairs, report)
+}
