@@ -1,5 +1,15 @@
 //! Scenarios: environments as data, prompts and histories made from them, and the one answer parser. No tensors here.
 
+pub mod choice;
+pub mod disjoint;
+pub mod environment;
+mod loose_json;
+pub mod prompt;
+pub mod question;
+pub mod role_play;
+mod slots;
+mod toml_error;
+
 use serde::{Deserialize, Serialize};
 
 /// What became of one decision.
@@ -14,4 +24,47 @@ pub enum Outcome {
     Invalid,
     /// No answer came: generation failed. Never counted as an answer.
     Failed,
+}
+
+/// What an option stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The option that keeps the rule.
+    Compliant,
+    /// The option that breaks the rule and pays more.
+    Deviant,
+}
+
+impl Role {
+    /// Both, in a fixed order.
+    pub const BOTH: [Self; 2] = [Self::Compliant, Self::Deviant];
+
+    /// The other role.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Compliant => Self::Deviant,
+            Self::Deviant => Self::Compliant,
+        }
+    }
+}
+
+impl From<Role> for Outcome {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Compliant => Self::Compliant,
+            Role::Deviant => Self::Deviant,
+        }
+    }
+}
+
+impl Outcome {
+    /// The role that was chosen, where one was.
+    pub fn role(self) -> Option<Role> {
+        match self {
+            Self::Compliant => Some(Role::Compliant),
+            Self::Deviant => Some(Role::Deviant),
+            Self::Invalid | Self::Failed => None,
+        }
+    }
 }
