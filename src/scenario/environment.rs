@@ -33,7 +33,7 @@ pub struct Environment {
     pub task: String,
     /// What the supervisor asks.
     pub rule: String,
-    /// What pay is counted in, in the plural.
+    /// What pay is counted in: a plural with s.
     pub unit: String,
     /// The option that keeps the rule.
     pub compliant: CompliantText,
@@ -91,7 +91,7 @@ pub struct PayRanges {
     pub detected: [u32; 2],
 }
 
-/// One sentence for each kind of supervision; `{detected}` and `{unit}` may be used in the first.
+/// One sentence for each kind of supervision; `{detected}` in the first is the pay with its unit.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SupervisionTexts {
@@ -247,9 +247,12 @@ impl Check<'_> {
         self.template(
             "supervision.supervised",
             &env.supervision.supervised,
-            &["detected", "unit"],
+            &["detected"],
         )?;
         self.names(&env.compliant.name, &env.deviant.name)?;
+        if !env.unit.ends_with('s') {
+            return Err(self.error("unit", "a plural with s, such as `coins`", &env.unit));
+        }
         self.pay(&env.pay)?;
         self.descriptions("compliant", &env.compliant.train, &env.compliant.test)?;
         self.descriptions("deviant", &env.deviant.train, &env.deviant.test)?;
@@ -493,6 +496,11 @@ mod tests {
                 "name = \"use the scale\"",
                 "name = \"a \\\"b\\\"\"",
                 "`compliant.name`: expected letters",
+            ),
+            (
+                "unit = \"coins\"",
+                "unit = \"gold\"",
+                "`unit`: expected a plural",
             ),
             (
                 "bonus = [2, 6]",
