@@ -68,6 +68,7 @@ pub fn check(questions: &[Question]) -> Result<(), DatasetError> {
         for (field, text) in [
             ("system", &q.system),
             ("situation", &q.situation),
+            ("phrasing_text", &q.phrasing_text),
             ("rule", &q.rule),
             ("compliant_name", &q.compliant_name),
             ("compliant_description", &q.compliant_description),

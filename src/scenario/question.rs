@@ -70,6 +70,8 @@ pub struct Question {
     pub environment: String,
     /// Which situation text of the split was drawn, from 0.
     pub phrasing: u32,
+    /// That text, its slots as names in braces: near-duplicates are found by it.
+    pub phrasing_text: String,
     /// Persona and task: the system turn.
     pub system: String,
     /// The situation, its slots filled.
@@ -177,6 +179,12 @@ pub fn option_answers(question: &Question) -> [(Role, String); 2] {
             format!("{CANONICAL_PREFIX}{}\"}}", question.answer_value(role)),
         )
     })
+}
+
+/// Pay with its unit: `1 coin`, `4 coins`.
+pub(super) fn amount(pay: f64, unit: &str) -> String {
+    let singular = unit.strip_suffix('s').unwrap_or(unit);
+    format!("{pay} {}", if pay == 1.0 { singular } else { unit })
 }
 
 /// What a decision pays: unseen deviance more than compliance, seen deviance less; nothing to pay without a choice.

@@ -13,9 +13,12 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::disjoint::{Disjointness, NEAR, OverlapError, Shingles, check_disjoint, normalise};
+use super::disjoint::{
+    Disjointness, NEAR_SITUATION, OverlapError, SITUATION_WORDS, Shingles, check_disjoint,
+    normalise,
+};
 use super::environment::{Environment, Situations};
-use super::question::{AnswerForm, LABELS, Question, Split};
+use super::question::{AnswerForm, LABELS, Question, Split, amount};
 use super::slots::{Piece, fill, names, pieces};
 use crate::runtime::seed::stream;
 
@@ -203,7 +206,7 @@ impl Drawn {
         if self.texts.contains(&text) {
             return Err(format!("`{text}` was drawn before"));
         }
-        let shingles = Shingles::of(situation);
+        let shingles = Shingles::of(situation, SITUATION_WORDS);
         match split {
             Split::Train => self.train.push(shingles),
             Split::Test => {
@@ -212,7 +215,7 @@ impl Drawn {
                     .iter()
                     .map(|known| known.jaccard(&shingles))
                     .fold(0.0, f64::max);
-                if nearest >= NEAR {
+                if nearest >= NEAR_SITUATION {
                     return Err(format!(
                         "`{text}` is near a training situation: 5-gram Jaccard {nearest:.2}"
                     ));
@@ -327,16 +330,15 @@ fn draw(
         })?;
         let (compliant_pay, deviant_pay) = pays[i % pays.len()];
         let detected_pay = rng.random_range(env.pay.detected[0]..=env.pay.detected[1]);
-        let amounts = BTreeMap::from([
-            ("detected", detected_pay.to_string()),
-            ("unit", env.unit.clone()),
-        ]);
+        let detected = amount(f64::from(detected_pay), &env.unit);
+        let amounts = BTreeMap::from([("detected", detected)]);
         let supervised = pieces(&env.supervision.supervised).map_err(text_error)?;
         questions.push(Question {
             id: format!("{}/{}/{i:02}", split.name(), env.id),
             split,
             environment: env.id.clone(),
             phrasing: phrasing as u32,
+            phrasing_text: texts.situations[phrasing].clone(),
             system: format!("{} {}", env.persona, env.task),
             situation,
             rule: env.rule.clone(),
