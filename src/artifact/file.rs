@@ -257,7 +257,7 @@ mod tests {
         };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights.bin");
-        let error = write_atomic_with(&path, |_| (&full).write_all(b"x").map(|()| ())).unwrap_err();
+        let error = write_atomic_with(&path, |_| (&full).write_all(b"x")).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("weights.bin"), "{text}");
         assert!(text.contains("free space"), "{text}");

@@ -1,6 +1,5 @@
-//! All integration tests, one target: a file a feature.
+//! Tests across modules, one file a feature.
 
-mod dpo;
-mod model;
-mod support;
-mod tmpbench;
+mod layers;
+mod resume;
+mod stages;

@@ -1,0 +1,121 @@
+//! Why a stage is not up to date.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// One reason for a stage to run. Shown, and put into JSON, as a sentence fragment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// No finished run of this stage is in the run directory.
+    NeverRun,
+    /// A run with this very key was begun and not finished.
+    Unfinished {
+        /// The newest checkpoint, if there is one.
+        checkpoint: Option<u64>,
+    },
+    /// It was finished, but its folder is no longer what it was.
+    Damaged {
+        /// What is wrong, naming the file.
+        damage: String,
+    },
+    /// It does something else under the same name.
+    Kind {
+        /// Kind before.
+        from: String,
+        /// Kind now.
+        to: String,
+    },
+    /// The code's behaviour changed.
+    Format {
+        /// Version before.
+        from: u32,
+        /// Version now.
+        to: u32,
+    },
+    /// A value of its own configuration changed, came or went; values as JSON text.
+    Config {
+        /// Path of the value.
+        key: String,
+        /// Value before.
+        from: Option<String>,
+        /// Value now.
+        to: Option<String>,
+    },
+    /// It uses another model.
+    Model {
+        /// Model before.
+        from: Option<String>,
+        /// Model now.
+        to: Option<String>,
+    },
+    /// Its root seed changed.
+    Seed {
+        /// Seed before.
+        from: u64,
+        /// Seed now.
+        to: u64,
+    },
+    /// An input has another content.
+    InputChanged {
+        /// Input name.
+        name: String,
+    },
+    /// It reads something more.
+    InputAdded {
+        /// Input name.
+        name: String,
+    },
+    /// It reads something less.
+    InputRemoved {
+        /// Input name.
+        name: String,
+    },
+    /// Dry run only: whether an input changes is known once the stage that makes it has run.
+    Pending {
+        /// Input name.
+        name: String,
+        /// The stage that makes it.
+        stage: String,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_none = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".into());
+        match self {
+            Self::NeverRun => f.write_str("never run"),
+            Self::Unfinished { checkpoint: None } => f.write_str("begun and not finished"),
+            Self::Unfinished {
+                checkpoint: Some(step),
+            } => write!(f, "begun and not finished, last checkpoint at step {step}"),
+            Self::Damaged { damage } => write!(f, "output {damage}"),
+            Self::Kind { from, to } => write!(f, "kind changed: {from} → {to}"),
+            Self::Format { from, to } => write!(f, "format version changed: {from} → {to}"),
+            Self::Config { key, from, to } => match (from, to) {
+                (Some(from), Some(to)) => {
+                    write!(f, "config key `{key}` changed: {from} → {to}")
+                }
+                (None, Some(to)) => write!(f, "config key `{key}` is new: {to}"),
+                (Some(from), None) => write!(f, "config key `{key}` is gone, was {from}"),
+                (None, None) => write!(f, "config key `{key}` changed"),
+            },
+            Self::Model { from, to } => {
+                write!(f, "model changed: {} → {}", or_none(from), or_none(to))
+            }
+            Self::Seed { from, to } => write!(f, "seed changed: {from} → {to}"),
+            Self::InputChanged { name } => write!(f, "input `{name}` changed"),
+            Self::InputAdded { name } => write!(f, "input `{name}` is new"),
+            Self::InputRemoved { name } => write!(f, "input `{name}` is no longer read"),
+            Self::Pending { name, stage } => {
+                write!(f, "input `{name}` may change: `{stage}` runs first")
+            }
+        }
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

@@ -1,0 +1,187 @@
+//! What a run directory holds, read from its manifests and marks alone: no output is opened, nothing is changed.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::layout::{self, Layout};
+use super::summary::duration;
+use crate::artifact::lock::Holder;
+use crate::artifact::{ArtifactError, Manifest, RunLock};
+
+/// How far a stage's folder is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum Progress {
+    /// It has a manifest. Whether its outputs are still intact is checked by the next run.
+    Finished {
+        /// When: RFC 3339, UTC.
+        finished: String,
+        /// Wall time, in seconds.
+        seconds: f64,
+        /// Number of outputs.
+        files: usize,
+        /// Their size together.
+        bytes: u64,
+    },
+    /// It was begun, and a process may be at work on it now; see [`Status::holder`].
+    Unfinished {
+        /// When its first attempt began: RFC 3339, UTC.
+        started: String,
+        /// Its newest checkpoint.
+        checkpoint: Option<u64>,
+    },
+    /// Its manifest cannot be read.
+    Damaged {
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// One folder of one stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StageStatus {
+    /// Name in the recipe.
+    pub name: String,
+    /// How far it is.
+    #[serde(flatten)]
+    pub progress: Progress,
+    /// The last run used this one; the others were made with other keys.
+    pub latest: bool,
+    /// Where it lies.
+    pub folder: PathBuf,
+}
+
+/// What a run directory holds. `Display` is for people, serde for scripts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Status {
+    /// The run directory.
+    pub run_directory: PathBuf,
+    /// Who is at work in it now.
+    pub holder: Option<Holder>,
+    /// Its stages' folders.
+    pub stages: Vec<StageStatus>,
+}
+
+/// Look at a run directory. Stages stand in the order of `order` (a plan's names), others after them by name.
+pub fn status(root: &Path, order: &[String]) -> Result<Status, ArtifactError> {
+    let layout = Layout::new(root);
+    let mut stages = Vec::new();
+    for folder in layout::folders(&layout)? {
+        let (name, progress) = match Manifest::load(&folder) {
+            Ok(Some(manifest)) => {
+                let progress = Progress::Finished {
+                    finished: manifest.finished,
+                    seconds: manifest.seconds,
+                    files: manifest.outputs.len(),
+                    bytes: manifest.outputs.values().map(|entry| entry.size).sum(),
+                };
+                (manifest.stage, progress)
+            }
+            Ok(None) => match layout::started(&folder) {
+                Some(started) => {
+                    let checkpoint = layout::checkpoints(&folder).steps()?.first().copied();
+                    let progress = Progress::Unfinished {
+                        started: started.started,
+                        checkpoint,
+                    };
+                    (started.stage, progress)
+                }
+                // Neither finished nor begun: a discarded folder whose removal was cut short.
+                None => continue,
+            },
+            Err(error) => {
+                let reason = error.to_string();
+                (name_of(&folder), Progress::Damaged { reason })
+            }
+        };
+        let latest = same_folder(&layout.latest(&name), &folder);
+        stages.push(StageStatus {
+            name,
+            progress,
+            latest,
+            folder,
+        });
+    }
+    let place = |name: &String| order.iter().position(|other| other == name);
+    stages.sort_by_key(|stage| {
+        let place = place(&stage.name).unwrap_or(order.len());
+        (place, stage.name.clone(), !stage.latest)
+    });
+    Ok(Status {
+        run_directory: root.to_path_buf(),
+        holder: RunLock::holder(root)?,
+        stages,
+    })
+}
+
+/// The stage's name in its folder's name, for want of a readable manifest.
+fn name_of(folder: &Path) -> String {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let stem = name.rsplit_once('-').map(|(stem, _)| stem.to_string());
+    stem.unwrap_or_else(|| name.into_owned())
+}
+
+fn same_folder(link: &Path, folder: &Path) -> bool {
+    match (link.canonicalize(), folder.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = self.run_directory.display();
+        match &self.holder {
+            Some(holder) => writeln!(f, "`{place}`: {holder} is at work")?,
+            None => writeln!(f, "`{place}`: nobody is at work")?,
+        }
+        let width = self.stages.iter().map(|stage| stage.name.len()).max();
+        let width = width.unwrap_or(0);
+        let mut older = 0;
+        for stage in &self.stages {
+            write!(f, "{:width$}  ", stage.name)?;
+            match &stage.progress {
+                Progress::Finished { .. } if !stage.latest => {
+                    older += 1;
+                    writeln!(f, "finished with another key: {}", stage.folder.display())?;
+                }
+                Progress::Finished {
+                    finished,
+                    seconds,
+                    files,
+                    bytes,
+                } => {
+                    let (took, size) = (duration(*seconds), *bytes as f64 / 1e6);
+                    let files_word = if *files == 1 { "file" } else { "files" };
+                    writeln!(
+                        f,
+                        "finished {finished} in {took}, {files} {files_word}, {size:.1} MB"
+                    )?;
+                }
+                Progress::Unfinished {
+                    started,
+                    checkpoint,
+                } => {
+                    write!(f, "begun {started}, not finished")?;
+                    match checkpoint {
+                        Some(step) => writeln!(f, ", last checkpoint at step {step}")?,
+                        None => writeln!(f, ", no checkpoint yet")?,
+                    }
+                }
+                Progress::Damaged { reason } => writeln!(f, "damaged: {reason}")?,
+            }
+        }
+        if self.stages.is_empty() {
+            writeln!(f, "no stage was begun here")?;
+        }
+        if older > 0 {
+            writeln!(
+                f,
+                "folders with another key are used again when their recipe comes back, and can be removed"
+            )?;
+        }
+        Ok(())
+    }
+}
