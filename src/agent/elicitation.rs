@@ -123,6 +123,10 @@ pub struct Answer {
     pub sampled: Vec<u32>,
     /// Their log-probabilities as the sampler saw them.
     pub logprobs: Vec<f32>,
+    /// How many of `sampled` are text: all but a stop token.
+    pub reasoning: usize,
+    /// Temperature of the sampler; 1 where it was greedy.
+    pub temperature: f64,
     /// Ids between the sampled reasoning and the options' answers.
     pub bridge: Vec<u32>,
     /// The constrained choice, where there was one.
@@ -195,6 +199,12 @@ fn open(model: &LoadedModel, config: &GenerationConfig, ask: &Ask) -> Result<Ans
         prompt,
         sampled: vec![],
         logprobs: vec![],
+        reasoning: 0,
+        temperature: if config.temperature > 0.0 {
+            config.temperature
+        } else {
+            1.0
+        },
         bridge: vec![],
         choice: None,
         finish: "stop",
@@ -235,6 +245,8 @@ fn generate(
                 answer.text = text;
                 answer.finish = completion.finish.name();
                 answer.sampled = completion.tokens;
+                let is_text = |id: &&u32| !model.codec.stop_ids().contains(id);
+                answer.reasoning = answer.sampled.iter().take_while(is_text).count();
                 answer.logprobs = completion.logprobs;
             }
             (Err(error), slot) => *slot = Err(error),
@@ -254,12 +266,7 @@ fn choose(
 ) -> Result<(), AskError> {
     let tokenizer = model.codec.tokenizer();
     // The reasoning without its stop token, a thinking block closed, a line of its own for the answer.
-    let reasoning: Vec<u32> = answer
-        .sampled
-        .iter()
-        .copied()
-        .take_while(|id| !model.codec.stop_ids().contains(id))
-        .collect();
+    let reasoning = &answer.sampled[..answer.reasoning];
     let thinking_open = answer.text.contains("<think>") && !answer.text.contains("</think>");
     let bridge = match (reasoning.is_empty(), thinking_open) {
         (true, _) => "",
@@ -276,7 +283,7 @@ fn choose(
         .iter()
         .map(|text| tokenizer.encode(text))
         .collect::<Result<Vec<_>, _>>()?;
-    let prefix = [&answer.prompt[..], &reasoning, &answer.bridge].concat();
+    let prefix = [&answer.prompt[..], reasoning, &answer.bridge].concat();
     let longest = options.iter().map(Vec::len).max().unwrap_or(0);
     let context = model.decoder.config().max_position as usize;
     if prefix.len() + longest > context {

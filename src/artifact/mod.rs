@@ -16,6 +16,7 @@ pub mod file;
 pub mod lock;
 pub mod log;
 pub mod manifest;
+pub mod table;
 pub mod time;
 
 pub use checkpoint::{Checkpoint, Checkpoints};

@@ -329,7 +329,7 @@ pub fn train_dpo(
         let mut totals = DpoSums::default();
         for micro in chosen.chunks(config.micro_batch) {
             if let Err(stop) = check() {
-                state.save(context.checkpoints, &mut logs)?;
+                state.save(context.checkpoints, &mut logs, &[])?;
                 return Err(stop.into());
             }
             let pairs: Vec<_> = micro.iter().map(|&i| &tokens[i]).collect();
@@ -382,7 +382,7 @@ pub fn train_dpo(
             log.flush()?;
         }
         if state.step % config.checkpoint_every.max(1) == 0 {
-            state.save(context.checkpoints, &mut logs)?;
+            state.save(context.checkpoints, &mut logs, &[])?;
         }
         progress.add(1);
     }

@@ -15,8 +15,10 @@ use crate::text::TextError;
 pub mod dpo;
 pub mod dpo_trainer;
 pub mod grpo;
+pub mod grpo_trainer;
 pub mod optim;
 pub mod pairs;
+pub mod rollout;
 pub mod state;
 
 /// Training that cannot go on.

@@ -63,11 +63,12 @@ impl TrainState {
         }
     }
 
-    /// Save this step; the logs are made durable first.
+    /// Save this step, with further files of the trainer's; the logs are made durable first.
     pub fn save(
         &self,
         checkpoints: &Checkpoints,
         logs: &mut BTreeMap<String, MetricsLog>,
+        extra: &[(&str, &[u8])],
     ) -> Result<(), TrainError> {
         let mut positions = BTreeMap::new();
         for (name, log) in logs {
@@ -80,10 +81,8 @@ impl TrainState {
         let saved = serde_json::to_vec_pretty(&saved).expect("JSON of plain values");
         let moments = encode_safetensors(&self.optimiser.named_state(&self.names))?;
         let adapter = self.adapter.encode()?;
-        checkpoints.save(
-            self.step,
-            &[(ADAPTER, &adapter), (MOMENTS, &moments), (STATE, &saved)],
-        )?;
+        let own: [(&str, &[u8]); 3] = [(ADAPTER, &adapter), (MOMENTS, &moments), (STATE, &saved)];
+        checkpoints.save(self.step, &[&own, extra].concat())?;
         Ok(())
     }
 

@@ -1,5 +1,9 @@
 //! Tests across modules, one file a feature.
 
+mod dpo;
 mod layers;
+mod model;
 mod resume;
 mod stages;
+mod support;
+mod tmpbench;

@@ -1,0 +1,616 @@
+//! LoRA GRPO: questions in, adapter out.
+//!
+//! Each generation step collects rollouts with the adapter as it is, then updates on them: two functions. The prompt
+//! of a group is computed once for all its completions; the reference is the same model without the adapter.
+
+use std::collections::BTreeMap;
+
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::grpo::{Actions, GrpoLoss, GrpoTerms, GrpoValue, advantages, grpo};
+use super::optim::{OptimConfig, Schedule};
+use super::pairs::prompt_style;
+use super::rollout::{GroupPlan, Rollout, action_logprobs, plan_group};
+use super::state::TrainState;
+use super::{METRICS_FILE, TrainContext, TrainError};
+use crate::agent::{Ask, GenerationConfig, ask};
+use crate::artifact::MetricsLog;
+use crate::model::logprobs::Predictors;
+use crate::model::{Adapter, Decoder, LoraConfig};
+use crate::runtime::interrupt::check;
+use crate::runtime::progress::Progress;
+use crate::runtime::seed::{derive, stream};
+use crate::scenario::Outcome;
+use crate::scenario::choice::parse_choice;
+use crate::scenario::prompt::{PromptOptions, render};
+use crate::scenario::question::{Question, option_answers};
+
+/// Reward of each outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RewardConfig {
+    /// The rule was kept.
+    pub compliant: f64,
+    /// The rule was broken.
+    pub deviant: f64,
+    /// No choice could be read.
+    pub invalid: f64,
+}
+
+impl Default for RewardConfig {
+    fn default() -> Self {
+        Self {
+            compliant: 1.0,
+            deviant: 0.1,
+            invalid: 0.0,
+        }
+    }
+}
+
+impl RewardConfig {
+    /// Reward of an outcome; a failed generation has none.
+    pub fn of(&self, outcome: Outcome) -> Option<f64> {
+        match outcome {
+            Outcome::Compliant => Some(self.compliant),
+            Outcome::Deviant => Some(self.deviant),
+            Outcome::Invalid => Some(self.invalid),
+            Outcome::Failed => None,
+        }
+    }
+}
+
+/// Settings of GRPO; the defaults are the paper's for Qwen3-8B.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GrpoConfig {
+    /// How losses of actions are averaged.
+    pub loss: GrpoLoss,
+    /// Completions a prompt.
+    pub group: usize,
+    /// Prompts of one generation step.
+    pub prompts_per_step: usize,
+    /// Groups computed at once in an update.
+    pub micro_batch: usize,
+    /// Optimiser steps on the rollouts of a generation step.
+    pub iterations: u64,
+    /// Passes over the questions.
+    pub epochs: u64,
+    /// Weight of the KL penalty.
+    pub beta: f64,
+    /// Ratios below 1 − this are clipped.
+    pub epsilon_low: f64,
+    /// Ratios above 1 + this are clipped.
+    pub epsilon_high: f64,
+    /// Leave completions that ran into the token limit out of the loss.
+    pub mask_truncated: bool,
+    /// Leave groups without reward differences out of the update altogether, their KL penalty with them.
+    pub skip_zero_variance: bool,
+    /// Optimiser steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Rewards.
+    pub reward: RewardConfig,
+    /// The adapter.
+    pub lora: LoraConfig,
+    /// The optimiser.
+    pub optim: OptimConfig,
+}
+
+impl Default for GrpoConfig {
+    fn default() -> Self {
+        Self {
+            loss: GrpoLoss::Dapo,
+            group: 4,
+            prompts_per_step: 8,
+            micro_batch: 1,
+            iterations: 1,
+            epochs: 6,
+            beta: 0.04,
+            epsilon_low: 0.2,
+            epsilon_high: 0.2,
+            mask_truncated: false,
+            skip_zero_variance: false,
+            checkpoint_every: 10,
+            reward: RewardConfig::default(),
+            lora: LoraConfig::default(),
+            optim: OptimConfig {
+                lr: 5e-6,
+                schedule: Schedule::Linear,
+                ..OptimConfig::default()
+            },
+        }
+    }
+}
+
+/// The rollouts of one question.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    /// The question.
+    pub question: String,
+    /// Ids of the prompt.
+    pub prompt: Vec<u32>,
+    /// What was sampled. Failed generations are not among them.
+    pub rollouts: Vec<Rollout>,
+    /// Generations that failed.
+    pub failed: usize,
+}
+
+impl Group {
+    /// All rewards are equal: nothing to learn.
+    fn is_flat(&self) -> bool {
+        self.rollouts
+            .iter()
+            .all(|r| r.reward == self.rollouts[0].reward)
+    }
+}
+
+/// One line of the metrics file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GrpoMetrics {
+    /// Optimiser step, from 1.
+    pub step: u64,
+    /// Epochs done, as a fraction.
+    pub epoch: f64,
+    /// Loss.
+    pub loss: f64,
+    /// Mean reward.
+    pub reward_mean: f64,
+    /// Mean over groups of the standard deviation within the group.
+    pub reward_std: f64,
+    /// Share of groups whose rewards are all equal: they give no gradient.
+    pub zero_variance_share: f64,
+    /// Share of compliant completions.
+    pub compliant_share: f64,
+    /// Share of completions without a readable choice.
+    pub invalid_share: f64,
+    /// Generations that failed; they are no completions.
+    pub failed: usize,
+    /// Mean k3 estimate of KL(π‖ref) an action.
+    pub kl: f64,
+    /// Mean entropy of the scored tokens, in nats.
+    pub entropy: f64,
+    /// Share of actions clipped from below.
+    pub clip_share_low: f64,
+    /// Share of actions clipped from above.
+    pub clip_share_high: f64,
+    /// Mean tokens of a completion.
+    pub completion_length: f64,
+    /// Mean |log-probability in training − log-probability when sampled| of the sampled tokens; none without any.
+    pub rollout_mismatch: Option<f64>,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the step.
+    pub lr: f64,
+}
+
+/// A completion one can read.
+#[derive(Debug, Serialize)]
+struct Sample<'a> {
+    step: u64,
+    question: &'a str,
+    text: &'a str,
+    outcome: Outcome,
+    reward: f64,
+    advantage: f64,
+}
+
+/// Sampled completions, one JSON object a line.
+pub const SAMPLES_FILE: &str = "samples.jsonl";
+const PENDING: &str = "pending-rollouts.json";
+
+/// Sample a group of completions for each question with the adapter as it is.
+pub fn collect(
+    context: &TrainContext,
+    adapter: &Adapter,
+    questions: &[&Question],
+    generation: &GenerationConfig,
+    config: &GrpoConfig,
+    step: u64,
+) -> Result<Vec<Group>, TrainError> {
+    let options = PromptOptions {
+        style: prompt_style(generation),
+        ..PromptOptions::default()
+    };
+    let mut asks = vec![];
+    for question in questions {
+        let messages = render(question, &[], &options);
+        let answers = option_answers(question).map(|(_, text)| text).to_vec();
+        asks.extend((0..config.group).map(|place| Ask {
+            messages: messages.clone(),
+            options: answers.clone(),
+            seed: derive(
+                context.seed,
+                &format!("grpo/step-{step}/{}/{place}", question.id),
+            ),
+        }));
+    }
+    let answers = ask(context.model, Some(adapter), generation, &asks, |_| ())?;
+    let mut answers = answers.into_iter();
+    let groups = questions.iter().map(|question| {
+        let options = question.choice_options();
+        let mut group = Group {
+            question: question.id.clone(),
+            prompt: vec![],
+            rollouts: vec![],
+            failed: 0,
+        };
+        for answer in answers.by_ref().take(config.group) {
+            let Ok(answer) = answer else {
+                group.failed += 1;
+                continue;
+            };
+            let outcome = parse_choice(&answer.text, &options).outcome();
+            let Some(reward) = config.reward.of(outcome) else {
+                continue;
+            };
+            group.prompt = answer.prompt.clone();
+            group.rollouts.push(Rollout::new(answer, outcome, reward));
+        }
+        let rewards: Vec<f64> = group.rollouts.iter().map(|r| r.reward).collect();
+        for (rollout, advantage) in group.rollouts.iter_mut().zip(advantages(&rewards)) {
+            rollout.advantage = advantage;
+        }
+        group
+    });
+    Ok(groups.collect())
+}
+
+/// Sums over the actions of an update.
+#[derive(Debug, Default)]
+struct Totals {
+    loss: f64,
+    actions: f64,
+    kl: f64,
+    entropy: f64,
+    scored: f64,
+    clipped_low: f64,
+    clipped_high: f64,
+    mismatch: f64,
+    sampled: f64,
+}
+
+/// The groups an update learns from, and the size of the batch they make.
+fn learnable<'a>(groups: &'a [Group], config: &GrpoConfig) -> Vec<&'a Group> {
+    let kept = groups.iter().filter(|g| !g.rollouts.is_empty());
+    kept.filter(|g| !(config.skip_zero_variance && g.is_flat()))
+        .collect()
+}
+
+/// Action log-probabilities of a group, `(N)`, without gradient.
+fn score_group(model: &Decoder, adapter: Option<&Adapter>, plan: &GroupPlan) -> Tensor {
+    tch::no_grad(|| {
+        let hidden = model.hidden(&plan.batch, adapter);
+        let scored = Predictors::new(model, &hidden, &plan.targets).score();
+        action_logprobs(&scored.logprobs, plan)
+    })
+}
+
+/// Add one group's gradients to the adapter's `.grad`.
+fn accumulate(
+    model: &Decoder,
+    adapter: &Adapter,
+    plan: &GroupPlan,
+    old: Option<&Tensor>,
+    terms: &GrpoTerms,
+    totals: &mut Totals,
+) {
+    let reference = (terms.beta > 0.0).then(|| score_group(model, None, plan));
+    let hidden = model.hidden(&plan.batch, Some(adapter));
+    let predictors = Predictors::new(model, &hidden, &plan.targets);
+    let scored = predictors.score();
+    let leaf = scored.logprobs.set_requires_grad(true);
+    let current = action_logprobs(&leaf, plan);
+    let detached = current.detach();
+    let advantages = Tensor::from_slice(&plan.advantages).to_device(leaf.device());
+    let GrpoValue {
+        loss,
+        kl_sum,
+        clipped_low,
+        clipped_high,
+    } = grpo(
+        &Actions {
+            current: &current,
+            old: old.unwrap_or(&detached),
+            reference: reference.as_ref(),
+            advantages: &advantages,
+            spans: &plan.action_spans,
+        },
+        terms,
+    );
+    loss.backward();
+    predictors.backward(&leaf.grad());
+    totals.loss += loss.double_value(&[]);
+    totals.actions += plan.advantages.len() as f64;
+    totals.kl += kl_sum;
+    totals.entropy += scored.entropies.sum(Kind::Double).double_value(&[]);
+    totals.scored += plan.targets.len() as f64;
+    totals.clipped_low += clipped_low;
+    totals.clipped_high += clipped_high;
+    if let Some((difference, count)) = plan.mismatch(&leaf.detach()) {
+        totals.mismatch += difference;
+        totals.sampled += count;
+    }
+}
+
+/// Train an adapter on these questions.
+pub fn train_grpo(
+    context: &TrainContext,
+    questions: &[Question],
+    generation: &GenerationConfig,
+    config: &GrpoConfig,
+) -> Result<Adapter, TrainError> {
+    if questions.is_empty() {
+        return Err(TrainError::Data(
+            "there are no questions to train on".into(),
+        ));
+    }
+    let model = &context.model.decoder;
+    let mut state = TrainState::new(
+        &config.lora,
+        model.config(),
+        config.optim,
+        context.seed,
+        model.device(),
+    );
+    let mut logs = state.resume(
+        context.checkpoints,
+        context.folder,
+        &[METRICS_FILE, SAMPLES_FILE],
+    )?;
+    let mut pending = read_pending(context, state.step)?;
+    let generations_per_epoch = questions.len().div_ceil(config.prompts_per_step) as u64;
+    let total = generations_per_epoch * config.epochs * config.iterations;
+    let mut progress = Progress::new("grpo", total as usize);
+    progress.skip(state.step as usize);
+    while state.step < total {
+        let generation_step = state.step / config.iterations;
+        let (epoch, within) = (
+            generation_step / generations_per_epoch,
+            (generation_step % generations_per_epoch) as usize,
+        );
+        let mut order: Vec<&Question> = questions.iter().collect();
+        order.shuffle(&mut stream(
+            context.seed,
+            &format!("grpo/order/epoch-{epoch}"),
+        ));
+        let end = questions.len().min((within + 1) * config.prompts_per_step);
+        let asked = &order[within * config.prompts_per_step..end];
+        let groups = match pending.take() {
+            Some(groups) => groups,
+            None => match collect(
+                context,
+                &state.adapter,
+                asked,
+                generation,
+                config,
+                generation_step,
+            ) {
+                Err(TrainError::Interrupted(stop)) => {
+                    state.save(context.checkpoints, &mut logs, &[])?;
+                    return Err(stop.into());
+                }
+                other => other?,
+            },
+        };
+        update(
+            context,
+            &mut state,
+            &mut logs,
+            &groups,
+            config,
+            total,
+            generations_per_epoch,
+        )?;
+        progress.add(config.iterations as usize);
+        let due = config.checkpoint_every.max(1);
+        if state.step / due != (state.step - config.iterations) / due {
+            state.save(context.checkpoints, &mut logs, &[])?;
+        }
+    }
+    progress.finish();
+    for log in logs.values_mut() {
+        log.sync()?;
+    }
+    state.adapter.set_trainable(false);
+    Ok(state.adapter)
+}
+
+/// Rollouts that a checkpoint of this step holds.
+fn read_pending(context: &TrainContext, step: u64) -> Result<Option<Vec<Group>>, TrainError> {
+    let Some(checkpoint) = context.checkpoints.latest()?.filter(|c| c.step == step) else {
+        return Ok(None);
+    };
+    if !checkpoint.path(PENDING).is_file() {
+        return Ok(None);
+    }
+    serde_json::from_slice(&checkpoint.read(PENDING)?)
+        .map(Some)
+        .map_err(|e| TrainError::Checkpoint {
+            path: checkpoint.folder,
+            problem: format!("{PENDING}: {e}"),
+        })
+}
+
+/// Take the optimiser steps of one generation step.
+fn update(
+    context: &TrainContext,
+    state: &mut TrainState,
+    logs: &mut BTreeMap<String, MetricsLog>,
+    groups: &[Group],
+    config: &GrpoConfig,
+    total: u64,
+    generations_per_epoch: u64,
+) -> Result<(), TrainError> {
+    let model = &context.model.decoder;
+    let kept = learnable(groups, config);
+    let plans: Vec<GroupPlan> = kept
+        .iter()
+        .map(|g| plan_group(&g.prompt, &g.rollouts, config.mask_truncated))
+        .collect();
+    let longest = groups
+        .iter()
+        .flat_map(|g| &g.rollouts)
+        .map(Rollout::actions)
+        .max()
+        .unwrap_or(1);
+    let terms = GrpoTerms {
+        loss: config.loss,
+        beta: config.beta,
+        epsilon_low: config.epsilon_low,
+        epsilon_high: config.epsilon_high,
+        max_completion: longest as f64,
+        batch_completions: plans
+            .iter()
+            .map(|p| p.action_spans.len())
+            .sum::<usize>()
+            .max(1) as f64,
+        batch_actions: plans
+            .iter()
+            .map(|p| p.advantages.len())
+            .sum::<usize>()
+            .max(1) as f64,
+    };
+    // With one iteration the sampling policy is the current one and the ratio is 1 by definition.
+    let old: Vec<Option<Tensor>> = plans
+        .iter()
+        .map(|plan| (config.iterations > 1).then(|| score_group(model, Some(&state.adapter), plan)))
+        .collect();
+    for iteration in 0..config.iterations {
+        let mut totals = Totals::default();
+        for (plan, old) in plans.iter().zip(&old) {
+            if let Err(stop) = check() {
+                if iteration == 0 {
+                    let bytes = serde_json::to_vec(groups).expect("JSON of plain values");
+                    state.save(context.checkpoints, logs, &[(PENDING, &bytes)])?;
+                }
+                return Err(stop.into());
+            }
+            if !plan.advantages.is_empty() {
+                accumulate(
+                    model,
+                    &state.adapter,
+                    plan,
+                    old.as_ref(),
+                    &terms,
+                    &mut totals,
+                );
+            }
+        }
+        if !totals.loss.is_finite() {
+            return Err(TrainError::Diverged {
+                step: state.step + 1,
+                what: "the loss",
+            });
+        }
+        let lr = config.optim.lr
+            * config
+                .optim
+                .schedule
+                .factor(state.step, total, config.optim.warmup_ratio);
+        let grad_norm = state.optimiser.step(lr);
+        if !grad_norm.is_finite() {
+            return Err(TrainError::Diverged {
+                step: state.step + 1,
+                what: "the gradient",
+            });
+        }
+        state.step += 1;
+        let epoch = state.step as f64 / (generations_per_epoch * config.iterations) as f64;
+        write_logs(
+            logs,
+            groups,
+            state.step,
+            &metrics(groups, &totals, state.step, epoch, grad_norm, lr),
+        )?;
+    }
+    Ok(())
+}
+
+fn metrics(
+    groups: &[Group],
+    totals: &Totals,
+    step: u64,
+    epoch: f64,
+    grad_norm: f64,
+    lr: f64,
+) -> GrpoMetrics {
+    let rollouts: Vec<&Rollout> = groups.iter().flat_map(|g| &g.rollouts).collect();
+    let share = |sum: f64, of: f64| if of > 0.0 { sum / of } else { 0.0 };
+    let count = rollouts.len() as f64;
+    let mean = |value: fn(&Rollout) -> f64| share(rollouts.iter().map(|r| value(r)).sum(), count);
+    let outcome = |wanted| {
+        share(
+            rollouts.iter().filter(|r| r.outcome == wanted).count() as f64,
+            count,
+        )
+    };
+    let with_rollouts: Vec<&Group> = groups.iter().filter(|g| !g.rollouts.is_empty()).collect();
+    let flat = with_rollouts.iter().filter(|g| g.is_flat()).count();
+    let stds: f64 = with_rollouts
+        .iter()
+        .map(|g| standard_deviation(&g.rollouts))
+        .sum();
+    GrpoMetrics {
+        step,
+        epoch,
+        loss: totals.loss,
+        reward_mean: mean(|r| r.reward),
+        reward_std: share(stds, with_rollouts.len() as f64),
+        zero_variance_share: share(flat as f64, with_rollouts.len() as f64),
+        compliant_share: outcome(Outcome::Compliant),
+        invalid_share: outcome(Outcome::Invalid),
+        failed: groups.iter().map(|g| g.failed).sum(),
+        kl: share(totals.kl, totals.actions),
+        entropy: share(totals.entropy, totals.scored),
+        clip_share_low: share(totals.clipped_low, totals.actions),
+        clip_share_high: share(totals.clipped_high, totals.actions),
+        completion_length: mean(|r| r.length() as f64),
+        rollout_mismatch: (totals.sampled > 0.0).then(|| totals.mismatch / totals.sampled),
+        grad_norm,
+        lr,
+    }
+}
+
+/// Sample standard deviation of a group's rewards.
+fn standard_deviation(rollouts: &[Rollout]) -> f64 {
+    let n = rollouts.len() as f64;
+    let mean = rollouts.iter().map(|r| r.reward).sum::<f64>() / n;
+    (rollouts
+        .iter()
+        .map(|r| (r.reward - mean).powi(2))
+        .sum::<f64>()
+        / (n - 1.0).max(1.0))
+    .sqrt()
+}
+
+fn write_logs(
+    logs: &mut BTreeMap<String, MetricsLog>,
+    groups: &[Group],
+    step: u64,
+    metrics: &GrpoMetrics,
+) -> Result<(), TrainError> {
+    for (name, log) in logs {
+        if name == SAMPLES_FILE {
+            // One group a step is enough to see what the model writes.
+            let shown = groups.iter().find(|g| !g.rollouts.is_empty());
+            for (group, rollout) in shown
+                .iter()
+                .flat_map(|g| g.rollouts.iter().map(move |r| (g, r)))
+            {
+                log.append(&Sample {
+                    step,
+                    question: &group.question,
+                    text: &rollout.text,
+                    outcome: rollout.outcome,
+                    reward: rollout.reward,
+                    advantage: rollout.advantage,
+                })?;
+            }
+        } else {
+            log.append(metrics)?;
+        }
+        log.flush()?;
+    }
+    Ok(())
+}
