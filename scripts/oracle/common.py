@@ -14,9 +14,11 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+import datasets  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
+datasets.disable_progress_bars()
 ROOT = Path(__file__).resolve().parent.parent.parent
 FIXTURES = Path(os.environ.get("ATP_FIXTURES") or ROOT / "tests" / "fixtures" / "oracle")
 DEPS = Path(os.environ.get("ATP_DEPS") or ROOT / ".deps").resolve()

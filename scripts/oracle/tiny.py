@@ -1,9 +1,12 @@
 """Tiny random models, a tokenizer of whole words for them, and LoRA adapters whose B is not zero."""
+import shutil
+
 import torch
+from peft import LoraConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-import common  # noqa: F401  (sets the environment before a model is built)
+import common
 
 VOCAB = 101
 EOS, PAD = 1, 2
@@ -59,3 +62,41 @@ def adapter_state(model, what=lambda parameter: parameter):
     """The adapter's matrices under the names of adapter_model.safetensors; `what` picks value or gradient."""
     return {name.replace(".default.weight", ".weight"): what(parameter).detach().clone()
             for name, parameter in sorted(model.named_parameters()) if ".lora_" in name and ".default." in name}
+
+
+def lora_config(**changes):
+    """Rank 4, alpha 8, every linear layer except the head, no dropout."""
+    return LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "lora_dropout": 0.0,
+                         "task_type": "CAUSAL_LM", **changes})
+
+
+def save_adapter(model, path):
+    """A PEFT directory: adapter_config.json and adapter_model.safetensors, without the model card."""
+    shutil.rmtree(path, ignore_errors=True)
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = "model"
+    # A set in the configuration would be written in an order that changes from run to run.
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)
+    model.save_pretrained(path)
+    for file in list(path.iterdir()):
+        if file.name == "README.md":
+            file.unlink()
+        else:
+            common.check_size(file)
+
+
+def save_model(model, path):
+    """A Hugging Face directory of the tiny model itself; to be called before an adapter is put into it."""
+    shutil.rmtree(path, ignore_errors=True)
+    model.save_pretrained(path)
+    for file in path.iterdir():
+        common.check_size(file)
+
+
+def completion_logps(model, prompt, completion, temperature=1.0):
+    """Log-probability of every completion token (fp32), one sequence at a time: the definition itself."""
+    ids = torch.tensor([prompt + completion])
+    logits = model(ids).logits[0].float() / temperature
+    positions = torch.arange(len(prompt) - 1, len(prompt) + len(completion) - 1)
+    return logits[positions].log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
