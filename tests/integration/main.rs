@@ -6,4 +6,3 @@ mod model;
 mod resume;
 mod stages;
 mod support;
-mod tmpbench;
