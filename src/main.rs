@@ -1,1 +1,64 @@
-fn main() {}
+//! Arguments, tracing, exit code.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use atp_pipeline::cli::Cli;
+use atp_pipeline::runtime::interrupt::{self, Interrupted};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match (cli.quiet, cli.verbose) {
+        (true, _) => "error",
+        (false, 0) => "atp_pipeline=info,warn",
+        (false, 1) => "atp_pipeline=debug,info",
+        (false, _) => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let colour = std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .with_target(cli.verbose > 1)
+        .compact()
+        .init();
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.payload_as_str().unwrap_or("unknown");
+        tracing::debug!("{panic}");
+        if text.contains("out of memory") {
+            eprintln!(
+                "error: out of memory: {}",
+                text.lines().next().unwrap_or(text)
+            );
+            eprintln!(
+                "  lower `micro_batch`, `max_new_tokens` or `max_length`, or use bf16; finished work is kept"
+            );
+        } else {
+            let place = panic
+                .location()
+                .map(|l| format!(" at {l}"))
+                .unwrap_or_default();
+            eprintln!("error: this is a fault of the program{place}: {text}");
+        }
+    }));
+    let result = std::panic::catch_unwind(|| {
+        interrupt::install()?;
+        cli.execute()
+    });
+    match result {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) if error.chain().any(|cause| cause.is::<Interrupted>()) => {
+            eprintln!("{Interrupted}");
+            ExitCode::from(interrupt::EXIT_CODE as u8)
+        }
+        Ok(Err(error)) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+        Err(_) => ExitCode::FAILURE,
+    }
+}

@@ -1,1 +1,92 @@
-//! (to come)
+//! The command line: one file a subcommand, no logic of its own.
+
+use clap::{Args, Parser, Subcommand};
+use tch::Device;
+
+use crate::runtime::device::{self, DeviceChoice};
+
+mod doctor;
+mod model;
+mod run;
+mod sample;
+mod score;
+mod status;
+
+/// Train aligned LLM agents, let them evolve on their own experience, and measure whether they tip.
+///
+/// Everything is described by a recipe, a TOML file. `run` does what a recipe says; the other commands do a part of it,
+/// or look at models and runs. Without a recipe the one for a laptop CPU is taken.
+#[derive(Debug, Parser)]
+#[command(name = "atp-pipeline", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Say more; twice, for debugging. RUST_LOG overrides it.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Say only what went wrong.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a recipe: data, pairs, training, evaluation, report; what is up to date is skipped.
+    Run(run::RunArgs),
+    /// Show the stages of a run directory and how far they are.
+    Status(status::StatusArgs),
+    /// Draw the training and test questions of a recipe.
+    Generate(run::RunArgs),
+    /// Sample the preference pairs of a recipe, and what they need.
+    Pairs(run::RunArgs),
+    /// Train an adapter by DPO or GRPO, and what it needs.
+    Train(run::TrainArgs),
+    /// Evaluate the agents of a recipe over their self-evolution rounds, and what they need.
+    Evaluate(run::RunArgs),
+    /// Write the report of a recipe, and what it needs.
+    Report(run::RunArgs),
+    /// Print what a model generates.
+    Sample(sample::SampleArgs),
+    /// Write per-token log-probabilities of given completions.
+    Score(score::ScoreArgs),
+    /// Check the machine: libtorch, GPU, memory, disk, the embedded model.
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Where tensors are computed.
+#[derive(Debug, Clone, Args)]
+pub struct DeviceArgs {
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto", env = "ATP_DEVICE")]
+    device: DeviceChoice,
+    /// Threads; 0 takes all cores. Results on a CPU are the same, byte for byte, for the same number.
+    #[arg(long, default_value_t = 0, env = "ATP_THREADS")]
+    threads: usize,
+}
+
+impl DeviceArgs {
+    /// Set the threads and open the device.
+    fn open(&self) -> anyhow::Result<Device> {
+        device::set_threads(self.threads);
+        Ok(device::open(self.device)?)
+    }
+}
+
+impl Cli {
+    /// Do it.
+    pub fn execute(self) -> anyhow::Result<()> {
+        use crate::recipe::raw::StageKind;
+        match self.command {
+            Command::Run(args) => args.execute(&[]),
+            Command::Generate(args) => args.execute(&[StageKind::Data]),
+            Command::Pairs(args) => args.execute(&[StageKind::Pairs]),
+            Command::Train(args) => args.execute(),
+            Command::Evaluate(args) => args.execute(&[StageKind::Evaluate]),
+            Command::Report(args) => args.execute(&[StageKind::Report]),
+            Command::Status(args) => args.execute(),
+            Command::Sample(args) => args.execute(),
+            Command::Score(args) => args.execute(),
+            Command::Doctor(args) => args.execute(),
+        }
+    }
+}

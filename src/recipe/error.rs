@@ -17,6 +17,14 @@ pub enum RecipeError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A name that is neither a file nor a recipe of the program.
+    #[error("there is no recipe `{name}`{help}")]
+    NoSuchRecipe {
+        /// As it was asked for.
+        name: String,
+        /// What there is.
+        help: String,
+    },
     /// Recipes that extend each other in a circle.
     #[error("recipes extend each other in a circle: {}", circle(chain))]
     Circle {

@@ -6,10 +6,13 @@
 mod document;
 mod error;
 mod merge;
+pub mod plan;
+pub mod raw;
 mod words;
 
 pub use document::{Document, EXTENDS, parse_toml};
 pub use error::{Invalid, RecipeError};
+pub use plan::Recipe;
 
 /// The candidate that `name` is most likely a slip of, if one is near enough.
 pub fn nearest<S: AsRef<str>>(name: &str, candidates: &[S]) -> Option<String> {

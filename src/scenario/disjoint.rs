@@ -88,7 +88,7 @@ pub struct Disjointness {
 }
 
 /// The test and the training question that are nearest to each other.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct Nearest {
     /// Their Jaccard index.
     pub index: f64,

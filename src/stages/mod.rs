@@ -13,6 +13,7 @@
 //! key has its own folder, going back to an earlier value of the recipe is a hit, too. The links are for people and
 //! for the next run's "what changed"; that a stage is done is read from its folder alone.
 
+pub mod bodies;
 mod key;
 mod layout;
 mod plan;

@@ -1,0 +1,49 @@
+//! Options that name a model and an adapter.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::DeviceArgs;
+use crate::agent::model::{EMBEDDED, Precision};
+use crate::agent::{LoadedModel, ModelSpec};
+use crate::model::Adapter;
+
+/// A model, an adapter, a device.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Folder, .gguf file, embedded name, or owner/name on the hub.
+    #[arg(long, default_value = EMBEDDED)]
+    model: String,
+    /// Adapter folder, as PEFT or `train` writes it.
+    #[arg(long)]
+    adapter: Option<PathBuf>,
+    /// Precision of the weights: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.
+    #[arg(long, default_value = "auto", value_parser = precision)]
+    precision: Precision,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+fn precision(text: &str) -> Result<Precision, String> {
+    match text {
+        "auto" => Ok(Precision::Auto),
+        "fp32" => Ok(Precision::Fp32),
+        "bf16" => Ok(Precision::Bf16),
+        other => Err(format!("expected auto, fp32 or bf16, got `{other}`")),
+    }
+}
+
+impl ModelArgs {
+    /// Load both.
+    pub fn load(&self) -> anyhow::Result<(LoadedModel, Option<Adapter>)> {
+        let device = self.device.open()?;
+        let path = ModelSpec::new(&self.model).resolve(Path::new("."))?;
+        let model = LoadedModel::load(&path, self.precision, device)?;
+        let adapter = match &self.adapter {
+            Some(folder) => Some(Adapter::load(folder, model.decoder.config(), device)?),
+            None => None,
+        };
+        Ok((model, adapter))
+    }
+}

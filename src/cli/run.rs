@@ -1,0 +1,198 @@
+//! `run`, and the commands that run a part of a recipe: `generate`, `pairs`, `train`, `evaluate`, `report`.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use super::DeviceArgs;
+use crate::recipe::Recipe;
+use crate::recipe::plan::DEFAULT_RECIPE;
+use crate::recipe::raw::StageKind;
+use crate::stages::bodies::{Machine, pipeline};
+use crate::stages::{RunOptions, run};
+
+/// Options of `run` and its parts.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// A recipe file, or the name of one that comes with the program.
+    #[arg(default_value = DEFAULT_RECIPE)]
+    recipe: String,
+    /// Where results go [default: runs/<recipe>].
+    #[arg(long)]
+    run_dir: Option<PathBuf>,
+    /// Lay a value over the recipe, for example --set dpo.optim.lr=1e-5; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    assignments: Vec<String>,
+    /// Root seeds, in place of the recipe's.
+    #[arg(long, value_name = "SEED", num_args = 1.., value_delimiter = ',')]
+    seed: Vec<u64>,
+    /// A model in place of the recipe's: folder, .gguf file, embedded name, or owner/name on the hub.
+    #[arg(long)]
+    model: Option<String>,
+    /// Only this stage and what it needs; may be given several times.
+    #[arg(long, value_name = "STAGE")]
+    only: Vec<String>,
+    /// Say what would run and why; change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// After a failure go on with the stages that do not depend on it.
+    #[arg(long)]
+    keep_going: bool,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// What `train` trains by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Method {
+    /// Direct preference optimisation.
+    Dpo,
+    /// Group-relative policy optimisation.
+    Grpo,
+}
+
+/// Options of `train`.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// How to train.
+    #[arg(long)]
+    method: Method,
+    /// Peak learning rate.
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Passes over the data.
+    #[arg(long)]
+    epochs: Option<u64>,
+    /// β: of DPO's loss, or weight of GRPO's KL penalty.
+    #[arg(long)]
+    beta: Option<f64>,
+    /// Rank of the adapter.
+    #[arg(long)]
+    rank: Option<u32>,
+    /// Completions a prompt (GRPO).
+    #[arg(long)]
+    group: Option<u64>,
+    /// Copy the trained adapter (a PEFT folder) here.
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+impl TrainArgs {
+    /// Train.
+    pub fn execute(mut self) -> anyhow::Result<()> {
+        let (table, kind) = match self.method {
+            Method::Dpo => ("dpo", StageKind::TrainDpo),
+            Method::Grpo => ("grpo", StageKind::TrainGrpo),
+        };
+        if self.group.is_some() && self.method == Method::Dpo {
+            anyhow::bail!("--group is of GRPO; DPO has no groups");
+        }
+        let given = [
+            ("optim.lr", self.lr.map(|v| format!("{v:?}"))),
+            ("epochs", self.epochs.map(|v| v.to_string())),
+            ("beta", self.beta.map(|v| format!("{v:?}"))),
+            ("lora.rank", self.rank.map(|v| v.to_string())),
+            ("group", self.group.map(|v| v.to_string())),
+        ];
+        for (key, value) in given {
+            self.run
+                .assignments
+                .extend(value.map(|value| format!("{table}.{key}={value}")));
+        }
+        let out = self.out.clone();
+        let folders = self.run.run_stages(&[kind])?;
+        match (out, &folders[..]) {
+            (None, _) => {
+                for folder in folders {
+                    println!("adapter: {}", folder.join("adapter").display());
+                }
+            }
+            (Some(out), [folder]) => copy_folder(&folder.join("adapter"), &out)?,
+            (Some(_), several) => anyhow::bail!(
+                "--out takes one adapter, this recipe trains {}",
+                several.len()
+            ),
+        }
+        Ok(())
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(from)? {
+        let path = entry?.path();
+        let bytes = std::fs::read(&path)?;
+        crate::artifact::write_atomic(&to.join(path.file_name().unwrap_or_default()), &bytes)?;
+    }
+    println!("adapter: {}", to.display());
+    Ok(())
+}
+
+impl RunArgs {
+    /// Run the recipe, or its stages of these kinds and what they need.
+    pub fn execute(self, kinds: &[StageKind]) -> anyhow::Result<()> {
+        self.run_stages(kinds).map(|_| ())
+    }
+
+    /// As [`Self::execute`]; gives the folders of the stages of these kinds.
+    fn run_stages(mut self, kinds: &[StageKind]) -> anyhow::Result<Vec<PathBuf>> {
+        if !self.seed.is_empty() {
+            self.assignments.push(format!("seeds={:?}", self.seed));
+        }
+        let mut recipe = Recipe::load(&self.recipe, &self.assignments)?;
+        if let Some(model) = &self.model {
+            recipe.replace_models(absolute_if_there(model));
+        }
+        let machine = Machine::new(self.device.open()?);
+        let pipeline = pipeline(&recipe, &machine)?;
+        let of_kinds: Vec<String> = kinds
+            .iter()
+            .flat_map(|&kind| pipeline.of_kind(kind))
+            .collect();
+        if !kinds.is_empty() && of_kinds.is_empty() {
+            anyhow::bail!(
+                "recipe `{}` has no such stage; its `variants` leave it out",
+                recipe.name
+            );
+        }
+        let only = match (self.only.is_empty(), of_kinds.is_empty()) {
+            (false, _) => Some(self.only),
+            (true, false) => Some(of_kinds.clone()),
+            (true, true) => pipeline.wanted,
+        };
+        let root = self
+            .run_dir
+            .unwrap_or_else(|| Path::new("runs").join(&recipe.name));
+        let options = RunOptions {
+            dry_run: self.dry_run,
+            only,
+            keep_going: self.keep_going,
+        };
+        let done = run(&root, &pipeline.stages, &options);
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&done.summary)?);
+        } else {
+            println!("{}", done.summary);
+        }
+        done.result?;
+        let folders = of_kinds
+            .iter()
+            .filter_map(|name| done.summary.stage(name)?.folder.clone())
+            .collect();
+        Ok(folders)
+    }
+}
+
+/// A path typed at the command line is relative to the current folder, not to the recipe.
+fn absolute_if_there(model: &str) -> String {
+    let path = Path::new(model);
+    if path.exists() {
+        std::path::absolute(path).map_or_else(|_| model.to_owned(), |p| p.display().to_string())
+    } else {
+        model.to_owned()
+    }
+}

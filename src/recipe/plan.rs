@@ -1,0 +1,307 @@
+//! A recipe that was checked: what types cannot say is said here, once, with the place in the file.
+
+use std::path::{Path, PathBuf};
+
+use super::raw::RawRecipe;
+use super::{Document, RecipeError};
+use crate::agent::ModelSpec;
+use crate::model::LoraConfig;
+use crate::runtime::embedded::RECIPES;
+use crate::training::optim::OptimConfig;
+
+/// Recipe that is run where none is named.
+pub const DEFAULT_RECIPE: &str = "laptop";
+
+/// A valid recipe.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// Name of the file without its ending; names the run directory.
+    pub name: String,
+    /// Folder that relative paths start from.
+    pub base: PathBuf,
+    /// Its settings.
+    pub settings: RawRecipe,
+    /// The whole recipe as it was resolved, as TOML.
+    pub text: String,
+}
+
+impl Recipe {
+    /// Load by path, or by the name of one that comes with the program, with assignments laid over it.
+    pub fn load(which: &str, assignments: &[String]) -> Result<Self, RecipeError> {
+        let path = Path::new(which);
+        let is_name = !which.contains(['/', '\\', '.']);
+        let mut document = match RECIPES
+            .iter()
+            .find(|(name, _)| is_name && *name == which && !path.exists())
+        {
+            Some(_) => Document::load_with(Path::new(&format!("{which}.toml")), &read_embedded)?,
+            None if is_name && !path.is_file() => {
+                let known: Vec<&str> = RECIPES.iter().map(|(name, _)| *name).collect();
+                let near = super::nearest(which, &known).map(|n| format!("; did you mean `{n}`?"));
+                return Err(RecipeError::NoSuchRecipe {
+                    name: which.into(),
+                    help: near.unwrap_or_else(|| {
+                        format!("; it is no file, and the program has {}", known.join(", "))
+                    }),
+                });
+            }
+            None => Document::load(path)?,
+        };
+        for assignment in assignments {
+            document.set(assignment)?;
+        }
+        let base = path
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        Self::check(&document, name, base.into())
+    }
+
+    /// Put one model in place of the recipe's, named after the last part of its source.
+    pub fn replace_models(&mut self, source: String) {
+        let last = source
+            .trim_end_matches('/')
+            .rsplit('/')
+            .next()
+            .unwrap_or(&source);
+        let name: String = last
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || "-_.".contains(c) {
+                    c
+                } else {
+                    '-'
+                }
+            })
+            .collect();
+        self.settings.models = [(name, ModelSpec::new(source))].into();
+        self.text = toml::to_string_pretty(&self.settings).unwrap_or_default();
+    }
+
+    fn check(document: &Document, name: String, base: PathBuf) -> Result<Self, RecipeError> {
+        let settings: RawRecipe = document.decode()?;
+        let fail = |path: &str, message: String| Err(document.error_at(path, message));
+        if settings.seeds.is_empty() {
+            return fail("seeds", "expected at least one seed".into());
+        }
+        for (i, seed) in settings.seeds.iter().enumerate() {
+            if settings.seeds[..i].contains(seed) {
+                return fail(
+                    &format!("seeds.{i}"),
+                    format!("seed {seed} stands here twice"),
+                );
+            }
+        }
+        for (i, variant) in settings.variants.iter().enumerate() {
+            if settings.variants[..i].contains(variant) {
+                return fail(
+                    &format!("variants.{i}"),
+                    format!("`{}` stands here twice", variant.name()),
+                );
+            }
+        }
+        if settings.variants.is_empty() {
+            return fail("variants", "expected some of base, dpo, grpo".into());
+        }
+        if settings.models.is_empty() {
+            return fail(
+                "models",
+                "expected at least one model, for example `[models.smollm2]`".into(),
+            );
+        }
+        for name in settings.models.keys() {
+            let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            if name.is_empty() || !name.chars().all(fine) || name.starts_with('.') {
+                let message = format!(
+                    "expected a model name of letters, digits, `-`, `_`, `.`, got `{name}`"
+                );
+                return fail(&format!("models.{name}"), message);
+            }
+        }
+        let stage = &settings.stage_generation;
+        for (place, generation) in [
+            ("generation", settings.generation.clone()),
+            (
+                "stage_generation.pairs",
+                stage.pairs.over(&settings.generation),
+            ),
+            (
+                "stage_generation.grpo",
+                stage.grpo.over(&settings.generation),
+            ),
+            (
+                "stage_generation.evaluation",
+                stage.evaluation.over(&settings.generation),
+            ),
+        ] {
+            if let Err((field, problem)) = generation.check() {
+                return fail(&format!("{place}.{field}"), problem);
+            }
+        }
+        let grpo_temperature = stage.grpo.over(&settings.generation).temperature;
+        let counts = [
+            (
+                "role_play.train_per_environment",
+                u64::from(settings.role_play.train_per_environment),
+            ),
+            (
+                "role_play.test_per_environment",
+                u64::from(settings.role_play.test_per_environment),
+            ),
+            ("pairs.attempts", u64::from(settings.pairs.attempts)),
+            ("dpo.epochs", settings.dpo.epochs),
+            ("dpo.micro_batch", settings.dpo.micro_batch as u64),
+            ("dpo.accumulation", settings.dpo.accumulation as u64),
+            ("dpo.max_length", settings.dpo.max_length as u64),
+            ("dpo.checkpoint_every", settings.dpo.checkpoint_every),
+            ("grpo.epochs", settings.grpo.epochs),
+            (
+                "grpo.prompts_per_step",
+                settings.grpo.prompts_per_step as u64,
+            ),
+            ("grpo.iterations", settings.grpo.iterations),
+            ("grpo.checkpoint_every", settings.grpo.checkpoint_every),
+            ("evaluation.rounds", u64::from(settings.evaluation.rounds)),
+            ("evaluation.samples", u64::from(settings.evaluation.samples)),
+        ];
+        for (path, count) in counts {
+            if count == 0 {
+                return fail(path, "expected 1 or more, got 0".into());
+            }
+        }
+        if settings.grpo.group < 2 {
+            let message = format!(
+                "expected 2 or more completions a prompt, got {}: an advantage is relative to its group",
+                settings.grpo.group
+            );
+            return fail("grpo.group", message);
+        }
+        if grpo_temperature <= 0.0 {
+            return fail(
+                "generation.temperature",
+                "expected above 0: GRPO learns from differing samples".into(),
+            );
+        }
+        let positive = [
+            ("dpo.beta", settings.dpo.beta, true),
+            ("grpo.beta", settings.grpo.beta, false),
+            ("grpo.epsilon_low", settings.grpo.epsilon_low, true),
+            ("grpo.epsilon_high", settings.grpo.epsilon_high, true),
+        ];
+        for (path, value, above) in positive {
+            if !value.is_finite() || value < 0.0 || (above && value == 0.0) {
+                let range = if above { "above 0" } else { "0 or more" };
+                return fail(path, format!("expected a number {range}, got {value}"));
+            }
+        }
+        if !(0.0..0.5).contains(&settings.dpo.label_smoothing) {
+            let got = settings.dpo.label_smoothing;
+            return fail(
+                "dpo.label_smoothing",
+                format!("expected 0 to below 0.5, got {got}"),
+            );
+        }
+        for (table, optim, lora) in [
+            ("dpo", &settings.dpo.optim, &settings.dpo.lora),
+            ("grpo", &settings.grpo.optim, &settings.grpo.lora),
+        ] {
+            if let Err((field, problem)) = check_optim(optim).and_then(|()| check_lora(lora)) {
+                return fail(&format!("{table}.{field}"), problem);
+            }
+        }
+        let text = toml::to_string_pretty(&settings).unwrap_or_default();
+        Ok(Self {
+            name,
+            base,
+            settings,
+            text,
+        })
+    }
+}
+
+fn read_embedded(path: &Path) -> std::io::Result<String> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let found = RECIPES.iter().find(|(name, _)| *name == stem);
+    found
+        .map(|(_, text)| (*text).to_owned())
+        .ok_or_else(|| std::io::ErrorKind::NotFound.into())
+}
+
+fn check_optim(optim: &OptimConfig) -> Result<(), (&'static str, String)> {
+    let expect = |ok: bool, field, range: &str, got: f64| {
+        if ok && got.is_finite() {
+            Ok(())
+        } else {
+            Err((field, format!("expected {range}, got {got}")))
+        }
+    };
+    expect(
+        optim.lr > 0.0 && optim.lr < 1.0,
+        "optim.lr",
+        "above 0 and below 1",
+        optim.lr,
+    )?;
+    expect(
+        (0.0..=1.0).contains(&optim.warmup_ratio),
+        "optim.warmup_ratio",
+        "0 to 1",
+        optim.warmup_ratio,
+    )?;
+    expect(
+        (0.0..1.0).contains(&optim.beta1),
+        "optim.beta1",
+        "0 to below 1",
+        optim.beta1,
+    )?;
+    expect(
+        (0.0..1.0).contains(&optim.beta2),
+        "optim.beta2",
+        "0 to below 1",
+        optim.beta2,
+    )?;
+    expect(optim.eps > 0.0, "optim.eps", "above 0", optim.eps)?;
+    expect(
+        optim.weight_decay >= 0.0,
+        "optim.weight_decay",
+        "0 or more",
+        optim.weight_decay,
+    )?;
+    expect(
+        optim.max_grad_norm >= 0.0,
+        "optim.max_grad_norm",
+        "0 or more",
+        optim.max_grad_norm,
+    )
+}
+
+fn check_lora(lora: &LoraConfig) -> Result<(), (&'static str, String)> {
+    if !(1..=1024).contains(&lora.rank) {
+        return Err((
+            "lora.rank",
+            format!("expected 1 to 1024, got {}", lora.rank),
+        ));
+    }
+    if !(lora.alpha.is_finite() && lora.alpha > 0.0) {
+        return Err((
+            "lora.alpha",
+            format!("expected above 0, got {}", lora.alpha),
+        ));
+    }
+    if lora.targets.is_empty() {
+        return Err(("lora.targets", "expected at least one layer name".into()));
+    }
+    for (i, target) in lora.targets.iter().enumerate() {
+        if lora.targets[..i].contains(target) {
+            return Err((
+                "lora.targets",
+                format!("`{}` stands here twice", target.name()),
+            ));
+        }
+    }
+    Ok(())
+}

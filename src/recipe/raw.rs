@@ -1,0 +1,185 @@
+//! The recipe file as it is written: every key, with the paper's values as defaults.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent::{Elicitation, GenerationConfig, ModelSpec};
+use crate::evaluation::rounds::EvaluationConfig;
+use crate::scenario::question::AnswerForm;
+use crate::scenario::role_play::QuestionSpec;
+use crate::training::dpo_trainer::DpoConfig;
+use crate::training::grpo_trainer::GrpoConfig;
+use crate::training::pairs::PairsConfig;
+
+/// What an evaluated agent was trained by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    /// Not at all.
+    Base,
+    /// DPO.
+    Dpo,
+    /// GRPO.
+    Grpo,
+}
+
+impl Variant {
+    /// Its name in files and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Dpo => "dpo",
+            Self::Grpo => "grpo",
+        }
+    }
+}
+
+/// A kind of stage, for recipes that want only some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)] // the names say it
+pub enum StageKind {
+    Data,
+    Pairs,
+    TrainDpo,
+    TrainGrpo,
+    Evaluate,
+    Report,
+}
+
+/// The role-play testbed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRolePlay {
+    /// Folder of environment files, relative to the recipe; the program's own sixteen if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// Training questions an environment.
+    pub train_per_environment: u32,
+    /// Test questions an environment.
+    pub test_per_environment: u32,
+    /// What the JSON answer holds: a letter, or the option's name.
+    pub answer: AnswerForm,
+}
+
+impl Default for RawRolePlay {
+    fn default() -> Self {
+        let spec = QuestionSpec::default();
+        Self {
+            folder: None,
+            train_per_environment: spec.train_per_environment,
+            test_per_environment: spec.test_per_environment,
+            answer: spec.answer,
+        }
+    }
+}
+
+impl RawRolePlay {
+    /// What questions are drawn.
+    pub fn spec(&self) -> QuestionSpec {
+        QuestionSpec {
+            train_per_environment: self.train_per_environment,
+            test_per_environment: self.test_per_environment,
+            answer: self.answer,
+        }
+    }
+}
+
+/// Settings of generation that one stage has otherwise than the rest.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs)] // as in `GenerationConfig`
+pub struct GenerationOverride {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elicitation: Option<Elicitation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<bool>,
+}
+
+impl GenerationOverride {
+    /// `base` with what is set here.
+    pub fn over(&self, base: &GenerationConfig) -> GenerationConfig {
+        GenerationConfig {
+            elicitation: self.elicitation.unwrap_or(base.elicitation),
+            max_new_tokens: self.max_new_tokens.unwrap_or(base.max_new_tokens),
+            temperature: self.temperature.unwrap_or(base.temperature),
+            top_k: self.top_k.unwrap_or(base.top_k),
+            top_p: self.top_p.unwrap_or(base.top_p),
+            min_p: self.min_p.unwrap_or(base.min_p),
+            thinking: self.thinking.or(base.thinking),
+        }
+    }
+}
+
+/// Settings of generation a stage, over `[generation]`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StageGeneration {
+    /// When preference pairs are sampled.
+    pub pairs: GenerationOverride,
+    /// When GRPO samples its groups.
+    pub grpo: GenerationOverride,
+    /// When agents are evaluated.
+    pub evaluation: GenerationOverride,
+}
+
+/// A whole recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawRecipe {
+    /// Title of the report; the file's name if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// Root seeds; everything is done once for each.
+    #[serde(default = "one_seed")]
+    pub seeds: Vec<u64>,
+    /// Which agents are evaluated; training follows from it.
+    #[serde(default = "all_variants")]
+    pub variants: Vec<Variant>,
+    /// Only stages of these kinds, and what they need; all if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stages: Option<Vec<StageKind>>,
+    /// The models, by the name that tables use.
+    pub models: BTreeMap<String, ModelSpec>,
+    /// The testbed.
+    #[serde(default)]
+    pub role_play: RawRolePlay,
+    /// How decisions are generated.
+    #[serde(default)]
+    pub generation: GenerationConfig,
+    /// How they are generated otherwise in some stage.
+    #[serde(default)]
+    pub stage_generation: StageGeneration,
+    /// Preference pairs.
+    #[serde(default)]
+    pub pairs: PairsConfig,
+    /// DPO.
+    #[serde(default)]
+    pub dpo: DpoConfig,
+    /// GRPO.
+    #[serde(default)]
+    pub grpo: GrpoConfig,
+    /// Evaluation.
+    #[serde(default)]
+    pub evaluation: EvaluationConfig,
+}
+
+fn one_seed() -> Vec<u64> {
+    vec![1]
+}
+
+fn all_variants() -> Vec<Variant> {
+    vec![Variant::Base, Variant::Dpo, Variant::Grpo]
+}

@@ -1,0 +1,197 @@
+//! Where tensors live: the CPU, or a GPU whose libraries are loaded when they are there.
+//!
+//! The binary is built and linked against the CPU library alone. `libtorch_cuda.so` of the same version registers
+//! itself when it is opened, so one binary serves both.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::str::FromStr;
+
+use tch::{Cuda, Device};
+
+/// Which device is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The first GPU if its libraries are found and it answers, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// This GPU.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            other => other
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| format!("expected auto, cpu, cuda or cuda:N, got `{other}`")),
+        }
+    }
+}
+
+/// A GPU was asked for and cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("device cuda:{index}: {problem}; use `--device cpu`, or run `atp-pipeline doctor`")]
+pub struct DeviceError {
+    index: usize,
+    problem: String,
+}
+
+/// What was found of the CUDA side of libtorch.
+#[derive(Debug, Clone)]
+pub struct CudaLibraries {
+    /// The library, where one was found.
+    pub library: Option<PathBuf>,
+    /// How it was found, or where it was looked for.
+    pub origin: String,
+    /// Why it could not be opened.
+    pub error: Option<String>,
+}
+
+/// The device, its libraries opened.
+pub fn open(choice: DeviceChoice) -> Result<Device, DeviceError> {
+    match choice {
+        DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Auto if !gpu_present() => Ok(Device::Cpu),
+        DeviceChoice::Auto => {
+            let found = open_cuda();
+            if Cuda::is_available() {
+                return Ok(Device::Cuda(0));
+            }
+            let why = found.error.unwrap_or(found.origin);
+            tracing::warn!(
+                "a GPU is there but libtorch's CUDA libraries are not ({why}); using the CPU"
+            );
+            Ok(Device::Cpu)
+        }
+        DeviceChoice::Cuda(index) => {
+            let found = open_cuda();
+            let count = if Cuda::is_available() {
+                Cuda::device_count() as usize
+            } else {
+                0
+            };
+            if index < count {
+                return Ok(Device::Cuda(index));
+            }
+            let problem = match (&found.error, &found.library) {
+                (Some(error), _) => error.clone(),
+                (None, None) => found.origin,
+                (None, Some(_)) => format!("{count} GPUs answer"),
+            };
+            Err(DeviceError { index, problem })
+        }
+    }
+}
+
+/// Whether the NVIDIA driver shows a device, without loading anything.
+pub fn gpu_present() -> bool {
+    Path::new("/dev/nvidiactl").exists() || Path::new("/proc/driver/nvidia/version").exists()
+}
+
+/// Open `libtorch_cuda.so` where one is found.
+pub fn open_cuda() -> CudaLibraries {
+    let (library, origin) = find_cuda();
+    let error = library
+        .as_deref()
+        .and_then(|library| load_globally(library).err());
+    CudaLibraries {
+        library,
+        origin,
+        error,
+    }
+}
+
+fn find_cuda() -> (Option<PathBuf>, String) {
+    const NAME: &str = "libtorch_cuda.so";
+    if let Some(place) = std::env::var_os("ATP_LIBTORCH_CUDA").map(PathBuf::from) {
+        let file = if place.is_dir() {
+            place.join(NAME)
+        } else {
+            place
+        };
+        return match file.is_file() {
+            true => (Some(file), "ATP_LIBTORCH_CUDA".into()),
+            false => (
+                None,
+                format!(
+                    "ATP_LIBTORCH_CUDA names {}, which is not there",
+                    file.display()
+                ),
+            ),
+        };
+    }
+    let deps = std::env::var_os("ATP_DEPS")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| ".deps".into());
+    let own = deps.join("libtorch-cuda/lib").join(NAME);
+    if own.is_file() {
+        return (Some(own), "the set-up script's folder".into());
+    }
+    let code = "import importlib.util as u, os; s = u.find_spec('torch'); \
+                print(os.path.join(os.path.dirname(s.origin), 'lib')) if s else None";
+    let asked = Command::new("python3").args(["-c", code]).output();
+    if let Ok(output) = asked
+        && let Ok(folder) = String::from_utf8(output.stdout)
+        && !folder.trim().is_empty()
+    {
+        let file = Path::new(folder.trim()).join(NAME);
+        if file.is_file() {
+            return (Some(file), "python3's torch package".into());
+        }
+    }
+    let tried = "no libtorch_cuda.so: looked in ATP_LIBTORCH_CUDA, .deps/libtorch-cuda and python3's torch package; \
+                 fetch it with `python3 scripts/setup.py libtorch-cuda`";
+    (None, tried.into())
+}
+
+fn load_globally(library: &Path) -> Result<(), String> {
+    let name = CString::new(library.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())?;
+    // SAFETY: a plain dlopen of a library that registers its kernels; the handle is kept for the life of the process.
+    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    if !handle.is_null() {
+        return Ok(());
+    }
+    // SAFETY: dlerror gives null or a string that lives until the next dl call of this thread.
+    let error = unsafe {
+        let text = libc::dlerror();
+        if text.is_null() {
+            "unknown".into()
+        } else {
+            std::ffi::CStr::from_ptr(text)
+                .to_string_lossy()
+                .into_owned()
+        }
+    };
+    Err(format!("{}: {error}", library.display()))
+}
+
+/// Use this many threads for tensors and for everything else; 0 takes all cores.
+pub fn set_threads(threads: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let threads = if threads == 0 { cores } else { threads };
+    tch::set_num_threads(threads as i32);
+    // Fails only where the pool is already made, which is then of the right size.
+    let _ = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global();
+    threads
+}
+
+/// The device in words, for reports.
+pub fn describe(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => format!("GPU {index} (CUDA)"),
+        _ => format!("CPU, {} threads", tch::get_num_threads()),
+    }
+}

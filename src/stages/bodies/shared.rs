@@ -1,0 +1,130 @@
+//! What the stage bodies share: names, the machine, and one loaded model at a time.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use tch::Device;
+
+use crate::agent::model::{Precision, describe, identity};
+use crate::agent::{LoadedModel, ModelSpec};
+use crate::model::ModelConfig;
+
+/// The device everything runs on, and the model that was loaded last: stages of one model follow each other.
+#[derive(Clone)]
+pub struct Machine {
+    device: Device,
+    loaded: Rc<RefCell<Option<(PathBuf, Precision, Rc<LoadedModel>)>>>,
+}
+
+impl Machine {
+    /// A machine without a model yet.
+    pub fn new(device: Device) -> Self {
+        Self {
+            device,
+            loaded: Rc::default(),
+        }
+    }
+
+    /// The device.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The model, loaded unless it is the last one used. Another one is dropped first: two may not fit.
+    pub fn model(&self, path: &Path, precision: Precision) -> anyhow::Result<Rc<LoadedModel>> {
+        let mut slot = self.loaded.borrow_mut();
+        if let Some((known, known_precision, model)) = &*slot
+            && known == path
+            && *known_precision == precision
+        {
+            return Ok(Rc::clone(model));
+        }
+        *slot = None;
+        tracing::info!("loading {}", path.display());
+        let model = Rc::new(LoadedModel::load(path, precision, self.device)?);
+        *slot = Some((path.into(), precision, Rc::clone(&model)));
+        Ok(model)
+    }
+}
+
+/// A model of the recipe, found on this machine.
+#[derive(Clone)]
+pub struct ModelSlot {
+    /// Its name in the recipe.
+    pub name: String,
+    /// As the recipe names it.
+    pub spec: ModelSpec,
+    /// Shape.
+    pub config: ModelConfig,
+    path: PathBuf,
+    identity: String,
+    machine: Machine,
+}
+
+impl ModelSlot {
+    /// Find the model and read its shape and identity.
+    pub fn find(
+        name: &str,
+        spec: &ModelSpec,
+        base: &Path,
+        machine: &Machine,
+    ) -> anyhow::Result<Self> {
+        let path = spec.resolve(base)?;
+        Ok(Self {
+            name: name.into(),
+            spec: spec.clone(),
+            config: describe(&path)?,
+            identity: identity(&path)?,
+            path,
+            machine: machine.clone(),
+        })
+    }
+
+    /// The loaded model.
+    pub fn load(&self) -> anyhow::Result<Rc<LoadedModel>> {
+        self.machine.model(&self.path, self.spec.precision)
+    }
+
+    /// Part of the key of every stage that uses the model: its files and the precision they are used in.
+    pub fn identity(&self) -> String {
+        format!(
+            "{} {:?}",
+            self.identity,
+            self.spec.precision.kind(self.machine.device())
+        )
+    }
+}
+
+/// Stage names: plain where the recipe has one model and one seed, told apart where it has more.
+pub struct Names {
+    /// Models of the recipe.
+    pub models: usize,
+    /// Seeds of the recipe.
+    pub seeds: usize,
+}
+
+impl Names {
+    /// Name of the data stage of a seed.
+    pub fn data(&self, seed: u64) -> String {
+        format!("data{}", self.seed(seed))
+    }
+
+    /// Name of a model's stage.
+    pub fn of(&self, kind: &str, model: &str, seed: u64) -> String {
+        let model = if self.models > 1 {
+            format!(".{model}")
+        } else {
+            String::new()
+        };
+        format!("{kind}{model}{}", self.seed(seed))
+    }
+
+    fn seed(&self, seed: u64) -> String {
+        if self.seeds > 1 {
+            format!(".s{seed}")
+        } else {
+            String::new()
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Training: pairs or questions in, an adapter out.
+
+use serde_json::{Value, json};
+
+use super::data::TRAIN;
+use super::pairs::PAIRS;
+use super::shared::ModelSlot;
+use crate::agent::GenerationConfig;
+use crate::datasets::{pairs, questions};
+use crate::recipe::Recipe;
+use crate::stages::{Input, Stage, StageContext};
+use crate::training::TrainContext;
+use crate::training::dpo_trainer::{DpoConfig, train_dpo};
+use crate::training::grpo_trainer::{GrpoConfig, train_grpo};
+
+/// Kind of the DPO stage.
+pub const DPO_KIND: &str = "train-dpo";
+/// Kind of the GRPO stage.
+pub const GRPO_KIND: &str = "train-grpo";
+/// Folder of the adapter, as PEFT writes it.
+pub const ADAPTER: &str = "adapter";
+
+/// How an adapter is trained.
+enum Method {
+    Dpo(DpoConfig),
+    Grpo(GrpoConfig),
+}
+
+/// Trains one model by one method on one seed's data.
+pub struct TrainStage {
+    name: String,
+    input: Input,
+    model: ModelSlot,
+    generation: GenerationConfig,
+    method: Method,
+    seed: u64,
+}
+
+impl TrainStage {
+    /// DPO on the pairs of the stage `pairs`.
+    pub fn dpo(name: String, pairs: &str, model: &ModelSlot, recipe: &Recipe, seed: u64) -> Self {
+        let settings = &recipe.settings;
+        Self {
+            name,
+            input: Input::output("pairs", pairs, PAIRS),
+            model: model.clone(),
+            generation: settings.stage_generation.pairs.over(&settings.generation),
+            method: Method::Dpo(settings.dpo.clone()),
+            seed,
+        }
+    }
+
+    /// GRPO on the training questions of the stage `data`.
+    pub fn grpo(name: String, data: &str, model: &ModelSlot, recipe: &Recipe, seed: u64) -> Self {
+        let settings = &recipe.settings;
+        Self {
+            name,
+            input: Input::output("questions", data, TRAIN),
+            model: model.clone(),
+            generation: settings.stage_generation.grpo.over(&settings.generation),
+            method: Method::Grpo(settings.grpo.clone()),
+            seed,
+        }
+    }
+}
+
+impl Stage for TrainStage {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.method {
+            Method::Dpo(_) => DPO_KIND,
+            Method::Grpo(_) => GRPO_KIND,
+        }
+    }
+
+    fn format(&self) -> u32 {
+        1
+    }
+
+    fn config(&self) -> Value {
+        match &self.method {
+            // Of generation, DPO uses only how prompts are rendered.
+            Method::Dpo(config) => json!({ "dpo": config, "thinking": self.generation.thinking }),
+            Method::Grpo(config) => json!({ "grpo": config, "generation": self.generation }),
+        }
+    }
+
+    fn model_identity(&self) -> Option<String> {
+        Some(self.model.identity())
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![self.input.clone()]
+    }
+
+    fn run(&self, context: &StageContext) -> anyhow::Result<()> {
+        let model = self.model.load()?;
+        let render = self.generation.render_options();
+        let training = TrainContext {
+            model: &model,
+            render: &render,
+            seed: context.seed,
+            folder: &context.out,
+            checkpoints: &context.checkpoints,
+        };
+        let adapter = match &self.method {
+            Method::Dpo(config) => {
+                train_dpo(&training, &pairs::read(context.input("pairs")?)?, config)?
+            }
+            Method::Grpo(config) => {
+                let questions = questions::read(context.input("questions")?)?;
+                train_grpo(&training, &questions, &self.generation, config)?
+            }
+        };
+        adapter.save(&context.output(ADAPTER), &self.model.spec.source)?;
+        Ok(())
+    }
+}
