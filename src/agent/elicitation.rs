@@ -176,10 +176,12 @@ pub fn ask(
         })?;
     }
     if config.elicitation != Elicitation::Free {
+        // Asks that follow each other with the same prompt and options (a group, further attempts) are scored once.
+        let mut last = None;
         for (ask, slot) in asks.iter().zip(&mut answers) {
             check()?;
             if let Ok(answer) = slot
-                && let Err(error) = choose(model, adapter, config, ask, answer)
+                && let Err(error) = choose(model, adapter, config, ask, answer, &mut last)
             {
                 *slot = Err(error);
             }
@@ -256,6 +258,9 @@ fn generate(
     Ok(())
 }
 
+/// What was scored last: prefix, options, and their log-probabilities.
+type Memory = Option<(Vec<u32>, Vec<Vec<u32>>, Vec<f64>)>;
+
 /// Draw one of the options' answers after what was written so far.
 fn choose(
     model: &LoadedModel,
@@ -263,6 +268,7 @@ fn choose(
     config: &GenerationConfig,
     ask: &Ask,
     answer: &mut Answer,
+    last: &mut Memory,
 ) -> Result<(), AskError> {
     let tokenizer = model.codec.tokenizer();
     // The reasoning without its stop token, a thinking block closed, a line of its own for the answer.
@@ -294,7 +300,14 @@ fn choose(
         }
         .into());
     }
-    let logprobs = option_logprobs(model, adapter, &prefix, &options);
+    let known = last
+        .take()
+        .filter(|(p, o, _)| *p == prefix && *o == options);
+    let logprobs = known.map_or_else(
+        || option_logprobs(model, adapter, &prefix, &options),
+        |(_, _, l)| l,
+    );
+    *last = Some((prefix, options.clone(), logprobs.clone()));
     let (chosen, probabilities) =
         draw_option(&logprobs, config.temperature, derive(ask.seed, "choice"))
             .map_err(GenerationError::from)?;

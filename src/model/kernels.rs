@@ -9,9 +9,9 @@
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-/// Partial sums of one dot product.
-const LANES: usize = 16;
-/// Weight rows and input rows of one register tile.
+use super::lanes::{LANES, Lanes, Portable};
+
+/// Fewest weight rows a thread takes.
 const TILE: usize = 4;
 
 /// A read-only view of an f32 CPU tensor's memory.
@@ -40,46 +40,88 @@ pub fn small_matmul(x: &Tensor, w: &Tensor) -> Tensor {
     assert_eq!(inner, w_inner, "inner dimensions");
     let (rows, inner, outputs) = (rows as usize, inner as usize, outputs as usize);
     let (x, w) = (View::new(x), View::new(w));
-    // Computed transposed, (N, M): threads own disjoint output rows.
-    let mut transposed = vec![0f32; outputs * rows];
+    let out = Tensor::empty(
+        [rows as i64, outputs as i64],
+        (Kind::Float, tch::Device::Cpu),
+    );
+    let columns = Columns {
+        start: out.data_ptr().cast::<f32>(),
+        rows,
+        stride: outputs,
+    };
     let work = outputs * inner * rows;
+    let threads = rayon::current_num_threads();
     let chunk = if work < 1 << 17 {
         outputs
     } else {
-        outputs.div_ceil(8 * rayon::current_num_threads()).max(TILE)
+        outputs.div_ceil(8 * threads).next_multiple_of(TILE)
     };
-    let fma = has_fma();
-    let run = |(index, out): (usize, &mut [f32])| {
-        let first = index * chunk;
-        let weights = &w.0[first * inner..first * inner + out.len() / rows * inner];
-        product(fma, x.0, weights, inner, rows, out);
+    let simd = simd();
+    let run = |first: usize| {
+        let last = outputs.min(first + chunk);
+        product(
+            simd,
+            x.0,
+            &w.0[first * inner..last * inner],
+            inner,
+            &columns.from(first),
+        );
     };
     if chunk >= outputs {
-        run((0, &mut transposed));
+        run(0);
     } else {
-        transposed
-            .par_chunks_mut(chunk * rows)
-            .enumerate()
-            .for_each(run);
+        // Each call owns the columns from `first` up to the next one's.
+        (0..outputs.div_ceil(chunk))
+            .into_par_iter()
+            .for_each(|i| run(i * chunk));
     }
-    let mut out = vec![0f32; rows * outputs];
-    for n in 0..outputs {
-        for m in 0..rows {
-            out[m * outputs + n] = transposed[n * rows + m];
+    out
+}
+
+/// Columns of a row-major result that one thread writes.
+struct Columns {
+    start: *mut f32,
+    rows: usize,
+    stride: usize,
+}
+
+// SAFETY: threads write disjoint columns, see `small_matmul`.
+unsafe impl Sync for Columns {}
+
+impl Columns {
+    /// The columns from `first` on.
+    fn from(&self, first: usize) -> Self {
+        assert!(first <= self.stride);
+        // SAFETY: within the first row of the result, or one past its end.
+        Self {
+            start: unsafe { self.start.add(first) },
+            ..*self
         }
     }
-    Tensor::from_slice(&out).view([rows as i64, outputs as i64])
+
+    /// Write one element.
+    ///
+    /// # Safety
+    /// `n` must be a column of this part: below `stride` minus where the part starts, and no other thread's.
+    #[inline(always)]
+    unsafe fn put(&self, m: usize, n: usize, value: f32) {
+        debug_assert!(m < self.rows && n < self.stride);
+        // SAFETY: row and column are inside the result.
+        unsafe { *self.start.add(m * self.stride + n) = value }
+    }
 }
 
 /// Which instruction set the kernels run on.
 #[derive(Clone, Copy, PartialEq)]
 enum Simd {
+    #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
     Avx2,
     Portable,
 }
 
-fn has_fma() -> Simd {
+fn simd() -> Simd {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
@@ -93,120 +135,156 @@ fn has_fma() -> Simd {
 }
 
 /// `out[n][m] = Σ_k w[n][k] · x[m][k]`.
-fn product(simd: Simd, x: &[f32], w: &[f32], inner: usize, rows: usize, out: &mut [f32]) {
+fn product(simd: Simd, x: &[f32], w: &[f32], inner: usize, out: &Columns) {
     #[cfg(target_arch = "x86_64")]
     {
+        use super::lanes::{Avx2, Avx512};
         #[target_feature(enable = "avx512f")]
-        fn avx512(x: &[f32], w: &[f32], inner: usize, rows: usize, out: &mut [f32]) {
-            product_body::<true>(x, w, inner, rows, out)
+        fn avx512(x: &[f32], w: &[f32], inner: usize, out: &Columns) {
+            // SAFETY: this function has the feature.
+            unsafe { product_body::<Avx512, 4>(x, w, inner, out) }
         }
         #[target_feature(enable = "avx2,fma")]
-        fn avx2(x: &[f32], w: &[f32], inner: usize, rows: usize, out: &mut [f32]) {
-            product_body::<true>(x, w, inner, rows, out)
+        fn avx2(x: &[f32], w: &[f32], inner: usize, out: &Columns) {
+            // SAFETY: this function has the features. Half the tile: there are half the registers of half the width.
+            unsafe { product_body::<Avx2, 2>(x, w, inner, out) }
         }
         match simd {
             // SAFETY: the feature was detected on this processor.
-            Simd::Avx512 => return unsafe { avx512(x, w, inner, rows, out) },
+            Simd::Avx512 => return unsafe { avx512(x, w, inner, out) },
             // SAFETY: the features were detected on this processor.
-            Simd::Avx2 => return unsafe { avx2(x, w, inner, rows, out) },
+            Simd::Avx2 => return unsafe { avx2(x, w, inner, out) },
             Simd::Portable => {}
         }
     }
-    product_body::<false>(x, w, inner, rows, out)
+    // SAFETY: portable lanes need no feature.
+    unsafe { product_body::<Portable, 2>(x, w, inner, out) }
 }
 
+/// All tiles of a product. The arithmetic of an element is the same in every branch.
+///
+/// # Safety
+/// The processor must have the instruction set of `L`.
 #[inline(always)]
-fn product_body<const FMA: bool>(x: &[f32], w: &[f32], inner: usize, rows: usize, out: &mut [f32]) {
-    let outputs = out.len() / rows;
-    let mut n = 0;
-    while n < outputs {
-        let tile_n = TILE.min(outputs - n);
-        let mut m = 0;
-        while m < rows {
-            let tile_m = TILE.min(rows - m);
-            let (w, x) = (
-                &w[n * inner..(n + tile_n) * inner],
-                &x[m * inner..(m + tile_m) * inner],
-            );
-            // Full tiles run in registers; the arithmetic of an element is the same in every branch.
-            match (tile_n, tile_m) {
-                (4, 4) => tile::<FMA, 4, 4>(x, w, inner, &mut out[n * rows + m..], rows),
-                (4, 3) => tile::<FMA, 4, 3>(x, w, inner, &mut out[n * rows + m..], rows),
-                (4, 2) => tile::<FMA, 4, 2>(x, w, inner, &mut out[n * rows + m..], rows),
-                (4, 1) => tile::<FMA, 4, 1>(x, w, inner, &mut out[n * rows + m..], rows),
-                _ => {
-                    for i in 0..tile_n {
-                        for j in 0..tile_m {
-                            let (w, x) = (
-                                &w[i * inner..(i + 1) * inner],
-                                &x[j * inner..(j + 1) * inner],
-                            );
-                            tile::<FMA, 1, 1>(
-                                x,
-                                w,
-                                inner,
-                                &mut out[(n + i) * rows + m + j..],
-                                rows,
-                            );
-                        }
-                    }
-                }
-            }
-            m += tile_m;
-        }
-        n += tile_n;
-    }
-}
-
-#[inline(always)]
-fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FMA { a.mul_add(b, c) } else { a * b + c }
-}
-
-/// `N × M` dot products at once; lanes of `inner % LANES` are filled with zeros.
-#[inline(always)]
-fn tile<const FMA: bool, const N: usize, const M: usize>(
+unsafe fn product_body<L: Lanes, const T: usize>(
     x: &[f32],
     w: &[f32],
     inner: usize,
-    out: &mut [f32],
-    stride: usize,
+    out: &Columns,
 ) {
-    let mut sums = [[[0f32; LANES]; M]; N];
-    let full = inner / LANES * LANES;
-    let mut k = 0;
-    while k < full {
-        let mut xs = [[0f32; LANES]; M];
-        for (j, lanes) in xs.iter_mut().enumerate() {
-            lanes.copy_from_slice(&x[j * inner + k..j * inner + k + LANES]);
+    let (outputs, rows) = (w.len() / inner, out.rows);
+    let mut n = 0;
+    while n + T <= outputs {
+        let ws = rows_of::<T>(w, n, inner);
+        let mut m = 0;
+        while m + T <= rows {
+            // SAFETY: every pointer is to `inner` numbers of a slice, checked by `rows_of`; the columns are this part's.
+            unsafe {
+                let sums = tile::<L, T, T>(ws, rows_of::<T>(x, m, inner), inner);
+                for i in 0..T {
+                    for j in 0..T {
+                        out.put(m + j, n + i, sums[i][j]);
+                    }
+                }
+            }
+            m += T;
         }
-        for i in 0..N {
-            let mut ws = [0f32; LANES];
-            ws.copy_from_slice(&w[i * inner + k..i * inner + k + LANES]);
+        while m < rows {
+            // SAFETY: as above.
+            unsafe {
+                let sums = tile::<L, T, 1>(ws, rows_of::<1>(x, m, inner), inner);
+                for i in 0..T {
+                    out.put(m, n + i, sums[i][0]);
+                }
+            }
+            m += 1;
+        }
+        n += T;
+    }
+    for n in n..outputs {
+        for m in 0..rows {
+            // SAFETY: as above.
+            unsafe {
+                let sums =
+                    tile::<L, 1, 1>(rows_of::<1>(w, n, inner), rows_of::<1>(x, m, inner), inner);
+                out.put(m, n, sums[0][0]);
+            }
+        }
+    }
+}
+
+/// Pointers to `T` rows of a matrix with `inner` columns, from row `first`; panics where the matrix has fewer.
+#[inline(always)]
+fn rows_of<const T: usize>(matrix: &[f32], first: usize, inner: usize) -> [*const f32; T] {
+    let rows = &matrix[first * inner..(first + T) * inner];
+    let mut pointers = [rows.as_ptr(); T];
+    for (i, pointer) in pointers.iter_mut().enumerate() {
+        *pointer = rows[i * inner..].as_ptr();
+    }
+    pointers
+}
+
+/// `N × M` dot products at once; what is left beyond whole lanes is filled with zeros.
+///
+/// # Safety
+/// The processor must have the instruction set of `L`; every pointer must be to `inner` readable numbers.
+#[inline(always)]
+unsafe fn tile<L: Lanes, const N: usize, const M: usize>(
+    ws: [*const f32; N],
+    xs: [*const f32; M],
+    inner: usize,
+) -> [[f32; M]; N] {
+    // SAFETY: offsets stay below `inner`; the instruction set is the caller's promise.
+    unsafe {
+        let mut sums = [[L::zero(); M]; N];
+        let full = inner / LANES * LANES;
+        let mut k = 0;
+        while k < full {
+            let mut x = [L::zero(); M];
             for j in 0..M {
-                for l in 0..LANES {
-                    sums[i][j][l] = fma::<FMA>(ws[l], xs[j][l], sums[i][j][l]);
+                x[j] = L::load(xs[j].add(k));
+            }
+            for i in 0..N {
+                let w = L::load(ws[i].add(k));
+                for j in 0..M {
+                    sums[i][j] = w.fma(x[j], sums[i][j]);
+                }
+            }
+            k += LANES;
+        }
+        if full < inner {
+            // Closures would not inherit the instruction set, so the loops are written out.
+            let mut x = [L::zero(); M];
+            for j in 0..M {
+                x[j] = L::load(rest(xs[j].add(full), inner - full).as_ptr());
+            }
+            for i in 0..N {
+                let w = L::load(rest(ws[i].add(full), inner - full).as_ptr());
+                for j in 0..M {
+                    sums[i][j] = w.fma(x[j], sums[i][j]);
                 }
             }
         }
-        k += LANES;
-    }
-    for l in 0..inner - full {
+        let mut out = [[0f32; M]; N];
         for i in 0..N {
             for j in 0..M {
-                sums[i][j][l] = fma::<FMA>(
-                    w[i * inner + full + l],
-                    x[j * inner + full + l],
-                    sums[i][j][l],
-                );
+                out[i][j] = tree_sum(sums[i][j].numbers());
             }
         }
+        out
     }
-    for i in 0..N {
-        for j in 0..M {
-            out[i * stride + j] = tree_sum(sums[i][j]);
-        }
-    }
+}
+
+/// Fewer than sixteen numbers, filled up with zeros.
+///
+/// # Safety
+/// `count` numbers must be readable.
+#[inline(always)]
+unsafe fn rest(from: *const f32, count: usize) -> [f32; LANES] {
+    let mut buffer = [0f32; LANES];
+    // SAFETY: the caller promises the memory; `count` is below the buffer's length.
+    unsafe { std::ptr::copy_nonoverlapping(from, buffer.as_mut_ptr(), count.min(LANES)) };
+    buffer
 }
 
 /// Sum of the lanes as a fixed binary tree.
@@ -246,7 +324,7 @@ pub fn decode_attention(q: &Tensor, spans: &[Span], kv_heads: usize) -> Tensor {
         .collect();
     let group = heads / kv_heads;
     let scale = 1.0 / (dim as f32).sqrt();
-    let simd = has_fma();
+    let simd = simd();
     let mut out = vec![0f32; spans.len() * heads * dim];
     // One task a sequence and key head: its `group` query heads share the keys.
     out.par_chunks_mut(group * dim)
@@ -279,13 +357,16 @@ struct HeadCache<'a> {
 fn attend(simd: Simd, q: &[f32], cache: &HeadCache, dim: usize, scale: f32, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {
+        use super::lanes::{Avx2, Avx512};
         #[target_feature(enable = "avx512f")]
         fn avx512(q: &[f32], cache: &HeadCache, dim: usize, scale: f32, out: &mut [f32]) {
-            attend_body::<true>(q, cache, dim, scale, out)
+            // SAFETY: this function has the feature.
+            unsafe { attend_body::<Avx512>(q, cache, dim, scale, out) }
         }
         #[target_feature(enable = "avx2,fma")]
         fn avx2(q: &[f32], cache: &HeadCache, dim: usize, scale: f32, out: &mut [f32]) {
-            attend_body::<true>(q, cache, dim, scale, out)
+            // SAFETY: this function has the features.
+            unsafe { attend_body::<Avx2>(q, cache, dim, scale, out) }
         }
         match simd {
             // SAFETY: the feature was detected on this processor.
@@ -295,11 +376,14 @@ fn attend(simd: Simd, q: &[f32], cache: &HeadCache, dim: usize, scale: f32, out:
             Simd::Portable => {}
         }
     }
-    attend_body::<false>(q, cache, dim, scale, out)
+    // SAFETY: portable lanes need no feature.
+    unsafe { attend_body::<Portable>(q, cache, dim, scale, out) }
 }
 
+/// # Safety
+/// The processor must have the instruction set of `L`.
 #[inline(always)]
-fn attend_body<const FMA: bool>(
+unsafe fn attend_body<L: Lanes>(
     q: &[f32],
     cache: &HeadCache,
     dim: usize,
@@ -311,9 +395,8 @@ fn attend_body<const FMA: bool>(
         let mut top = f32::NEG_INFINITY;
         for (t, score) in scores.iter_mut().enumerate() {
             let key = &cache.keys[t * cache.stride..t * cache.stride + dim];
-            let mut dot = [0f32];
-            tile::<FMA, 1, 1>(q, key, dim, &mut dot, 1);
-            *score = dot[0] * scale;
+            // SAFETY: both slices hold `dim` numbers.
+            *score = unsafe { tile::<L, 1, 1>([key.as_ptr()], [q.as_ptr()], dim) }[0][0] * scale;
             top = top.max(*score);
         }
         let mut total = 0f32;
@@ -325,7 +408,7 @@ fn attend_body<const FMA: bool>(
         for (t, score) in scores.iter().enumerate() {
             let value = &cache.values[t * cache.stride..t * cache.stride + dim];
             for (o, v) in out.iter_mut().zip(value) {
-                *o = fma::<FMA>(*score, *v, *o);
+                *o = L::fma_one(*score, *v, *o);
             }
         }
         for o in out.iter_mut() {
@@ -382,14 +465,19 @@ mod tests {
     #[test]
     fn instruction_sets_agree_bit_for_bit() {
         let (x, w) = (random(&[5, 77]), random(&[9, 77]));
-        let best = has_fma();
+        let best = simd();
         if best == Simd::Portable {
             return;
         }
         let (xs, ws) = (View::new(&x), View::new(&w));
         let run = |simd| {
             let mut out = vec![0f32; 45];
-            product(simd, xs.0, ws.0, 77, 5, &mut out);
+            let columns = Columns {
+                start: out.as_mut_ptr(),
+                rows: 5,
+                stride: 9,
+            };
+            product(simd, xs.0, ws.0, 77, &columns);
             out
         };
         assert_eq!(run(best), run(Simd::Avx2));

@@ -12,6 +12,7 @@ pub mod weights;
 mod attention;
 mod gguf_names;
 mod kernels;
+mod lanes;
 mod linear;
 mod rope;
 

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
-use crate::agent::{Ask, GenerationConfig, LoadedModel, ask};
+use crate::agent::{Ask, Elicitation, GenerationConfig, LoadedModel, ask};
 use crate::artifact::Checkpoints;
 use crate::datasets::pairs::{AnswerSource, PreferencePair};
 use crate::runtime::progress::Progress;
@@ -77,7 +77,7 @@ const STATE: &str = "pairs.json";
 /// How a question is put, given how decisions are elicited.
 pub fn prompt_style(generation: &GenerationConfig) -> AnswerStyle {
     match generation.elicitation {
-        crate::agent::Elicitation::Score => AnswerStyle::Direct,
+        Elicitation::Score => AnswerStyle::Direct,
         _ => AnswerStyle::Reasoned,
     }
 }
@@ -108,14 +108,23 @@ pub fn sample_pairs(
         })?;
         first = checkpoint.step as u32;
     }
-    for attempt in first..config.attempts {
-        let open: Vec<(usize, usize)> = (0..questions.len())
+    // Where answers are scored, one computation serves all attempts, so they are asked for together; where they are
+    // written, each attempt is asked only of the questions that still need it.
+    let together = if generation.elicitation == Elicitation::Score {
+        config.attempts
+    } else {
+        1
+    };
+    while first < config.attempts {
+        let attempts = first..config.attempts.min(first + together);
+        let open: Vec<(usize, usize, u32)> = (0..questions.len())
             .flat_map(|q| [(q, 0), (q, 1)])
             .filter(|&(q, side)| state.wanted[q].answers[side].is_none())
+            .flat_map(|(q, side)| attempts.clone().map(move |attempt| (q, side, attempt)))
             .collect();
         let asks: Vec<Ask> = open
             .iter()
-            .map(|&(q, side)| {
+            .map(|&(q, side, attempt)| {
                 let question = &questions[q];
                 let steer = Some(Role::BOTH[side]);
                 Ask {
@@ -136,12 +145,15 @@ pub fn sample_pairs(
                 }
             })
             .collect();
-        let mut progress = Progress::new(format!("pairs, attempt {}", attempt + 1), asks.len());
+        let mut progress = Progress::new(format!("pairs, attempt {}", first + 1), asks.len());
         let answers = ask(model, None, generation, &asks, |n| progress.add(n))?;
         progress.finish();
-        for (&(q, side), answer) in open.iter().zip(answers) {
-            state.samples += 1;
+        for (&(q, side, attempt), answer) in open.iter().zip(answers) {
             let wanted = &mut state.wanted[q];
+            if wanted.answers[side].is_some() {
+                continue;
+            }
+            state.samples += 1;
             wanted.attempts[side] = attempt + 1;
             match answer {
                 Err(error) => {
@@ -159,8 +171,9 @@ pub fn sample_pairs(
                 }
             }
         }
+        first = attempts.end;
         let bytes = serde_json::to_vec(&state).expect("JSON of plain values");
-        checkpoints.save(u64::from(attempt) + 1, &[(STATE, &bytes)])?;
+        checkpoints.save(u64::from(first), &[(STATE, &bytes)])?;
     }
     Ok(assemble(questions, &state, config, style))
 }
