@@ -117,7 +117,8 @@ impl<'a> Predictors<'a> {
 
     fn chunks(&self) -> impl Iterator<Item = (i64, i64)> {
         let total = self.targets.size()[0];
-        (0..total)
+        // No targets at all are one empty chunk: there is nothing to join otherwise.
+        (0..total.max(1))
             .step_by(CHUNK as usize)
             .map(move |start| (start, CHUNK.min(total - start)))
     }

@@ -31,9 +31,13 @@ pub enum GrpoLoss {
 ///
 /// A group of one, or one whose rewards are all equal, has advantage 0: it teaches nothing.
 pub fn advantages(rewards: &[f64]) -> Vec<f64> {
+    if rewards.windows(2).all(|pair| pair[0] == pair[1]) {
+        // The rounded mean of equal rewards may differ from each of them.
+        return vec![0.0; rewards.len()];
+    }
     let n = rewards.len() as f64;
     let mean = rewards.iter().sum::<f64>() / n;
-    let variance = rewards.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+    let variance = rewards.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / (n - 1.0);
     rewards
         .iter()
         .map(|r| (r - mean) / (variance.sqrt() + EPSILON))
@@ -51,11 +55,11 @@ pub struct GrpoTerms {
     pub epsilon_low: f64,
     /// Ratios above 1 + this are clipped.
     pub epsilon_high: f64,
-    /// Longest allowed completion, for `dr_grpo`.
+    /// Actions of the longest allowed completion, for `dr_grpo`: a constant of the run, whatever was sampled.
     pub max_completion: f64,
-    /// Completions of the whole batch an optimiser step sees.
+    /// Completions of the whole batch an optimiser step sees, those masked as truncated included.
     pub batch_completions: f64,
-    /// Actions of the whole batch an optimiser step sees.
+    /// Actions of the whole batch an optimiser step sees, those of masked completions left out.
     pub batch_actions: f64,
 }
 
@@ -146,6 +150,8 @@ mod tests {
             assert!((got - (reward - 0.3) / std).abs() < 1e-12);
         }
         assert_eq!(advantages(&[0.1; 4]), [0.0; 4]);
+        // 0.1 + 0.1 + 0.1 is not 0.3: without its own case this group would push the policy by 1e-13.
+        assert_eq!(advantages(&[0.1; 3]), [0.0; 3]);
         assert_eq!(advantages(&[0.7]), [0.0]);
     }
 }

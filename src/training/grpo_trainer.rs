@@ -7,18 +7,17 @@ use std::collections::BTreeMap;
 
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-use super::grpo::{Actions, GrpoLoss, GrpoTerms, GrpoValue, advantages, grpo};
+use super::grpo::{GrpoLoss, GrpoTerms, advantages};
 use super::optim::{OptimConfig, Schedule};
 use super::pairs::prompt_style;
-use super::rollout::{GroupPlan, Rollout, action_logprobs, plan_group};
+use super::rollout::{GroupPlan, GrpoSums, Rollout, accumulate, plan_group};
 use super::state::TrainState;
 use super::{METRICS_FILE, TrainContext, TrainError};
-use crate::agent::{Ask, GenerationConfig, ask};
+use crate::agent::{Ask, Elicitation, GenerationConfig, ask};
 use crate::artifact::MetricsLog;
-use crate::model::logprobs::Predictors;
-use crate::model::{Adapter, Decoder, LoraConfig};
+use crate::model::{Adapter, LoraConfig};
 use crate::runtime::interrupt::check;
 use crate::runtime::progress::Progress;
 use crate::runtime::seed::{derive, stream};
@@ -119,6 +118,30 @@ impl Default for GrpoConfig {
                 schedule: Schedule::Linear,
                 ..OptimConfig::default()
             },
+        }
+    }
+}
+
+impl GrpoConfig {
+    /// Terms of the loss for the batch that an optimiser step sees; `longest` is the most actions of a completion.
+    pub fn terms<'a>(
+        &self,
+        plans: impl IntoIterator<Item = &'a GroupPlan>,
+        longest: usize,
+    ) -> GrpoTerms {
+        let (mut completions, mut actions) = (0, 0);
+        for plan in plans {
+            completions += plan.completions;
+            actions += plan.advantages.len();
+        }
+        GrpoTerms {
+            loss: self.loss,
+            beta: self.beta,
+            epsilon_low: self.epsilon_low,
+            epsilon_high: self.epsilon_high,
+            max_completion: longest as f64,
+            batch_completions: completions.max(1) as f64,
+            batch_actions: actions.max(1) as f64,
         }
     }
 }
@@ -256,81 +279,11 @@ pub fn collect(
     Ok(groups.collect())
 }
 
-/// Sums over the actions of an update.
-#[derive(Debug, Default)]
-struct Totals {
-    loss: f64,
-    actions: f64,
-    kl: f64,
-    entropy: f64,
-    scored: f64,
-    clipped_low: f64,
-    clipped_high: f64,
-    mismatch: f64,
-    sampled: f64,
-}
-
-/// The groups an update learns from, and the size of the batch they make.
+/// The groups an update learns from.
 fn learnable<'a>(groups: &'a [Group], config: &GrpoConfig) -> Vec<&'a Group> {
     let kept = groups.iter().filter(|g| !g.rollouts.is_empty());
     kept.filter(|g| !(config.skip_zero_variance && g.is_flat()))
         .collect()
-}
-
-/// Action log-probabilities of a group, `(N)`, without gradient.
-fn score_group(model: &Decoder, adapter: Option<&Adapter>, plan: &GroupPlan) -> Tensor {
-    tch::no_grad(|| {
-        let hidden = model.hidden(&plan.batch, adapter);
-        let scored = Predictors::new(model, &hidden, &plan.targets).score();
-        action_logprobs(&scored.logprobs, plan)
-    })
-}
-
-/// Add one group's gradients to the adapter's `.grad`.
-fn accumulate(
-    model: &Decoder,
-    adapter: &Adapter,
-    plan: &GroupPlan,
-    old: Option<&Tensor>,
-    terms: &GrpoTerms,
-    totals: &mut Totals,
-) {
-    let reference = (terms.beta > 0.0).then(|| score_group(model, None, plan));
-    let hidden = model.hidden(&plan.batch, Some(adapter));
-    let predictors = Predictors::new(model, &hidden, &plan.targets);
-    let scored = predictors.score();
-    let leaf = scored.logprobs.set_requires_grad(true);
-    let current = action_logprobs(&leaf, plan);
-    let detached = current.detach();
-    let advantages = Tensor::from_slice(&plan.advantages).to_device(leaf.device());
-    let GrpoValue {
-        loss,
-        kl_sum,
-        clipped_low,
-        clipped_high,
-    } = grpo(
-        &Actions {
-            current: &current,
-            old: old.unwrap_or(&detached),
-            reference: reference.as_ref(),
-            advantages: &advantages,
-            spans: &plan.action_spans,
-        },
-        terms,
-    );
-    loss.backward();
-    predictors.backward(&leaf.grad());
-    totals.loss += loss.double_value(&[]);
-    totals.actions += plan.advantages.len() as f64;
-    totals.kl += kl_sum;
-    totals.entropy += scored.entropies.sum(Kind::Double).double_value(&[]);
-    totals.scored += plan.targets.len() as f64;
-    totals.clipped_low += clipped_low;
-    totals.clipped_high += clipped_high;
-    if let Some((difference, count)) = plan.mismatch(&leaf.detach()) {
-        totals.mismatch += difference;
-        totals.sampled += count;
-    }
 }
 
 /// Train an adapter on these questions.
@@ -361,6 +314,11 @@ pub fn train_grpo(
     let mut pending = read_pending(context, state.step)?;
     let generations_per_epoch = questions.len().div_ceil(config.prompts_per_step) as u64;
     let total = generations_per_epoch * config.epochs * config.iterations;
+    let course = Course {
+        total,
+        generations_per_epoch,
+        longest: most_actions(generation),
+    };
     let mut progress = Progress::new("grpo", total as usize);
     progress.skip(state.step as usize);
     while state.step < total {
@@ -393,15 +351,7 @@ pub fn train_grpo(
                 other => other?,
             },
         };
-        update(
-            context,
-            &mut state,
-            &mut logs,
-            &groups,
-            config,
-            total,
-            generations_per_epoch,
-        )?;
+        update(context, &mut state, &mut logs, &groups, config, &course)?;
         progress.add(config.iterations as usize);
         let due = config.checkpoint_every.max(1);
         if state.step / due != (state.step - config.iterations) / due {
@@ -414,6 +364,24 @@ pub fn train_grpo(
     }
     state.adapter.set_trainable(false);
     Ok(state.adapter)
+}
+
+/// What every update of a run has in common.
+struct Course {
+    /// Optimiser steps.
+    total: u64,
+    generations_per_epoch: u64,
+    /// Most actions of a completion.
+    longest: usize,
+}
+
+/// Most actions a completion can have under these settings.
+fn most_actions(generation: &GenerationConfig) -> usize {
+    match generation.elicitation {
+        Elicitation::Free => generation.max_new_tokens,
+        Elicitation::Constrained => generation.max_new_tokens + 1,
+        Elicitation::Score => 1,
+    }
 }
 
 /// Rollouts that a checkpoint of this step holds.
@@ -439,8 +407,7 @@ fn update(
     logs: &mut BTreeMap<String, MetricsLog>,
     groups: &[Group],
     config: &GrpoConfig,
-    total: u64,
-    generations_per_epoch: u64,
+    course: &Course,
 ) -> Result<(), TrainError> {
     let model = &context.model.decoder;
     let kept = learnable(groups, config);
@@ -448,36 +415,14 @@ fn update(
         .iter()
         .map(|g| plan_group(&g.prompt, &g.rollouts, config.mask_truncated))
         .collect();
-    let longest = groups
-        .iter()
-        .flat_map(|g| &g.rollouts)
-        .map(Rollout::actions)
-        .max()
-        .unwrap_or(1);
-    let terms = GrpoTerms {
-        loss: config.loss,
-        beta: config.beta,
-        epsilon_low: config.epsilon_low,
-        epsilon_high: config.epsilon_high,
-        max_completion: longest as f64,
-        batch_completions: plans
-            .iter()
-            .map(|p| p.action_spans.len())
-            .sum::<usize>()
-            .max(1) as f64,
-        batch_actions: plans
-            .iter()
-            .map(|p| p.advantages.len())
-            .sum::<usize>()
-            .max(1) as f64,
-    };
+    let terms = config.terms(&plans, course.longest);
     // With one iteration the sampling policy is the current one and the ratio is 1 by definition.
     let old: Vec<Option<Tensor>> = plans
         .iter()
-        .map(|plan| (config.iterations > 1).then(|| score_group(model, Some(&state.adapter), plan)))
+        .map(|plan| (config.iterations > 1).then(|| plan.score(model, Some(&state.adapter))))
         .collect();
     for iteration in 0..config.iterations {
-        let mut totals = Totals::default();
+        let mut totals = GrpoSums::default();
         for (plan, old) in plans.iter().zip(&old) {
             if let Err(stop) = check() {
                 if iteration == 0 {
@@ -507,7 +452,7 @@ fn update(
             * config
                 .optim
                 .schedule
-                .factor(state.step, total, config.optim.warmup_ratio);
+                .factor(state.step, course.total, config.optim.warmup_ratio);
         let grad_norm = state.optimiser.step(lr);
         if !grad_norm.is_finite() {
             return Err(TrainError::Diverged {
@@ -516,7 +461,7 @@ fn update(
             });
         }
         state.step += 1;
-        let epoch = state.step as f64 / (generations_per_epoch * config.iterations) as f64;
+        let epoch = state.step as f64 / (course.generations_per_epoch * config.iterations) as f64;
         write_logs(
             logs,
             groups,
@@ -529,7 +474,7 @@ fn update(
 
 fn metrics(
     groups: &[Group],
-    totals: &Totals,
+    totals: &GrpoSums,
     step: u64,
     epoch: f64,
     grad_norm: f64,
@@ -613,4 +558,23 @@ fn write_logs(
         log.flush()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_completion_is_that_of_the_settings() {
+        let most = |elicitation| {
+            most_actions(&GenerationConfig {
+                elicitation,
+                max_new_tokens: 50,
+                ..GenerationConfig::default()
+            })
+        };
+        assert_eq!(most(Elicitation::Free), 50);
+        assert_eq!(most(Elicitation::Constrained), 51);
+        assert_eq!(most(Elicitation::Score), 1);
+    }
 }

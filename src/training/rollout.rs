@@ -1,13 +1,15 @@
-//! From sampled answers to the packed batch an update computes, and back from token to action log-probabilities.
+//! From sampled answers to the packed batch an update computes, back from token to action log-probabilities, and the
+//! gradients of the loss on them.
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use super::grpo::{Actions, GrpoTerms, GrpoValue, grpo};
 use crate::agent::Answer;
-use crate::model::Packed;
-use crate::model::logprobs::Targets;
+use crate::model::logprobs::{Predictors, Targets};
+use crate::model::{Adapter, Decoder, Packed};
 use crate::scenario::Outcome;
 
 /// A constrained choice as an update sees it.
@@ -102,6 +104,8 @@ pub struct GroupPlan {
     pub advantages: Vec<f32>,
     /// Actions of each rollout that counts.
     pub action_spans: Vec<Range<usize>>,
+    /// Rollouts of the group, those masked as truncated included: a mean over completions counts them as zeros.
+    pub completions: usize,
 }
 
 /// Lay out a group: free completions as continuations of the prompt; options after the prompt once for all rollouts
@@ -128,9 +132,11 @@ pub fn plan_group(prompt: &[u32], rollouts: &[Rollout], mask_truncated: bool) ->
             }
             Some(choice) => {
                 let lead = [&rollout.sampled[..rollout.reasoning], &rollout.bridge].concat();
+                // A stop token sampled at once leaves no lead either, but it is an action of its own.
+                let at_once = lead.is_empty() && rollout.sampled.is_empty();
                 let known = shared
                     .iter()
-                    .find(|(options, _)| lead.is_empty() && *options == choice.options);
+                    .find(|(options, _)| at_once && *options == choice.options);
                 let spans = match known {
                     Some((_, spans)) => spans.clone(),
                     None => {
@@ -147,7 +153,7 @@ pub fn plan_group(prompt: &[u32], rollouts: &[Rollout], mask_truncated: bool) ->
                             }
                             spans.push(targets.push(&rows[lead.len()..], option, 1.0));
                         }
-                        if lead.is_empty() && rollout.sampled.is_empty() {
+                        if at_once {
                             shared.push((choice.options.clone(), spans.clone()));
                         }
                         spans
@@ -168,6 +174,7 @@ pub fn plan_group(prompt: &[u32], rollouts: &[Rollout], mask_truncated: bool) ->
         parts: plan_parts,
         advantages,
         action_spans,
+        completions: rollouts.len(),
     }
 }
 
@@ -204,8 +211,17 @@ pub fn action_logprobs(logprobs: &Tensor, plan: &GroupPlan) -> Tensor {
 }
 
 impl GroupPlan {
+    /// Log-probability of each action, `(N)`, without gradient; no adapter is the reference.
+    pub fn score(&self, model: &Decoder, adapter: Option<&Adapter>) -> Tensor {
+        tch::no_grad(|| {
+            let hidden = model.hidden(&self.batch, adapter);
+            let scored = Predictors::new(model, &hidden, &self.targets).score();
+            action_logprobs(&scored.logprobs, self)
+        })
+    }
+
     /// Sum of |training − sampler| log-probabilities over sampled tokens, and their number.
-    pub fn mismatch(&self, logprobs: &Tensor) -> Option<(f64, f64)> {
+    fn mismatch(&self, logprobs: &Tensor) -> Option<(f64, f64)> {
         let (mut difference, mut count) = (0.0, 0.0);
         for part in &self.parts {
             if let Part::Tokens(span, sampled) = part {
@@ -217,5 +233,78 @@ impl GroupPlan {
             }
         }
         (count > 0.0).then_some((difference, count))
+    }
+}
+
+/// Sums over the actions of an update.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct GrpoSums {
+    /// The loss; parts of a batch add up to the batch's.
+    pub loss: f64,
+    /// Number of actions.
+    pub actions: f64,
+    /// k3 estimates of KL(π‖ref).
+    pub kl: f64,
+    /// Entropies of the scored tokens, in nats.
+    pub entropy: f64,
+    /// Number of scored tokens.
+    pub scored: f64,
+    /// Actions clipped from below.
+    pub clipped_low: f64,
+    /// Actions clipped from above.
+    pub clipped_high: f64,
+    /// |log-probability here − as the sampler saw it| of the sampled tokens.
+    pub mismatch: f64,
+    /// Number of sampled tokens.
+    pub sampled: f64,
+}
+
+/// Add one group's gradients to the adapter's `.grad` and its numbers to `sums`.
+///
+/// `old` are the log-probabilities of the actions, `(N)`, under the policy that sampled them; without, that is the
+/// policy as it is, and every ratio is 1.
+pub fn accumulate(
+    model: &Decoder,
+    adapter: &Adapter,
+    plan: &GroupPlan,
+    old: Option<&Tensor>,
+    terms: &GrpoTerms,
+    sums: &mut GrpoSums,
+) {
+    let reference = (terms.beta > 0.0).then(|| plan.score(model, None));
+    let hidden = model.hidden(&plan.batch, Some(adapter));
+    let predictors = Predictors::new(model, &hidden, &plan.targets);
+    let scored = predictors.score();
+    let leaf = scored.logprobs.set_requires_grad(true);
+    let current = action_logprobs(&leaf, plan);
+    let detached = current.detach();
+    let advantages = Tensor::from_slice(&plan.advantages).to_device(leaf.device());
+    let GrpoValue {
+        loss,
+        kl_sum,
+        clipped_low,
+        clipped_high,
+    } = grpo(
+        &Actions {
+            current: &current,
+            old: old.unwrap_or(&detached),
+            reference: reference.as_ref(),
+            advantages: &advantages,
+            spans: &plan.action_spans,
+        },
+        terms,
+    );
+    loss.backward();
+    predictors.backward(&leaf.grad());
+    sums.loss += loss.double_value(&[]);
+    sums.actions += plan.advantages.len() as f64;
+    sums.kl += kl_sum;
+    sums.entropy += scored.entropies.sum(Kind::Double).double_value(&[]);
+    sums.scored += plan.targets.len() as f64;
+    sums.clipped_low += clipped_low;
+    sums.clipped_high += clipped_high;
+    if let Some((difference, count)) = plan.mismatch(&leaf.detach()) {
+        sums.mismatch += difference;
+        sums.sampled += count;
     }
 }
