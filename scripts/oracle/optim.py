@@ -46,7 +46,7 @@ def main():
             optimizer.step()
             schedule.step()
             if step in KEPT:
-                tensors |= {f"{name}/step_{step:03}/{k}": v for k, v in x.items()}
+                tensors |= {f"{name}/step_{step:03}/{k}": v.detach().clone() for k, v in x.items()}
         clipped = sum(norm > limit for norm in norms)
         record["cases"][name] = {**case, "lr": rates, "grad_norm": norms, "clipped_steps": clipped}
         say(f"{name}: norm {norms[0]:.3f} → {norms[-1]:.3e}, clipped in {clipped} steps, lr {rates[0]} … {rates[-1]}")
