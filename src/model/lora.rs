@@ -264,6 +264,7 @@ impl Adapter {
     /// `base` is the name or path of the base model, for people and for PEFT.
     pub fn save(&self, folder: &Path, base: &str) -> Result<(), LoraError> {
         let targets: Vec<_> = self.config.targets.iter().map(|t| t.name()).collect();
+        std::fs::create_dir_all(folder).map_err(ArtifactError::io("create folder", folder))?;
         let described = serde_json::json!({
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
             "r": self.config.rank, "lora_alpha": self.config.alpha, "lora_dropout": 0.0, "bias": "none",

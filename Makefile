@@ -1,0 +1,48 @@
+# make reproduce   set up, build, run the laptop recipe: data to report, on this machine
+# make test        set up, build, run all tests (the real 135M model where it matters)
+# make check       format, lints, documentation, tests: what every commit must pass
+# RECIPE=… chooses another recipe, RUN_ARGS=… adds options of `atp-pipeline run`
+
+RECIPE ?= laptop
+RUN_ARGS ?=
+CARGO ?= cargo
+PYTHON ?= python3
+
+.PHONY: help setup build reproduce test test-kill check fmt clippy doc clean
+
+help:
+	@sed -n '1,4s/^# //p' Makefile
+
+setup:
+	@command -v $(PYTHON) >/dev/null || { echo "setup: $(PYTHON) is missing; install python3 (3.8 or newer)" >&2; exit 1; }
+	@command -v $(CARGO) >/dev/null || { echo "setup: cargo is missing; install Rust from https://rustup.rs" >&2; exit 1; }
+	@command -v c++ >/dev/null || command -v g++ >/dev/null || { echo "setup: a C++ compiler is missing; install g++ (Debian: apt-get install g++)" >&2; exit 1; }
+	@$(PYTHON) scripts/setup.py all
+
+build: setup
+	$(CARGO) build --release --locked
+
+reproduce: build
+	./target/release/atp-pipeline run $(RECIPE) $(RUN_ARGS)
+	@echo "report: runs/$(notdir $(basename $(RECIPE)))/latest/report/report.html"
+
+test: setup
+	$(CARGO) test --locked
+
+# The long version of the kill test: every stage killed again and again.
+test-kill: setup
+	ATP_KILLS=200 $(CARGO) test --locked --test integration kill -- --nocapture
+
+check: fmt clippy doc test
+
+fmt:
+	$(CARGO) fmt --check
+
+clippy: setup
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+doc: setup
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+clean:
+	$(CARGO) clean
