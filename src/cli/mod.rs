@@ -5,6 +5,7 @@ use tch::Device;
 
 use crate::runtime::device::{self, DeviceChoice};
 
+mod bench;
 mod doctor;
 mod model;
 mod run;
@@ -49,6 +50,8 @@ enum Command {
     Sample(sample::SampleArgs),
     /// Write per-token log-probabilities of given completions.
     Score(score::ScoreArgs),
+    /// Measure generation and a DPO step on this machine.
+    Bench(bench::BenchArgs),
     /// Check the machine: libtorch, GPU, memory, disk, the embedded model.
     Doctor(doctor::DoctorArgs),
 }
@@ -86,6 +89,7 @@ impl Cli {
             Command::Status(args) => args.execute(),
             Command::Sample(args) => args.execute(),
             Command::Score(args) => args.execute(),
+            Command::Bench(args) => args.execute(),
             Command::Doctor(args) => args.execute(),
         }
     }
