@@ -61,13 +61,13 @@ pub struct TrainArgs {
     #[arg(long)]
     method: Method,
     /// Peak learning rate.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     lr: Option<f64>,
     /// Passes over the data.
     #[arg(long)]
     epochs: Option<u64>,
     /// β: of DPO's loss, or weight of GRPO's KL penalty.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     beta: Option<f64>,
     /// Rank of the adapter.
     #[arg(long)]
@@ -175,7 +175,7 @@ impl RunArgs {
         let done = run(&root, &pipeline.stages, &options);
         if self.json {
             println!("{}", serde_json::to_string_pretty(&done.summary)?);
-        } else {
+        } else if !done.summary.stages.is_empty() {
             println!("{}", done.summary);
         }
         done.result?;
