@@ -105,7 +105,13 @@ fn a_dry_run_names_what_a_changed_key_touches_and_nothing_else() {
     let summary = dry("dpo.optim.lr=1e-4");
     assert_eq!(
         in_state(&summary, "up-to-date"),
-        ["data", "pairs", "train-grpo", "evaluate-base", "evaluate-grpo"]
+        [
+            "data",
+            "pairs",
+            "train-grpo",
+            "evaluate-base",
+            "evaluate-grpo"
+        ]
     );
     let train = states(&summary).swap_remove(2);
     assert_eq!(
@@ -187,7 +193,10 @@ fn adapters_load_and_change_scores() {
         let text = fs::read_to_string(folder.path().join(out)).expect("scores");
         let scored: Value = serde_json::from_str(&text).expect("JSON");
         let logprobs = scored["logprobs"].as_array().expect("a list");
-        logprobs.iter().map(|l| l.as_f64().expect("a number")).collect()
+        logprobs
+            .iter()
+            .map(|l| l.as_f64().expect("a number"))
+            .collect()
     };
     let without = score("base.jsonl", None);
     assert!(without.iter().all(|l| l.is_finite() && *l < 0.0));
@@ -233,7 +242,10 @@ fn the_report_says_what_a_small_model_is_good_for() {
     let statement = "At that size these numbers are a check that the pipeline works";
     for name in ["report.html", "report.md"] {
         assert!(text(name).contains(statement), "{name}");
-        assert!(text(name).contains("They are no finding about alignment"), "{name}");
+        assert!(
+            text(name).contains("They are no finding about alignment"),
+            "{name}"
+        );
     }
     assert!(run.ended.out.contains(statement), "also on the terminal");
     let html = text("report.html");

@@ -201,11 +201,7 @@ impl Finished {
 
     /// How long a stage took.
     pub fn seconds(&self, stage: &str) -> f64 {
-        let manifest = self
-            .run()
-            .join("latest")
-            .join(stage)
-            .join("manifest.json");
+        let manifest = self.run().join("latest").join(stage).join("manifest.json");
         let manifest: Value =
             serde_json::from_slice(&fs::read(manifest).expect("a manifest")).expect("JSON");
         manifest["seconds"].as_f64().expect("seconds")
