@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use super::DeviceArgs;
@@ -123,6 +124,8 @@ impl TrainArgs {
 }
 
 fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)
+        .with_context(|| format!("cannot create folder `{}`", to.display()))?;
     for entry in std::fs::read_dir(from)? {
         let path = entry?.path();
         let bytes = std::fs::read(&path)?;
