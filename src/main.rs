@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use atp_pipeline::cli::Cli;
 use atp_pipeline::runtime::interrupt::{self, Interrupted};
+use atp_pipeline::runtime::message::message;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -29,6 +30,10 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.payload_as_str().unwrap_or("unknown");
         tracing::debug!("{panic}");
+        if text.starts_with("failed printing to stdout") {
+            // Whoever read has gone, as in `… | head`. That is no fault; and to die of SIGPIPE would cost a checkpoint.
+            return;
+        }
         if text.contains("out of memory") {
             eprintln!(
                 "error: out of memory: {}",
@@ -56,7 +61,7 @@ fn main() -> ExitCode {
             ExitCode::from(interrupt::EXIT_CODE as u8)
         }
         Ok(Err(error)) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", message(&error));
             ExitCode::FAILURE
         }
         Err(_) => ExitCode::FAILURE,

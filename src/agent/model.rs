@@ -153,7 +153,10 @@ impl ModelSpec {
         if self.source == EMBEDDED {
             return embedded();
         }
-        let path = base.join(&self.source);
+        let path = match base == Path::new(".") {
+            true => PathBuf::from(&self.source),
+            false => base.join(&self.source),
+        };
         if path.join("config.json").is_file() || path.is_file() {
             return Ok(path);
         }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use super::DeviceArgs;
@@ -61,13 +62,13 @@ pub struct TrainArgs {
     #[arg(long)]
     method: Method,
     /// Peak learning rate.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     lr: Option<f64>,
     /// Passes over the data.
     #[arg(long)]
     epochs: Option<u64>,
     /// β: of DPO's loss, or weight of GRPO's KL penalty.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     beta: Option<f64>,
     /// Rank of the adapter.
     #[arg(long)]
@@ -123,6 +124,8 @@ impl TrainArgs {
 }
 
 fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)
+        .with_context(|| format!("cannot create folder `{}`", to.display()))?;
     for entry in std::fs::read_dir(from)? {
         let path = entry?.path();
         let bytes = std::fs::read(&path)?;
@@ -175,7 +178,7 @@ impl RunArgs {
         let done = run(&root, &pipeline.stages, &options);
         if self.json {
             println!("{}", serde_json::to_string_pretty(&done.summary)?);
-        } else {
+        } else if !done.summary.stages.is_empty() {
             println!("{}", done.summary);
         }
         done.result?;

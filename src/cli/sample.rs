@@ -22,16 +22,16 @@ pub struct SampleArgs {
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
     /// Temperature; 0 is greedy.
-    #[arg(long, default_value_t = 0.7)]
+    #[arg(long, default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f64,
     /// Keep the k likeliest tokens; 0 keeps all.
     #[arg(long, default_value_t = 0)]
     top_k: usize,
     /// Keep the likeliest tokens up to this probability.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f64,
     /// Keep tokens at least this fraction as likely as the likeliest.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     min_p: f64,
     /// Thinking mode of models that have one.
     #[arg(long)]

@@ -46,6 +46,14 @@ struct Scored {
 impl ScoreArgs {
     /// Score every line.
     pub fn execute(self) -> anyhow::Result<()> {
+        let folder = self.output.parent();
+        let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+        if folder.is_some_and(|folder| !folder.is_dir()) {
+            bail!(
+                "{}: the folder to write it to is not there",
+                self.output.display()
+            );
+        }
         let name = self.input.display().to_string();
         let file = std::fs::File::open(&self.input).with_context(|| name.clone())?;
         let mut items = vec![];

@@ -53,7 +53,8 @@ impl Default for EvaluationConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum EvaluationError {
     /// A stop was asked for; the finished rounds are saved.
-    #[error(transparent)]
+    // Not transparent: that would take `Interrupted` itself out of the chain, by which a stop is known.
+    #[error("{0}")]
     Interrupted(#[from] Interrupted),
     /// A file could not be written or read.
     #[error(transparent)]

@@ -1,7 +1,8 @@
-//! What every layer stands on: seeded random streams, devices, signals and progress lines.
+//! What every layer stands on: seeded random streams, devices, signals, messages and progress lines.
 
 pub mod device;
 pub mod embedded;
 pub mod interrupt;
+pub mod message;
 pub mod progress;
 pub mod seed;

@@ -13,6 +13,7 @@ use crate::artifact::{
     ArtifactError, Digest, Manifest, RunLock, digest_bytes, digest_file, remove_stale_temporaries,
     time,
 };
+use crate::runtime::message::message;
 use crate::runtime::{interrupt, seed};
 
 /// How a list of stages is run.
@@ -132,7 +133,7 @@ impl Runner {
                 } else {
                     State::Failed
                 };
-                report.error = Some(format!("{error:#}"));
+                report.error = Some(message(&error));
                 self.made.insert(report.name.clone(), Made::Failed);
                 // A stop on request is handed on as it came; it is nobody's failure.
                 let error = match interrupted {
@@ -140,7 +141,7 @@ impl Runner {
                     false => error.context(format!("stage `{}` failed", report.name)),
                 };
                 match &failure {
-                    Some(_) if !interrupted => tracing::error!("{error:#}"),
+                    Some(_) if !interrupted => tracing::error!("{}", message(&error)),
                     _ => failure = Some(error),
                 }
             }

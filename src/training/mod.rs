@@ -25,7 +25,8 @@ pub mod state;
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// A stop was asked for; the last step is saved.
-    #[error(transparent)]
+    // Not transparent: that would take `Interrupted` itself out of the chain, by which a stop is known.
+    #[error("{0}")]
     Interrupted(#[from] Interrupted),
     /// A file could not be written or read.
     #[error(transparent)]
@@ -80,3 +81,18 @@ pub struct TrainContext<'a> {
 
 /// Metrics of every optimiser step, one JSON object a line.
 pub const METRICS_FILE: &str = "metrics.jsonl";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_is_known_in_the_chain() {
+        let error = anyhow::Error::new(TrainError::from(Interrupted));
+        assert!(error.chain().any(|cause| cause.is::<Interrupted>()));
+        assert_eq!(
+            crate::runtime::message::message(&error),
+            Interrupted.to_string()
+        );
+    }
+}

@@ -1,0 +1,40 @@
+//! An error and its causes as one message.
+
+/// The error and its causes from the outside in, joined by colons. Many errors name their cause already: a cause that
+/// the text so far contains is not said again.
+pub fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot read `a`: {source}")]
+    struct Names {
+        source: std::io::Error,
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let source = std::io::Error::other("disk on fire");
+        let error = anyhow::Error::new(Names { source }).context("stage `data` failed");
+        assert_eq!(
+            message(&error),
+            "stage `data` failed: cannot read `a`: disk on fire"
+        );
+        let error = anyhow::anyhow!("inner").context("outer");
+        assert_eq!(message(&error), "outer: inner");
+    }
+}
