@@ -25,7 +25,7 @@ pub struct RunArgs {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     assignments: Vec<String>,
     /// Root seeds, in place of the recipe's.
-    #[arg(long, value_name = "SEED", num_args = 1.., value_delimiter = ',')]
+    #[arg(long, value_name = "SEED,…", value_delimiter = ',')]
     seed: Vec<u64>,
     /// A model in place of the recipe's: folder, .gguf file, embedded name, or owner/name on the hub.
     #[arg(long)]

@@ -29,13 +29,11 @@ impl Recipe {
     /// Load by path, or by the name of one that comes with the program, with assignments laid over it.
     pub fn load(which: &str, assignments: &[String]) -> Result<Self, RecipeError> {
         let path = Path::new(which);
+        let embedded = RECIPES.iter().any(|(name, _)| *name == which) && !path.exists();
         let is_name = !which.contains(['/', '\\', '.']);
-        let mut document = match RECIPES
-            .iter()
-            .find(|(name, _)| is_name && *name == which && !path.exists())
-        {
-            Some(_) => Document::load_with(Path::new(&format!("{which}.toml")), &read_embedded)?,
-            None if is_name && !path.is_file() => {
+        let mut document = match embedded {
+            true => Document::load_with(Path::new(&format!("{which}.toml")), &read_embedded)?,
+            false if is_name && !path.is_file() => {
                 let known: Vec<&str> = RECIPES.iter().map(|(name, _)| *name).collect();
                 let near = super::nearest(which, &known).map(|n| format!("; did you mean `{n}`?"));
                 return Err(RecipeError::NoSuchRecipe {
@@ -45,7 +43,7 @@ impl Recipe {
                     }),
                 });
             }
-            None => Document::load(path)?,
+            false => Document::load(path)?,
         };
         for assignment in assignments {
             document.set(assignment)?;
@@ -54,11 +52,14 @@ impl Recipe {
             .parent()
             .filter(|p| !p.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
-        let name = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = match embedded {
+            true => which.to_owned(),
+            false => path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+        };
         Self::check(&document, name, base.into())
     }
 
@@ -225,7 +226,8 @@ impl Recipe {
 }
 
 fn read_embedded(path: &Path) -> std::io::Result<String> {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let stem = file.strip_suffix(".toml").unwrap_or(&file);
     let found = RECIPES.iter().find(|(name, _)| *name == stem);
     found
         .map(|(_, text)| (*text).to_owned())

@@ -43,7 +43,21 @@ pub struct DpoConfig {
     /// The adapter.
     pub lora: LoraConfig,
     /// The optimiser.
+    #[serde(deserialize_with = "read_optim")]
     pub optim: OptimConfig,
+}
+
+/// The optimiser's defaults for this method.
+fn dpo_optim() -> OptimConfig {
+    OptimConfig {
+        lr: 1e-5,
+        warmup_ratio: 0.1,
+        ..OptimConfig::default()
+    }
+}
+
+fn read_optim<'de, D: serde::Deserializer<'de>>(source: D) -> Result<OptimConfig, D::Error> {
+    dpo_optim().read_over(source)
 }
 
 impl Default for DpoConfig {
@@ -58,11 +72,7 @@ impl Default for DpoConfig {
             max_length: 4096,
             checkpoint_every: 10,
             lora: LoraConfig::default(),
-            optim: OptimConfig {
-                lr: 5e-6,
-                warmup_ratio: 0.1,
-                ..OptimConfig::default()
-            },
+            optim: dpo_optim(),
         }
     }
 }

@@ -70,8 +70,6 @@ pub struct GrpoConfig {
     pub group: usize,
     /// Prompts of one generation step.
     pub prompts_per_step: usize,
-    /// Groups computed at once in an update.
-    pub micro_batch: usize,
     /// Optimiser steps on the rollouts of a generation step.
     pub iterations: u64,
     /// Passes over the questions.
@@ -93,7 +91,21 @@ pub struct GrpoConfig {
     /// The adapter.
     pub lora: LoraConfig,
     /// The optimiser.
+    #[serde(deserialize_with = "read_optim")]
     pub optim: OptimConfig,
+}
+
+/// The optimiser's defaults for this method.
+fn grpo_optim() -> OptimConfig {
+    OptimConfig {
+        lr: 5e-6,
+        schedule: Schedule::Linear,
+        ..OptimConfig::default()
+    }
+}
+
+fn read_optim<'de, D: serde::Deserializer<'de>>(source: D) -> Result<OptimConfig, D::Error> {
+    grpo_optim().read_over(source)
 }
 
 impl Default for GrpoConfig {
@@ -102,7 +114,6 @@ impl Default for GrpoConfig {
             loss: GrpoLoss::Dapo,
             group: 4,
             prompts_per_step: 8,
-            micro_batch: 1,
             iterations: 1,
             epochs: 6,
             beta: 0.04,
@@ -113,11 +124,7 @@ impl Default for GrpoConfig {
             checkpoint_every: 10,
             reward: RewardConfig::default(),
             lora: LoraConfig::default(),
-            optim: OptimConfig {
-                lr: 5e-6,
-                schedule: Schedule::Linear,
-                ..OptimConfig::default()
-            },
+            optim: grpo_optim(),
         }
     }
 }

@@ -70,6 +70,37 @@ impl Default for OptimConfig {
     }
 }
 
+/// The keys of an `optim` table that are given; each method has its own defaults for the rest.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OptimGiven {
+    lr: Option<f64>,
+    schedule: Option<Schedule>,
+    warmup_ratio: Option<f64>,
+    beta1: Option<f64>,
+    beta2: Option<f64>,
+    eps: Option<f64>,
+    weight_decay: Option<f64>,
+    max_grad_norm: Option<f64>,
+}
+
+impl OptimConfig {
+    /// Read an `optim` table over these defaults.
+    pub fn read_over<'de, D: serde::Deserializer<'de>>(self, source: D) -> Result<Self, D::Error> {
+        let given = OptimGiven::deserialize(source)?;
+        Ok(Self {
+            lr: given.lr.unwrap_or(self.lr),
+            schedule: given.schedule.unwrap_or(self.schedule),
+            warmup_ratio: given.warmup_ratio.unwrap_or(self.warmup_ratio),
+            beta1: given.beta1.unwrap_or(self.beta1),
+            beta2: given.beta2.unwrap_or(self.beta2),
+            eps: given.eps.unwrap_or(self.eps),
+            weight_decay: given.weight_decay.unwrap_or(self.weight_decay),
+            max_grad_norm: given.max_grad_norm.unwrap_or(self.max_grad_norm),
+        })
+    }
+}
+
 /// AdamW (Loshchilov & Hutter 2019) over a fixed list of parameters.
 pub struct AdamW {
     config: OptimConfig,
