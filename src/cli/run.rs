@@ -18,7 +18,7 @@ pub struct RunArgs {
     /// A recipe file, or the name of one that comes with the program.
     #[arg(default_value = DEFAULT_RECIPE)]
     recipe: String,
-    /// Where results go [default: runs/<recipe>].
+    /// Where results go [default: runs/RECIPE].
     #[arg(long)]
     run_dir: Option<PathBuf>,
     /// Lay a value over the recipe, for example --set dpo.optim.lr=1e-5; may be given several times.

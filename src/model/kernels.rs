@@ -93,10 +93,8 @@ impl Columns {
     fn from(&self, first: usize) -> Self {
         assert!(first <= self.stride);
         // SAFETY: within the first row of the result, or one past its end.
-        Self {
-            start: unsafe { self.start.add(first) },
-            ..*self
-        }
+        let start = unsafe { self.start.add(first) };
+        Self { start, ..*self }
     }
 
     /// Write one element.
@@ -166,6 +164,7 @@ fn product(simd: Simd, x: &[f32], w: &[f32], inner: usize, out: &Columns) {
 /// # Safety
 /// The processor must have the instruction set of `L`.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // indices name rows and columns, and iterators would not inline
 unsafe fn product_body<L: Lanes, const T: usize>(
     x: &[f32],
     w: &[f32],
@@ -229,6 +228,7 @@ fn rows_of<const T: usize>(matrix: &[f32], first: usize, inner: usize) -> [*cons
 /// # Safety
 /// The processor must have the instruction set of `L`; every pointer must be to `inner` readable numbers.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // as above
 unsafe fn tile<L: Lanes, const N: usize, const M: usize>(
     ws: [*const f32; N],
     xs: [*const f32; M],

@@ -70,7 +70,7 @@ impl Linear {
     pub fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
         let mut y = pass.matmul(x, &self.weight);
         if let Some(bias) = &self.bias {
-            y = y + bias;
+            y += bias;
         }
         match pass.adapter {
             Some(adapter) => self.update(x, y, adapter, pass),

@@ -391,7 +391,7 @@ pub fn train_dpo(
             log.append(&metrics)?;
             log.flush()?;
         }
-        if state.step % config.checkpoint_every.max(1) == 0 {
+        if state.step.is_multiple_of(config.checkpoint_every.max(1)) {
             state.save(context.checkpoints, &mut logs, &[])?;
         }
         progress.add(1);

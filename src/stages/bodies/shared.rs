@@ -10,11 +10,14 @@ use crate::agent::model::{Precision, describe, identity};
 use crate::agent::{LoadedModel, ModelSpec};
 use crate::model::ModelConfig;
 
+/// A loaded model with what it was loaded from.
+type Loaded = (PathBuf, Precision, Rc<LoadedModel>);
+
 /// The device everything runs on, and the model that was loaded last: stages of one model follow each other.
 #[derive(Clone)]
 pub struct Machine {
     device: Device,
-    loaded: Rc<RefCell<Option<(PathBuf, Precision, Rc<LoadedModel>)>>>,
+    loaded: Rc<RefCell<Option<Loaded>>>,
 }
 
 impl Machine {
