@@ -19,11 +19,12 @@ setup:
 	@command -v c++ >/dev/null || command -v g++ >/dev/null || { echo "setup: a C++ compiler is missing; install g++ (Debian: apt-get install g++)" >&2; exit 1; }
 	@$(PYTHON) scripts/setup.py all
 
+# The development profile is optimised too, so that one build serves recipes and tests.
 build: setup
-	$(CARGO) build --release --locked
+	$(CARGO) build --locked
 
 reproduce: build
-	./target/release/atp-pipeline run $(RECIPE) $(RUN_ARGS)
+	./target/debug/atp-pipeline run $(RECIPE) $(RUN_ARGS)
 	@echo "report: runs/$(notdir $(basename $(RECIPE)))/latest/report/report.html"
 
 test: setup
