@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiError};
-use hf_hub::{Repo, RepoType};
+use hf_hub::{Cache, Repo, RepoType};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
@@ -148,8 +148,9 @@ impl ModelSpec {
 
     /// The folder or file on this machine; a hub repository is fetched into the hub's cache first.
     ///
-    /// Relative paths are taken from `base`, the recipe's folder.
-    pub fn resolve(&self, base: &Path) -> Result<PathBuf, ModelError> {
+    /// Relative paths are taken from `base`, the recipe's folder. Without `fetch` a repository that is not in the cache is
+    /// an error.
+    pub fn resolve(&self, base: &Path, fetch: bool) -> Result<PathBuf, ModelError> {
         if self.source == EMBEDDED {
             return embedded();
         }
@@ -179,6 +180,14 @@ impl ModelSpec {
                 path.display()
             )));
         }
+        if let Some(folder) = cached(&self.source) {
+            return Ok(folder);
+        }
+        if !fetch {
+            return Err(not_found(
+                "not fetched from the hub yet, and a dry run fetches nothing".into(),
+            ));
+        }
         from_hub(&self.source)
     }
 }
@@ -205,6 +214,28 @@ fn embedded() -> Result<PathBuf, ModelError> {
         source_name: EMBEDDED.into(),
         problem: "not fetched yet; run `python3 scripts/setup.py model` or set ATP_DEPS".into(),
     })
+}
+
+/// The folder of a repository that is whole in the hub's cache.
+fn cached(source: &str) -> Option<PathBuf> {
+    let (name, revision) = split_revision(source);
+    let repo = Repo::with_revision(name.into(), RepoType::Model, revision.into());
+    let repo = Cache::from_env().repo(repo);
+    let folder = repo.get("config.json")?.parent()?.to_path_buf();
+    // Whole: every shard that the index names, or the one file, is there.
+    let index = std::fs::read_to_string(folder.join("model.safetensors.index.json"));
+    let whole = match index {
+        Ok(text) => {
+            let index: serde_json::Value = serde_json::from_str(&text).ok()?;
+            let mut shards = index["weight_map"]
+                .as_object()?
+                .values()
+                .filter_map(|v| v.as_str());
+            shards.all(|shard| folder.join(shard).is_file())
+        }
+        Err(_) => folder.join("model.safetensors").is_file(),
+    };
+    (whole && folder.join("tokenizer.json").is_file()).then_some(folder)
 }
 
 fn split_revision(source: &str) -> (&str, &str) {

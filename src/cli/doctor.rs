@@ -180,7 +180,7 @@ fn disk() -> Finding {
 fn embedded_model() -> Finding {
     let what = "model";
     let found = ModelSpec::new(EMBEDDED)
-        .resolve(Path::new("."))
+        .resolve(Path::new("."), true)
         .and_then(|path| Ok((describe(&path)?, path)));
     match found {
         Ok((config, path)) => {

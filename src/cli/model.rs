@@ -38,7 +38,7 @@ impl ModelArgs {
     /// Load both.
     pub fn load(&self) -> anyhow::Result<(LoadedModel, Option<Adapter>)> {
         let device = self.device.open()?;
-        let path = ModelSpec::new(&self.model).resolve(Path::new("."))?;
+        let path = ModelSpec::new(&self.model).resolve(Path::new("."), true)?;
         let model = LoadedModel::load(&path, self.precision, device)?;
         let adapter = match &self.adapter {
             Some(folder) => Some(Adapter::load(folder, model.decoder.config(), device)?),

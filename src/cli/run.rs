@@ -151,7 +151,7 @@ impl RunArgs {
             recipe.replace_models(absolute_if_there(model));
         }
         let machine = Machine::new(self.device.open()?);
-        let pipeline = pipeline(&recipe, &machine)?;
+        let pipeline = pipeline(&recipe, &machine, !self.dry_run)?;
         let of_kinds: Vec<String> = kinds
             .iter()
             .flat_map(|&kind| pipeline.of_kind(kind))

@@ -120,7 +120,7 @@ fn a_dry_run_names_what_a_changed_key_touches_and_nothing_else() {
     );
     assert_eq!(
         train.2,
-        "config key `dpo.optim.lr` changed: 0.0002 → 0.0001"
+        "config key `dpo.optim.lr` changed: 0.0004 → 0.0001"
     );
     assert_eq!(in_state(&summary, "may-run"), ["evaluate-dpo"]);
     assert_same(&files(&run.run()), &before);

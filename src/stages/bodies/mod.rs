@@ -53,8 +53,8 @@ fn kind_name(kind: StageKind) -> &'static str {
 
 /// Lay out the stages of a recipe: everything a seed, and a model, of the matrix needs, and one report of it all.
 ///
-/// Models are found, and fetched from a hub where need be, but not loaded.
-pub fn pipeline(recipe: &Recipe, machine: &Machine) -> anyhow::Result<Pipeline> {
+/// Models are found, with `fetch` got from a hub where need be, but not loaded.
+pub fn pipeline(recipe: &Recipe, machine: &Machine, fetch: bool) -> anyhow::Result<Pipeline> {
     let settings = &recipe.settings;
     let names = Names {
         models: settings.models.len(),
@@ -62,7 +62,7 @@ pub fn pipeline(recipe: &Recipe, machine: &Machine) -> anyhow::Result<Pipeline> 
     };
     let mut slots = vec![];
     for (name, spec) in &settings.models {
-        slots.push(ModelSlot::find(name, spec, &recipe.base, machine)?);
+        slots.push(ModelSlot::find(name, spec, &recipe.base, machine, fetch)?);
     }
     let mut stages: Vec<Box<dyn Stage>> = vec![];
     let mut evaluations = vec![];

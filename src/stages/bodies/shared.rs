@@ -66,14 +66,15 @@ pub struct ModelSlot {
 }
 
 impl ModelSlot {
-    /// Find the model and read its shape and identity.
+    /// Find the model, with `fetch` on the hub too, and read its shape and identity.
     pub fn find(
         name: &str,
         spec: &ModelSpec,
         base: &Path,
         machine: &Machine,
+        fetch: bool,
     ) -> anyhow::Result<Self> {
-        let path = spec.resolve(base)?;
+        let path = spec.resolve(base, fetch)?;
         Ok(Self {
             name: name.into(),
             spec: spec.clone(),
