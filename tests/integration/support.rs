@@ -88,6 +88,8 @@ test_per_environment = 2
 accumulation = 2
 
 [grpo]
+# Every step updates, also where all answers of a group agree: the stop test aims between sampling and update.
+skip_zero_variance = false
 prompts_per_step = 2
 "#;
 
