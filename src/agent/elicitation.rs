@@ -232,6 +232,7 @@ fn generate(
                 max_new_tokens: config.max_new_tokens,
                 sampling: config.sampling(),
                 stop: model.codec.stop_ids().to_vec(),
+                halt: None,
                 seed: derive(ask.seed, "text"),
             });
         }

@@ -110,6 +110,7 @@ fn generate(
         max_new_tokens: new,
         sampling: Sampling::default(),
         stop: vec![],
+        halt: None,
         seed: i as u64,
     };
     let time = |new: usize| -> anyhow::Result<f64> {

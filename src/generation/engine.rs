@@ -5,6 +5,8 @@
 //! bit, because prompts are computed alone and decoding uses kernels whose rows do not mix.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
@@ -12,6 +14,23 @@ use tch::{Device, Kind, Tensor};
 use super::sampling::{Drawn, NotFinite, Sampling, draw};
 use crate::model::{Adapter, Decoder, KvCache};
 use crate::runtime::interrupt::{Interrupted, check};
+
+/// Says of the tokens generated so far whether the text is to end with the last of them.
+#[derive(Clone)]
+pub struct Halt(Arc<dyn Fn(&[u32]) -> bool + Send + Sync>);
+
+impl Halt {
+    /// End where this says so. It is asked after every token, so it should look at the last few only.
+    pub fn new(ends: impl Fn(&[u32]) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(ends))
+    }
+}
+
+impl fmt::Debug for Halt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Halt")
+    }
+}
 
 /// One text to be continued.
 #[derive(Debug, Clone)]
@@ -24,6 +43,8 @@ pub struct Request {
     pub sampling: Sampling,
     /// Tokens that end the text; the one met is kept as the last token.
     pub stop: Vec<u32>,
+    /// What else ends the text.
+    pub halt: Option<Halt>,
     /// Root of this request's random stream.
     pub seed: u64,
 }
@@ -33,6 +54,8 @@ pub struct Request {
 pub enum Finish {
     /// A stop token came.
     Stop,
+    /// The request's [`Halt`] said so.
+    Halt,
     /// The token limit was reached.
     Length,
 }
@@ -42,6 +65,7 @@ impl Finish {
     pub fn name(self) -> &'static str {
         match self {
             Self::Stop => "stop",
+            Self::Halt => "halt",
             Self::Length => "length",
         }
     }
@@ -277,6 +301,8 @@ impl Running {
         self.logprobs.push(drawn.logprob);
         Ok(if request.stop.contains(&drawn.token) {
             Some(Finish::Stop)
+        } else if request.halt.as_ref().is_some_and(|h| (h.0)(&self.tokens)) {
+            Some(Finish::Halt)
         } else if self.tokens.len() >= request.max_new_tokens {
             Some(Finish::Length)
         } else {

@@ -3,5 +3,5 @@
 pub mod engine;
 pub mod sampling;
 
-pub use engine::{Completion, Completions, Engine, Finish, GenerationError, Request};
+pub use engine::{Completion, Completions, Engine, Finish, GenerationError, Halt, Request};
 pub use sampling::{NotFinite, Sampling};

@@ -30,6 +30,19 @@ struct Source {
 pub struct Document {
     /// Later ones lie over earlier ones. Places are counted through all texts, with one between two of them.
     sources: Vec<Source>,
+    /// How tables inside sections are read, if they are.
+    overrides: Option<Overrides>,
+}
+
+/// Tables that stand at the top for all sections, and may stand in a section for it alone.
+#[derive(Debug, Clone)]
+struct Overrides {
+    /// All sections.
+    sections: Vec<&'static str>,
+    /// The tables.
+    tables: &'static [&'static str],
+    /// The section whose own tables are laid over those at the top; those of the others are left out.
+    chosen: Option<&'static str>,
 }
 
 /// Decode a TOML text that stands alone or extends files beside `path`.
@@ -82,7 +95,10 @@ impl Document {
             }
             text = read_as(&base, Some(&path), read)?;
         }
-        Ok(Self { sources })
+        Ok(Self {
+            sources,
+            overrides: None,
+        })
     }
 
     /// Lay an assignment `a.b.c=value` over what is there. The value is TOML; what is none is taken as a text, so that
@@ -119,6 +135,32 @@ impl Document {
         };
         self.sources.push(source);
         Ok(())
+    }
+
+    /// The recipe as one of its sections sees it: the section's own `tables` laid over those at the top. Without a
+    /// `chosen` one, the recipe without the sections' own tables.
+    pub fn seen_by(
+        &self,
+        chosen: Option<&'static str>,
+        sections: impl IntoIterator<Item = &'static str>,
+        tables: &'static [&'static str],
+    ) -> Self {
+        Self {
+            sources: self.sources.clone(),
+            overrides: Some(Overrides {
+                sections: sections.into_iter().collect(),
+                tables,
+                chosen,
+            }),
+        }
+    }
+
+    /// Whether a value was written at this dotted path.
+    pub fn has(&self, path: &str) -> bool {
+        let keys: Vec<&str> = path.split('.').collect();
+        let (last, parents) = keys.split_last().expect("a split gives at least one part");
+        self.merged()
+            .is_ok_and(|table| table_at(&table, parents).is_some_and(|t| t.contains_key(*last)))
     }
 
     /// Decode the merged recipe. `T` should deny unknown fields.
@@ -174,6 +216,9 @@ impl Document {
             }
             merge(&mut merged, shift(table, offset), !source.is_file);
         }
+        if let Some(overrides) = &self.overrides {
+            overrides.apply(&mut merged);
+        }
         Ok(merged)
     }
 
@@ -201,6 +246,25 @@ impl Document {
             .find(|(_, offset)| *offset <= span.start)
             .unwrap_or((&self.sources[0], 0));
         (source, span.start - offset..span.end.saturating_sub(offset))
+    }
+}
+
+impl Overrides {
+    fn apply(&self, root: &mut DeTable<'_>) {
+        let mut over = DeTable::new();
+        for section in &self.sections {
+            let Some(DeValue::Table(table)) = root.get_mut(*section).map(Spanned::get_mut) else {
+                continue;
+            };
+            for key in self.tables {
+                if let Some((key, value)) = table.remove_entry(*key)
+                    && self.chosen == Some(section)
+                {
+                    over.insert(key, value);
+                }
+            }
+        }
+        merge(root, over, true);
     }
 }
 

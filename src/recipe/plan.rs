@@ -1,12 +1,14 @@
 //! A recipe that was checked: what types cannot say is said here, once, with the place in the file.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::raw::RawRecipe;
+use super::raw::{RawRecipe, TESTBED_TABLES};
 use super::{Document, RecipeError};
 use crate::agent::ModelSpec;
 use crate::model::LoraConfig;
 use crate::runtime::embedded::RECIPES;
+use crate::scenario::Testbed;
 use crate::training::optim::OptimConfig;
 
 /// Recipe that is run where none is named.
@@ -21,6 +23,8 @@ pub struct Recipe {
     pub base: PathBuf,
     /// Its settings.
     pub settings: RawRecipe,
+    /// The same as each testbed sees them: its own tables laid over those at the top.
+    testbeds: BTreeMap<Testbed, RawRecipe>,
     /// The whole recipe as it was resolved, as TOML.
     pub text: String,
 }
@@ -80,149 +84,223 @@ impl Recipe {
                 }
             })
             .collect();
-        self.settings.models = [(name, ModelSpec::new(source))].into();
-        self.text = toml::to_string_pretty(&self.settings).unwrap_or_default();
+        let models: BTreeMap<_, _> = [(name, ModelSpec::new(source))].into();
+        for settings in self.testbeds.values_mut() {
+            settings.models = models.clone();
+        }
+        self.settings.models = models;
+        self.text = resolved(&self.settings, &self.testbeds);
+    }
+
+    /// The settings as a testbed sees them.
+    pub fn of(&self, testbed: Testbed) -> &RawRecipe {
+        self.testbeds.get(&testbed).unwrap_or(&self.settings)
     }
 
     fn check(document: &Document, name: String, base: PathBuf) -> Result<Self, RecipeError> {
-        let settings: RawRecipe = document.decode()?;
-        let fail = |path: &str, message: String| Err(document.error_at(path, message));
-        if settings.seeds.is_empty() {
-            return fail("seeds", "expected at least one seed".into());
-        }
-        for (i, seed) in settings.seeds.iter().enumerate() {
-            if settings.seeds[..i].contains(seed) {
-                return fail(
-                    &format!("seeds.{i}"),
-                    format!("seed {seed} stands here twice"),
-                );
+        let sections = || Testbed::ALL.into_iter().map(Testbed::key);
+        let top = document.seen_by(None, sections(), TESTBED_TABLES);
+        let settings: RawRecipe = top.decode()?;
+        check_matrix(&top, &settings)?;
+        check_methods(&top, &settings)?;
+        let mut testbeds = BTreeMap::new();
+        // The others are read, too: a slip in them is better told today.
+        for testbed in Testbed::ALL {
+            let seen = document.seen_by(Some(testbed.key()), sections(), TESTBED_TABLES);
+            let own: RawRecipe = seen.decode()?;
+            check_methods(&seen, &own)?;
+            if settings.testbeds.contains(&testbed) {
+                testbeds.insert(testbed, own);
             }
         }
-        for (i, variant) in settings.variants.iter().enumerate() {
-            if settings.variants[..i].contains(variant) {
-                return fail(
-                    &format!("variants.{i}"),
-                    format!("`{}` stands here twice", variant.name()),
-                );
-            }
-        }
-        if settings.variants.is_empty() {
-            return fail("variants", "expected some of base, dpo, grpo".into());
-        }
-        if settings.models.is_empty() {
-            return fail(
-                "models",
-                "expected at least one model, for example `[models.smollm2]`".into(),
-            );
-        }
-        for name in settings.models.keys() {
-            let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            if name.is_empty() || !name.chars().all(fine) || name.starts_with('.') {
-                let message = format!(
-                    "expected a model name of letters, digits, `-`, `_`, `.`, got `{name}`"
-                );
-                return fail(&format!("models.{name}"), message);
-            }
-        }
-        let stage = &settings.stage_generation;
-        for (place, generation) in [
-            ("generation", settings.generation.clone()),
-            (
-                "stage_generation.pairs",
-                stage.pairs.over(&settings.generation),
-            ),
-            (
-                "stage_generation.grpo",
-                stage.grpo.over(&settings.generation),
-            ),
-            (
-                "stage_generation.evaluation",
-                stage.evaluation.over(&settings.generation),
-            ),
-        ] {
-            if let Err((field, problem)) = generation.check() {
-                return fail(&format!("{place}.{field}"), problem);
-            }
-        }
-        let grpo_temperature = stage.grpo.over(&settings.generation).temperature;
-        let counts = [
-            (
-                "role_play.train_per_environment",
-                u64::from(settings.role_play.train_per_environment),
-            ),
-            (
-                "role_play.test_per_environment",
-                u64::from(settings.role_play.test_per_environment),
-            ),
-            ("pairs.attempts", u64::from(settings.pairs.attempts)),
-            ("dpo.epochs", settings.dpo.epochs),
-            ("dpo.micro_batch", settings.dpo.micro_batch as u64),
-            ("dpo.accumulation", settings.dpo.accumulation as u64),
-            ("dpo.max_length", settings.dpo.max_length as u64),
-            ("dpo.checkpoint_every", settings.dpo.checkpoint_every),
-            ("grpo.epochs", settings.grpo.epochs),
-            (
-                "grpo.prompts_per_step",
-                settings.grpo.prompts_per_step as u64,
-            ),
-            ("grpo.iterations", settings.grpo.iterations),
-            ("grpo.checkpoint_every", settings.grpo.checkpoint_every),
-            ("evaluation.rounds", u64::from(settings.evaluation.rounds)),
-            ("evaluation.samples", u64::from(settings.evaluation.samples)),
-        ];
-        for (path, count) in counts {
-            if count == 0 {
-                return fail(path, "expected 1 or more, got 0".into());
-            }
-        }
-        if settings.grpo.group < 2 {
-            let message = format!(
-                "expected 2 or more completions a prompt, got {}: an advantage is relative to its group",
-                settings.grpo.group
-            );
-            return fail("grpo.group", message);
-        }
-        if grpo_temperature <= 0.0 {
-            return fail(
-                "generation.temperature",
-                "expected above 0: GRPO learns from differing samples".into(),
-            );
-        }
-        let positive = [
-            ("dpo.beta", settings.dpo.beta, true),
-            ("grpo.beta", settings.grpo.beta, false),
-            ("grpo.epsilon_low", settings.grpo.epsilon_low, true),
-            ("grpo.epsilon_high", settings.grpo.epsilon_high, true),
-        ];
-        for (path, value, above) in positive {
-            if !value.is_finite() || value < 0.0 || (above && value == 0.0) {
-                let range = if above { "above 0" } else { "0 or more" };
-                return fail(path, format!("expected a number {range}, got {value}"));
-            }
-        }
-        if !(0.0..0.5).contains(&settings.dpo.label_smoothing) {
-            let got = settings.dpo.label_smoothing;
-            return fail(
-                "dpo.label_smoothing",
-                format!("expected 0 to below 0.5, got {got}"),
-            );
-        }
-        for (table, optim, lora) in [
-            ("dpo", &settings.dpo.optim, &settings.dpo.lora),
-            ("grpo", &settings.grpo.optim, &settings.grpo.lora),
-        ] {
-            if let Err((field, problem)) = check_optim(optim).and_then(|()| check_lora(lora)) {
-                return fail(&format!("{table}.{field}"), problem);
-            }
-        }
-        let text = toml::to_string_pretty(&settings).unwrap_or_default();
+        let text = resolved(&settings, &testbeds);
         Ok(Self {
             name,
             base,
             settings,
+            testbeds,
             text,
         })
     }
+}
+
+/// The whole recipe as TOML: what stands at the top, and where a testbed has settings of its own, all of its tables.
+/// Testbeds that are not asked for are left out. Read again, it gives the same recipe.
+fn resolved(settings: &RawRecipe, testbeds: &BTreeMap<Testbed, RawRecipe>) -> String {
+    let table = |settings: &RawRecipe| toml::Table::try_from(settings).unwrap_or_default();
+    let mut whole = table(settings);
+    for testbed in Testbed::ALL {
+        let Some(own) = testbeds.get(&testbed).map(table) else {
+            whole.remove(testbed.key());
+            continue;
+        };
+        for key in TESTBED_TABLES {
+            if let (Some(value), Some(section)) = (own.get(*key), whole.get_mut(testbed.key()))
+                && let Some(section) = section.as_table_mut()
+                && toml::Table::try_from(settings)
+                    .ok()
+                    .as_ref()
+                    .and_then(|t| t.get(*key))
+                    != Some(value)
+            {
+                section.insert((*key).to_owned(), value.clone());
+            }
+        }
+    }
+    toml::to_string_pretty(&whole).unwrap_or_default()
+}
+
+/// What is done for each of: seeds, variants, models, testbeds.
+fn check_matrix(document: &Document, settings: &RawRecipe) -> Result<(), RecipeError> {
+    let fail = |path: &str, message: String| Err(document.error_at(path, message));
+    if settings.seeds.is_empty() {
+        return fail("seeds", "expected at least one seed".into());
+    }
+    for (i, seed) in settings.seeds.iter().enumerate() {
+        if settings.seeds[..i].contains(seed) {
+            return fail(
+                &format!("seeds.{i}"),
+                format!("seed {seed} stands here twice"),
+            );
+        }
+    }
+    for (i, variant) in settings.variants.iter().enumerate() {
+        if settings.variants[..i].contains(variant) {
+            return fail(
+                &format!("variants.{i}"),
+                format!("`{}` stands here twice", variant.name()),
+            );
+        }
+    }
+    for (i, testbed) in settings.testbeds.iter().enumerate() {
+        if settings.testbeds[..i].contains(testbed) {
+            return fail(
+                &format!("testbeds.{i}"),
+                format!("`{}` stands here twice", testbed.key()),
+            );
+        }
+    }
+    if settings.testbeds.is_empty() {
+        return fail(
+            "testbeds",
+            "expected some of role_play, coordination, tool_use".into(),
+        );
+    }
+    if settings.variants.is_empty() {
+        return fail("variants", "expected some of base, dpo, grpo".into());
+    }
+    if settings.models.is_empty() {
+        return fail(
+            "models",
+            "expected at least one model, for example `[models.smollm2]`".into(),
+        );
+    }
+    for name in settings.models.keys() {
+        let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || !name.chars().all(fine) || name.starts_with('.') {
+            let message =
+                format!("expected a model name of letters, digits, `-`, `_`, `.`, got `{name}`");
+            return fail(&format!("models.{name}"), message);
+        }
+    }
+    Ok(())
+}
+
+/// How it is done: generation, training, evaluation, as one testbed sees them.
+fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), RecipeError> {
+    let fail = |path: &str, message: String| Err(document.error_at(path, message));
+    let stage = &settings.stage_generation;
+    for (place, generation) in [
+        ("generation", settings.generation.clone()),
+        (
+            "stage_generation.pairs",
+            stage.pairs.over(&settings.generation),
+        ),
+        (
+            "stage_generation.grpo",
+            stage.grpo.over(&settings.generation),
+        ),
+        (
+            "stage_generation.evaluation",
+            stage.evaluation.over(&settings.generation),
+        ),
+    ] {
+        if let Err((field, problem)) = generation.check() {
+            return fail(&format!("{place}.{field}"), problem);
+        }
+    }
+    let grpo_temperature = stage.grpo.over(&settings.generation).temperature;
+    let counts = [
+        (
+            "role_play.train_per_environment",
+            u64::from(settings.role_play.train_per_environment),
+        ),
+        (
+            "role_play.test_per_environment",
+            u64::from(settings.role_play.test_per_environment),
+        ),
+        ("pairs.attempts", u64::from(settings.pairs.attempts)),
+        ("dpo.epochs", settings.dpo.epochs),
+        ("dpo.micro_batch", settings.dpo.micro_batch as u64),
+        ("dpo.accumulation", settings.dpo.accumulation as u64),
+        ("dpo.max_length", settings.dpo.max_length as u64),
+        ("dpo.checkpoint_every", settings.dpo.checkpoint_every),
+        ("grpo.epochs", settings.grpo.epochs),
+        (
+            "grpo.prompts_per_step",
+            settings.grpo.prompts_per_step as u64,
+        ),
+        ("grpo.iterations", settings.grpo.iterations),
+        ("grpo.checkpoint_every", settings.grpo.checkpoint_every),
+        ("evaluation.rounds", u64::from(settings.evaluation.rounds)),
+        ("evaluation.samples", u64::from(settings.evaluation.samples)),
+    ];
+    for (path, count) in counts {
+        if count == 0 {
+            return fail(path, "expected 1 or more, got 0".into());
+        }
+    }
+    if settings.grpo.group < 2 {
+        let message = format!(
+            "expected 2 or more completions a prompt, got {}: an advantage is relative to its group",
+            settings.grpo.group
+        );
+        return fail("grpo.group", message);
+    }
+    if grpo_temperature <= 0.0 {
+        return fail(
+            "generation.temperature",
+            "expected above 0: GRPO learns from differing samples".into(),
+        );
+    }
+    let positive = [
+        ("dpo.beta", settings.dpo.beta, true),
+        ("grpo.beta", settings.grpo.beta, false),
+        ("grpo.epsilon_low", settings.grpo.epsilon_low, true),
+        ("grpo.epsilon_high", settings.grpo.epsilon_high, true),
+    ];
+    for (path, value, above) in positive {
+        if !value.is_finite() || value < 0.0 || (above && value == 0.0) {
+            let range = if above { "above 0" } else { "0 or more" };
+            return fail(path, format!("expected a number {range}, got {value}"));
+        }
+    }
+    if !(0.0..0.5).contains(&settings.dpo.label_smoothing) {
+        let got = settings.dpo.label_smoothing;
+        return fail(
+            "dpo.label_smoothing",
+            format!("expected 0 to below 0.5, got {got}"),
+        );
+    }
+    for (table, optim, lora) in [
+        ("dpo", &settings.dpo.optim, &settings.dpo.lora),
+        ("grpo", &settings.grpo.optim, &settings.grpo.lora),
+    ] {
+        if let Err((field, problem)) = check_optim(optim).and_then(|()| check_lora(lora)) {
+            return fail(&format!("{table}.{field}"), problem);
+        }
+    }
+    Ok(())
 }
 
 fn read_embedded(path: &Path) -> std::io::Result<String> {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::{Elicitation, GenerationConfig, ModelSpec};
 use crate::evaluation::rounds::EvaluationConfig;
+use crate::scenario::Testbed;
 use crate::scenario::question::AnswerForm;
 use crate::scenario::role_play::QuestionSpec;
 use crate::training::dpo_trainer::DpoConfig;
@@ -153,10 +154,13 @@ pub struct RawRecipe {
     pub stages: Option<Vec<StageKind>>,
     /// The models, by the name that tables use.
     pub models: BTreeMap<String, ModelSpec>,
-    /// The testbed.
+    /// What agents are trained and tried in; each testbed has data, adapters and an evaluation of its own.
+    #[serde(default = "role_play_alone")]
+    pub testbeds: Vec<Testbed>,
+    /// The role-play testbed.
     #[serde(default)]
     pub role_play: RawRolePlay,
-    /// How decisions are generated.
+    /// How decisions are generated. This table and the four below it may also stand in a testbed's table, for it alone.
     #[serde(default)]
     pub generation: GenerationConfig,
     /// How they are generated otherwise in some stage.
@@ -174,6 +178,13 @@ pub struct RawRecipe {
     /// Evaluation.
     #[serde(default)]
     pub evaluation: EvaluationConfig,
+}
+
+/// Tables that a testbed's own table may hold, to be laid over those at the top.
+pub const TESTBED_TABLES: &[&str] = &["generation", "stage_generation", "pairs", "dpo", "grpo"];
+
+fn role_play_alone() -> Vec<Testbed> {
+    vec![Testbed::RolePlay]
 }
 
 fn one_seed() -> Vec<u64> {

@@ -13,6 +13,41 @@ mod toml_error;
 
 use serde::{Deserialize, Serialize};
 
+/// A setting in which alignment is trained and then tried (paper, section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Testbed {
+    /// One agent, a supervisor's rule, an option that breaks it and pays more.
+    RolePlay,
+    /// Many agents that gain if enough of them collude.
+    Coordination,
+    /// Problems that a costly tool would solve.
+    ToolUse,
+}
+
+impl Testbed {
+    /// All, in the order they are run and reported.
+    pub const ALL: [Self; 3] = [Self::RolePlay, Self::Coordination, Self::ToolUse];
+
+    /// Its key in a recipe.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::RolePlay => "role_play",
+            Self::Coordination => "coordination",
+            Self::ToolUse => "tool_use",
+        }
+    }
+
+    /// Its name in stages and texts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RolePlay => "role-play",
+            Self::Coordination => "coordination",
+            Self::ToolUse => "tool-use",
+        }
+    }
+}
+
 /// What became of one decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,6 +1,7 @@
 //! Text to ids and back, by the `tokenizers` crate.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tokenizers::ModelWrapper;
 
@@ -24,7 +25,8 @@ pub enum Specials {
 /// characters).
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    /// Shared, so that a clone is cheap.
+    inner: Arc<tokenizers::Tokenizer>,
     vocab_size: usize,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -91,7 +93,7 @@ impl Tokenizer {
             return Err(TextError::file(path, "the vocabulary is empty"));
         }
         Ok(Self {
-            inner,
+            inner: Arc::new(inner),
             vocab_size,
             bos: None,
             eos: None,

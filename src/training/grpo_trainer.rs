@@ -23,8 +23,7 @@ use crate::runtime::progress::Progress;
 use crate::runtime::seed::{derive, stream};
 use crate::scenario::Outcome;
 use crate::scenario::choice::parse_choice;
-use crate::scenario::prompt::{PromptOptions, render};
-use crate::scenario::question::{Question, option_answers};
+use crate::scenario::decision::Decision;
 
 /// Reward of each outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -167,6 +166,24 @@ pub struct Group {
 }
 
 impl Group {
+    /// A group without rollouts yet.
+    pub fn new(question: &str) -> Self {
+        Self {
+            question: question.to_owned(),
+            prompt: vec![],
+            rollouts: vec![],
+            failed: 0,
+        }
+    }
+
+    /// Work out every rollout's advantage from the rewards.
+    fn weigh(&mut self) {
+        let rewards: Vec<f64> = self.rollouts.iter().map(|r| r.reward).collect();
+        for (rollout, advantage) in self.rollouts.iter_mut().zip(advantages(&rewards)) {
+            rollout.advantage = advantage;
+        }
+    }
+
     /// All rewards are equal: nothing to learn.
     fn is_flat(&self) -> bool {
         self.rollouts
@@ -229,61 +246,97 @@ struct Sample<'a> {
 pub const SAMPLES_FILE: &str = "samples.jsonl";
 const PENDING: &str = "pending-rollouts.json";
 
-/// Sample a group of completions for each question with the adapter as it is.
-pub fn collect(
-    context: &TrainContext,
-    adapter: &Adapter,
-    questions: &[&Question],
-    generation: &GenerationConfig,
-    config: &GrpoConfig,
-    step: u64,
-) -> Result<Vec<Group>, TrainError> {
-    let options = PromptOptions {
-        style: prompt_style(generation),
-        ..PromptOptions::default()
-    };
-    let mut asks = vec![];
-    for question in questions {
-        let messages = render(question, &[], &options);
-        let answers = option_answers(question).map(|(_, text)| text).to_vec();
-        asks.extend((0..config.group).map(|place| Ask {
-            messages: messages.clone(),
-            options: answers.clone(),
-            seed: derive(
-                context.seed,
-                &format!("grpo/step-{step}/{}/{place}", question.id),
-            ),
-        }));
+/// Where rollouts come from: what a generation step asks, and how answers are judged.
+pub trait RolloutSource {
+    /// Prompts of an epoch.
+    fn prompts(&self) -> usize;
+
+    /// Most actions a completion can have.
+    fn most_actions(&self) -> usize;
+
+    /// Sample a group of `group` completions of each of these prompts with the adapter as it is. Advantages are
+    /// worked out by the trainer.
+    ///
+    /// # Errors
+    /// A stop that was asked for, or a source that cannot go on.
+    fn collect(
+        &self,
+        context: &TrainContext,
+        adapter: &Adapter,
+        places: &[usize],
+        group: usize,
+        step: u64,
+    ) -> Result<Vec<Group>, TrainError>;
+}
+
+/// Decisions between two options, rewarded by what was chosen.
+pub struct DecisionSource<'a, D> {
+    /// What is asked.
+    pub decisions: &'a [D],
+    /// How answers are generated.
+    pub generation: &'a GenerationConfig,
+    /// What they are worth.
+    pub reward: RewardConfig,
+}
+
+impl<D: Decision> RolloutSource for DecisionSource<'_, D> {
+    fn prompts(&self) -> usize {
+        self.decisions.len()
     }
-    let answers = ask(context.model, Some(adapter), generation, &asks, |_| ())?;
-    let mut answers = answers.into_iter();
-    let groups = questions.iter().map(|question| {
-        let options = question.choice_options();
-        let mut group = Group {
-            question: question.id.clone(),
-            prompt: vec![],
-            rollouts: vec![],
-            failed: 0,
-        };
-        for answer in answers.by_ref().take(config.group) {
-            let Ok(answer) = answer else {
-                group.failed += 1;
-                continue;
-            };
-            let outcome = parse_choice(&answer.text, &options).outcome();
-            let Some(reward) = config.reward.of(outcome) else {
-                continue;
-            };
-            group.prompt = answer.prompt.clone();
-            group.rollouts.push(Rollout::new(answer, outcome, reward));
+
+    fn most_actions(&self) -> usize {
+        match self.generation.elicitation {
+            Elicitation::Free => self.generation.max_new_tokens,
+            Elicitation::Constrained => self.generation.max_new_tokens + 1,
+            Elicitation::Score => 1,
         }
-        let rewards: Vec<f64> = group.rollouts.iter().map(|r| r.reward).collect();
-        for (rollout, advantage) in group.rollouts.iter_mut().zip(advantages(&rewards)) {
-            rollout.advantage = advantage;
+    }
+
+    fn collect(
+        &self,
+        context: &TrainContext,
+        adapter: &Adapter,
+        places: &[usize],
+        group: usize,
+        step: u64,
+    ) -> Result<Vec<Group>, TrainError> {
+        let style = prompt_style(self.generation);
+        let mut asks = vec![];
+        for &place in places {
+            let decision = &self.decisions[place];
+            let messages = decision.messages(style, None);
+            let answers = decision.option_answers().map(|(_, text)| text).to_vec();
+            asks.extend((0..group).map(|place| Ask {
+                messages: messages.clone(),
+                options: answers.clone(),
+                seed: derive(
+                    context.seed,
+                    &format!("grpo/step-{step}/{}/{place}", decision.id()),
+                ),
+            }));
         }
-        group
-    });
-    Ok(groups.collect())
+        let answers = ask(context.model, Some(adapter), self.generation, &asks, |_| ())?;
+        let mut answers = answers.into_iter();
+        let groups = places.iter().map(|&place| {
+            let decision = &self.decisions[place];
+            let options = decision.choice_options();
+            let mut found = Group::new(decision.id());
+            for answer in answers.by_ref().take(group) {
+                let Ok(answer) = answer else {
+                    found.failed += 1;
+                    continue;
+                };
+                let outcome = parse_choice(&answer.text, &options).outcome();
+                let Some(reward) = self.reward.of(outcome) else {
+                    continue;
+                };
+                found.prompt = answer.prompt.clone();
+                found.rollouts.push(Rollout::new(answer, outcome, reward));
+            }
+            found
+        });
+        Ok(groups.collect())
+    }
 }
 
 /// The groups an update learns from.
@@ -293,14 +346,16 @@ fn learnable<'a>(groups: &'a [Group], config: &GrpoConfig) -> Vec<&'a Group> {
         .collect()
 }
 
-/// Train an adapter on these questions.
+/// Train an adapter on the rollouts of a source.
+///
+/// # Errors
+/// See [`TrainError`].
 pub fn train_grpo(
     context: &TrainContext,
-    questions: &[Question],
-    generation: &GenerationConfig,
+    source: &dyn RolloutSource,
     config: &GrpoConfig,
 ) -> Result<Adapter, TrainError> {
-    if questions.is_empty() {
+    if source.prompts() == 0 {
         return Err(TrainError::Data(
             "there are no questions to train on".into(),
         ));
@@ -319,12 +374,12 @@ pub fn train_grpo(
         &[METRICS_FILE, SAMPLES_FILE],
     )?;
     let mut pending = read_pending(context, state.step)?;
-    let generations_per_epoch = questions.len().div_ceil(config.prompts_per_step) as u64;
+    let generations_per_epoch = source.prompts().div_ceil(config.prompts_per_step) as u64;
     let total = generations_per_epoch * config.epochs * config.iterations;
     let course = Course {
         total,
         generations_per_epoch,
-        longest: most_actions(generation),
+        longest: source.most_actions(),
     };
     let mut progress = Progress::new("grpo", total as usize);
     progress.skip(state.step as usize);
@@ -334,28 +389,31 @@ pub fn train_grpo(
             generation_step / generations_per_epoch,
             (generation_step % generations_per_epoch) as usize,
         );
-        let mut order: Vec<&Question> = questions.iter().collect();
+        let mut order: Vec<usize> = (0..source.prompts()).collect();
         order.shuffle(&mut stream(
             context.seed,
             &format!("grpo/order/epoch-{epoch}"),
         ));
-        let end = questions.len().min((within + 1) * config.prompts_per_step);
+        let end = order.len().min((within + 1) * config.prompts_per_step);
         let asked = &order[within * config.prompts_per_step..end];
         let groups = match pending.take() {
             Some(groups) => groups,
-            None => match collect(
+            None => match source.collect(
                 context,
                 &state.adapter,
                 asked,
-                generation,
-                config,
+                config.group,
                 generation_step,
             ) {
                 Err(TrainError::Interrupted(stop)) => {
                     state.save(context.checkpoints, &mut logs, &[])?;
                     return Err(stop.into());
                 }
-                other => other?,
+                other => {
+                    let mut groups = other?;
+                    groups.iter_mut().for_each(Group::weigh);
+                    groups
+                }
             },
         };
         update(context, &mut state, &mut logs, &groups, config, &course)?;
@@ -380,15 +438,6 @@ struct Course {
     generations_per_epoch: u64,
     /// Most actions of a completion.
     longest: usize,
-}
-
-/// Most actions a completion can have under these settings.
-fn most_actions(generation: &GenerationConfig) -> usize {
-    match generation.elicitation {
-        Elicitation::Free => generation.max_new_tokens,
-        Elicitation::Constrained => generation.max_new_tokens + 1,
-        Elicitation::Score => 1,
-    }
 }
 
 /// Rollouts that a checkpoint of this step holds.
@@ -570,15 +619,22 @@ fn write_logs(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::question::Question;
 
     #[test]
     fn the_longest_completion_is_that_of_the_settings() {
         let most = |elicitation| {
-            most_actions(&GenerationConfig {
+            let generation = GenerationConfig {
                 elicitation,
                 max_new_tokens: 50,
                 ..GenerationConfig::default()
-            })
+            };
+            let source = DecisionSource::<Question> {
+                decisions: &[],
+                generation: &generation,
+                reward: RewardConfig::default(),
+            };
+            source.most_actions()
         };
         assert_eq!(most(Elicitation::Free), 50);
         assert_eq!(most(Elicitation::Constrained), 51);

@@ -14,8 +14,8 @@ use crate::runtime::progress::Progress;
 use crate::runtime::seed::derive;
 use crate::scenario::Role;
 use crate::scenario::choice::parse_choice;
-use crate::scenario::prompt::{AnswerStyle, PromptOptions, render};
-use crate::scenario::question::{Question, option_answers};
+use crate::scenario::decision::Decision;
+use crate::scenario::prompt::AnswerStyle;
 
 /// Settings of pair sampling; the defaults are the reference code's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,9 +83,9 @@ pub fn prompt_style(generation: &GenerationConfig) -> AnswerStyle {
 }
 
 /// Sample pairs for these questions.
-pub fn sample_pairs(
+pub fn sample_pairs<D: Decision>(
     model: &LoadedModel,
-    questions: &[Question],
+    questions: &[D],
     generation: &GenerationConfig,
     config: &PairsConfig,
     seed: u64,
@@ -128,19 +128,11 @@ pub fn sample_pairs(
                 let question = &questions[q];
                 let steer = Some(Role::BOTH[side]);
                 Ask {
-                    messages: render(
-                        question,
-                        &[],
-                        &PromptOptions {
-                            style,
-                            steer,
-                            ..PromptOptions::default()
-                        },
-                    ),
-                    options: option_answers(question).map(|(_, text)| text).to_vec(),
+                    messages: question.messages(style, steer),
+                    options: question.option_answers().map(|(_, text)| text).to_vec(),
                     seed: derive(
                         seed,
-                        &format!("pairs/{}/{side}/attempt-{attempt}", question.id),
+                        &format!("pairs/{}/{side}/attempt-{attempt}", question.id()),
                     ),
                 }
             })
@@ -157,7 +149,7 @@ pub fn sample_pairs(
             wanted.attempts[side] = attempt + 1;
             match answer {
                 Err(error) => {
-                    tracing::debug!("{}: {error}", questions[q].id);
+                    tracing::debug!("{}: {error}", questions[q].id());
                     state.failed += 1;
                 }
                 Ok(answer) => {
@@ -179,8 +171,8 @@ pub fn sample_pairs(
 }
 
 /// Pairs from what was obtained, with the honest count of what was not.
-fn assemble(
-    questions: &[Question],
+fn assemble<D: Decision>(
+    questions: &[D],
     state: &Saved,
     config: &PairsConfig,
     style: AnswerStyle,
@@ -188,7 +180,7 @@ fn assemble(
     let mut pairs = vec![];
     let mut missing = [0, 0];
     for (question, wanted) in questions.iter().zip(&state.wanted) {
-        let canonical = option_answers(question);
+        let canonical = question.option_answers();
         let mut sides = vec![];
         for (side, role) in Role::BOTH.into_iter().enumerate() {
             let sampled = wanted.answers[side]
@@ -207,14 +199,7 @@ fn assemble(
         else {
             continue;
         };
-        let messages = render(
-            question,
-            &[],
-            &PromptOptions {
-                style,
-                ..PromptOptions::default()
-            },
-        );
+        let messages = question.messages(style, None);
         let turn = |i: usize| {
             messages
                 .get(i)
@@ -222,9 +207,9 @@ fn assemble(
                 .unwrap_or_default()
         };
         pairs.push(PreferencePair {
-            id: question.id.clone(),
-            question_id: question.id.clone(),
-            environment: question.environment.clone(),
+            id: question.id().to_owned(),
+            question_id: question.id().to_owned(),
+            environment: question.environment().to_owned(),
             system: turn(0),
             user: turn(1),
             chosen,

@@ -26,10 +26,13 @@ pub struct Choice {
 pub struct Rollout {
     /// What the model wrote.
     pub text: String,
-    /// Ids sampled one by one, a stop token last if there was one.
+    /// Ids sampled one by one, a stop token last if there was one; among them those that a tool put in.
     pub sampled: Vec<u32>,
-    /// Their log-probabilities as the sampler saw them.
+    /// Their log-probabilities as the sampler saw them; 0 for what a tool put in.
     pub logprobs: Vec<f32>,
+    /// Places in `sampled` that a tool put in: read by the model, no actions of it.
+    #[serde(default)]
+    pub inserted: Vec<Range<usize>>,
     /// How many of `sampled` precede the bridge: all but a stop token.
     pub reasoning: usize,
     /// Ids between reasoning and options.
@@ -57,6 +60,7 @@ impl Rollout {
             text: answer.text,
             sampled: answer.sampled,
             logprobs: answer.logprobs,
+            inserted: vec![],
             bridge: answer.bridge,
             choice: answer.choice.map(|c| Choice {
                 options: c.options,
@@ -70,9 +74,14 @@ impl Rollout {
         }
     }
 
-    /// Decisions of the policy: sampled tokens, and the choice.
+    /// Decisions of the policy: tokens it sampled, and the choice.
     pub fn actions(&self) -> usize {
-        self.sampled.len() + usize::from(self.choice.is_some())
+        self.own().count() + usize::from(self.choice.is_some())
+    }
+
+    /// Places in `sampled` that the model sampled itself.
+    fn own(&self) -> impl Iterator<Item = usize> {
+        (0..self.sampled.len()).filter(|place| !self.inserted.iter().any(|r| r.contains(place)))
     }
 
     /// Tokens written.
@@ -123,12 +132,13 @@ pub fn plan_group(prompt: &[u32], rollouts: &[Rollout], mask_truncated: bool) ->
         match &rollout.choice {
             None => {
                 let child = batch.child(root, &rollout.sampled);
-                let span = targets.push(
-                    &batch.predictors(child),
-                    &rollout.sampled,
-                    rollout.temperature,
-                );
-                plan_parts.push(Part::Tokens(span, rollout.logprobs.clone()));
+                let rows = batch.predictors(child);
+                let own: Vec<usize> = rollout.own().collect();
+                let pick = |values: &[usize]| own.iter().map(|&i| values[i]).collect::<Vec<_>>();
+                let tokens: Vec<u32> = own.iter().map(|&i| rollout.sampled[i]).collect();
+                let span = targets.push(&pick(&rows), &tokens, rollout.temperature);
+                let sampler = own.iter().map(|&i| rollout.logprobs[i]).collect();
+                plan_parts.push(Part::Tokens(span, sampler));
             }
             Some(choice) => {
                 let lead = [&rollout.sampled[..rollout.reasoning], &rollout.bridge].concat();

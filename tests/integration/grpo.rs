@@ -64,6 +64,7 @@ fn sampled(tokens: &[u32], logprobs: Vec<f32>, temperature: f64) -> Rollout {
     let ended = tokens.last() == Some(&EOS);
     Rollout {
         text: String::new(),
+        inserted: vec![],
         sampled: tokens.to_vec(),
         logprobs,
         reasoning: tokens.len() - usize::from(ended),

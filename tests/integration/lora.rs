@@ -214,6 +214,7 @@ fn generated_log_probabilities_are_those_of_training() {
                     ..Sampling::default()
                 },
                 stop: vec![1],
+                halt: None,
                 seed: i,
             })
             .collect();

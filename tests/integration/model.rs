@@ -189,6 +189,7 @@ fn greedy_text_agrees_with_transformers() {
                 ..Sampling::default()
             },
             stop: vec![],
+            halt: None,
             seed: 0,
         };
         let completions = Engine::new(smollm2(), None)
@@ -216,6 +217,7 @@ fn a_text_does_not_depend_on_what_else_is_in_the_batch() {
                 ..Sampling::default()
             },
             stop: vec![2],
+            halt: None,
             seed: i as u64,
         })
         .collect();

@@ -1,71 +1,64 @@
-//! Questions: environments in, training and test sets out.
+//! Data: a testbed's texts and rules in, its training and test sets out.
 
 use std::path::PathBuf;
 
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use crate::artifact::{digest_bytes, write_atomic};
-use crate::datasets::questions;
+use super::data_role_play::RolePlayData;
 use crate::recipe::Recipe;
-use crate::runtime::embedded::ENVIRONMENTS;
-use crate::scenario::environment::{Environment, load_environments, parse_environment};
-use crate::scenario::role_play::{QuestionSpec, generate};
+use crate::scenario::Testbed;
 use crate::stages::{Input, Stage, StageContext};
 
 /// Kind of the stage.
 pub const KIND: &str = "data";
-/// Training questions.
+/// Training set.
 pub const TRAIN: &str = "train.parquet";
-/// Test questions.
+/// Test set.
 pub const TEST: &str = "test.parquet";
 
-/// Draws the questions of one seed.
+/// What makes the sets of one testbed.
+pub trait DataSource {
+    /// All that the sets depend on but the files and the seed.
+    fn config(&self) -> Value;
+
+    /// Files of the user's that the sets are made from; none where all is part of the program.
+    fn files(&self) -> &[PathBuf];
+
+    /// Write the sets.
+    ///
+    /// # Errors
+    /// A set that cannot be drawn or written.
+    fn write(&self, context: &StageContext) -> anyhow::Result<()>;
+}
+
+/// Draws the sets of one testbed and seed.
 pub struct DataStage {
     name: String,
-    spec: QuestionSpec,
-    environments: Vec<Environment>,
-    /// Files of the environments, or none where they are a part of the program.
-    files: Vec<PathBuf>,
+    testbed: Testbed,
+    source: Box<dyn DataSource>,
     seed: u64,
 }
 
 impl DataStage {
-    /// The environments are read and checked at once, so that a mistake in one is told before anything runs.
-    pub fn new(name: String, recipe: &Recipe, seed: u64) -> anyhow::Result<Self> {
-        let settings = &recipe.settings.role_play;
-        let (environments, files) = match &settings.folder {
-            Some(folder) => {
-                let folder = recipe.base.join(folder);
-                let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
-                    .with_context(|| {
-                        format!(
-                            "{}: key `role_play.folder`: {}",
-                            recipe.name,
-                            folder.display()
-                        )
-                    })?
-                    .filter_map(|entry| Some(entry.ok()?.path()))
-                    .filter(|path| path.extension().is_some_and(|e| e == "toml"))
-                    .collect();
-                files.sort();
-                (load_environments(&folder)?, files)
-            }
-            None => {
-                let parse = |(name, text): &(&str, &str)| {
-                    parse_environment(&PathBuf::from(format!("data/role_play/{name}.toml")), text)
-                };
-                (
-                    ENVIRONMENTS.iter().map(parse).collect::<Result<_, _>>()?,
-                    vec![],
-                )
+    /// Texts are read and checked at once, so that a mistake in one is told before anything runs.
+    pub fn new(
+        name: String,
+        testbed: Testbed,
+        recipe: &Recipe,
+        seed: u64,
+    ) -> anyhow::Result<Self> {
+        let settings = recipe.of(testbed);
+        let source: Box<dyn DataSource> = match testbed {
+            Testbed::RolePlay => Box::new(RolePlayData::new(recipe, &settings.role_play)?),
+            Testbed::Coordination | Testbed::ToolUse => {
+                anyhow::bail!("testbed `{}` is not there yet", testbed.key())
             }
         };
         Ok(Self {
             name,
-            spec: settings.spec(),
-            environments,
-            files,
+            testbed,
+            source,
             seed,
         })
     }
@@ -85,14 +78,8 @@ impl Stage for DataStage {
     }
 
     fn config(&self) -> Value {
-        let mut config = json!({ "testbed": "role_play", "questions": self.spec });
-        if self.files.is_empty() {
-            let texts: String = ENVIRONMENTS
-                .iter()
-                .map(|(name, text)| format!("{name}\n{text}"))
-                .collect();
-            config["environments"] = json!(digest_bytes(texts.as_bytes()).to_string());
-        }
+        let mut config = self.source.config();
+        config["testbed"] = json!(self.testbed);
         config
     }
 
@@ -107,31 +94,30 @@ impl Stage for DataStage {
                 .to_string_lossy()
                 .into_owned()
         };
-        self.files
+        self.source
+            .files()
             .iter()
             .map(|path| Input::file(name(path), path))
             .collect()
     }
 
     fn run(&self, context: &StageContext) -> anyhow::Result<()> {
-        let set = generate(&self.environments, &self.spec, context.seed)?;
-        write_atomic(&context.output(TRAIN), &questions::encode(&set.train)?)?;
-        write_atomic(&context.output(TEST), &questions::encode(&set.test)?)?;
-        let proof = json!({
-            "train": set.train.len(),
-            "test": set.test.len(),
-            "nearest_situations": set.disjointness.situations,
-            "nearest_phrasings": set.disjointness.phrasings,
-        });
-        write_atomic(
-            &context.output("disjointness.json"),
-            serde_json::to_string_pretty(&proof)?.as_bytes(),
-        )?;
-        tracing::info!(
-            "{} training and {} test questions, disjoint",
-            set.train.len(),
-            set.test.len()
-        );
-        Ok(())
+        self.source.write(context)
     }
+}
+
+/// The `.toml` files of a folder that a recipe names under `key`, sorted.
+pub(super) fn toml_files(
+    recipe: &Recipe,
+    key: &str,
+    folder: &std::path::Path,
+) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder)
+        .with_context(|| format!("{}: key `{key}`: {}", recipe.name, folder.display()))?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
+        .collect();
+    files.sort();
+    Ok(files)
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::data::TEST;
-use super::shared::ModelSlot;
+use super::shared::{ModelSlot, Slot};
 use super::train::ADAPTER;
 use crate::agent::GenerationConfig;
 use crate::artifact::table::encode_parquet;
@@ -11,8 +11,8 @@ use crate::artifact::write_atomic;
 use crate::datasets::questions;
 use crate::evaluation::rounds::{EvaluationConfig, ROWS_FILE, Subject, evaluate};
 use crate::model::Adapter;
-use crate::recipe::Recipe;
 use crate::recipe::raw::Variant;
+use crate::scenario::Testbed;
 use crate::stages::{Input, Stage, StageContext};
 
 /// Kind of the stage.
@@ -25,6 +25,7 @@ pub struct EvaluateStage {
     /// The stage that trained the adapter.
     trained: Option<String>,
     variant: Variant,
+    testbed: Testbed,
     model: ModelSlot,
     generation: GenerationConfig,
     config: EvaluationConfig,
@@ -38,23 +39,22 @@ impl EvaluateStage {
         data: &str,
         trained: Option<String>,
         variant: Variant,
-        model: &ModelSlot,
-        recipe: &Recipe,
-        seed: u64,
+        slot: &Slot,
     ) -> Self {
-        let settings = &recipe.settings;
+        let settings = slot.settings();
         Self {
             name,
             data: data.into(),
             trained,
             variant,
-            model: model.clone(),
+            testbed: slot.testbed,
+            model: slot.model.clone(),
             generation: settings
                 .stage_generation
                 .evaluation
                 .over(&settings.generation),
             config: settings.evaluation.clone(),
-            seed,
+            seed: slot.seed,
         }
     }
 }
@@ -74,6 +74,7 @@ impl Stage for EvaluateStage {
 
     fn config(&self) -> Value {
         json!({
+            "testbed": self.testbed,
             "evaluation": self.config,
             "generation": self.generation,
             "model": self.model.name,

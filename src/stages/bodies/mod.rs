@@ -1,6 +1,7 @@
 //! The stages of the pipeline: each reads artifacts, calls the domain, writes artifacts.
 
 mod data;
+mod data_role_play;
 mod evaluate;
 mod pairs;
 mod report;
@@ -16,8 +17,8 @@ use super::Stage;
 use data::DataStage;
 use evaluate::EvaluateStage;
 use pairs::PairsStage;
-use report::ReportStage;
-use shared::{ModelSlot, Names};
+use report::{ReportStage, Results, Training};
+use shared::{ModelSlot, Names, Slot};
 use train::TrainStage;
 
 /// A recipe's stages in order, and the names of those it wants.
@@ -57,6 +58,7 @@ fn kind_name(kind: StageKind) -> &'static str {
 pub fn pipeline(recipe: &Recipe, machine: &Machine, fetch: bool) -> anyhow::Result<Pipeline> {
     let settings = &recipe.settings;
     let names = Names {
+        testbeds: settings.testbeds.len(),
         models: settings.models.len(),
         seeds: settings.seeds.len(),
     };
@@ -65,63 +67,23 @@ pub fn pipeline(recipe: &Recipe, machine: &Machine, fetch: bool) -> anyhow::Resu
         slots.push(ModelSlot::find(name, spec, &recipe.base, machine, fetch)?);
     }
     let mut stages: Vec<Box<dyn Stage>> = vec![];
-    let mut evaluations = vec![];
-    let mut trainings = vec![];
-    for &seed in &settings.seeds {
-        let data = names.data(seed);
-        stages.push(Box::new(DataStage::new(data.clone(), recipe, seed)?));
-        for slot in &slots {
-            let of = |kind: &str| names.of(kind, &slot.name, seed);
-            let wants = |variant| settings.variants.contains(&variant);
-            if wants(Variant::Dpo) {
-                let (pairs, train) = (of("pairs"), of("train-dpo"));
-                stages.push(Box::new(PairsStage::new(
-                    pairs.clone(),
-                    &data,
-                    slot,
+    let mut results = Results::default();
+    for &testbed in &settings.testbeds {
+        for &seed in &settings.seeds {
+            let data = names.data(testbed, seed);
+            stages.push(Box::new(DataStage::new(data.clone(), testbed, recipe, seed)?));
+            for model in &slots {
+                let slot = Slot {
                     recipe,
+                    testbed,
+                    model,
                     seed,
-                )));
-                stages.push(Box::new(TrainStage::dpo(
-                    train.clone(),
-                    &pairs,
-                    slot,
-                    recipe,
-                    seed,
-                )));
-                trainings.push((Variant::Dpo, slot.name.clone(), seed, train));
-            }
-            if wants(Variant::Grpo) {
-                let train = of("train-grpo");
-                stages.push(Box::new(TrainStage::grpo(
-                    train.clone(),
-                    &data,
-                    slot,
-                    recipe,
-                    seed,
-                )));
-                trainings.push((Variant::Grpo, slot.name.clone(), seed, train));
-            }
-            for &variant in &settings.variants {
-                let name = of(&format!("evaluate-{}", variant.name()));
-                let trained = match variant {
-                    Variant::Base => None,
-                    _ => Some(of(&format!("train-{}", variant.name()))),
                 };
-                let stage =
-                    EvaluateStage::new(name.clone(), &data, trained, variant, slot, recipe, seed);
-                stages.push(Box::new(stage));
-                evaluations.push(name);
+                agents(&slot, &data, &names, &mut stages, &mut results);
             }
         }
     }
-    stages.push(Box::new(ReportStage::new(
-        recipe,
-        &slots,
-        evaluations,
-        trainings,
-        machine,
-    )));
+    stages.push(Box::new(ReportStage::new(recipe, &slots, results, machine)));
     let mut pipeline = Pipeline {
         stages,
         wanted: None,
@@ -133,4 +95,49 @@ pub fn pipeline(recipe: &Recipe, machine: &Machine, fetch: bool) -> anyhow::Resu
             .collect()
     });
     Ok(pipeline)
+}
+
+/// The stages that train and evaluate the agents of one model in one testbed; `data` makes its questions.
+fn agents(
+    slot: &Slot,
+    data: &str,
+    names: &Names,
+    stages: &mut Vec<Box<dyn Stage>>,
+    results: &mut Results,
+) {
+    let of = |kind: &str| names.of(kind, slot.testbed, &slot.model.name, slot.seed);
+    let variants = &slot.recipe.settings.variants;
+    let training = |variant, stage| Training {
+        testbed: slot.testbed,
+        variant,
+        model: slot.model.name.clone(),
+        seed: slot.seed,
+        stage,
+    };
+    if variants.contains(&Variant::Dpo) {
+        let (pairs, train) = (of("pairs"), of("train-dpo"));
+        stages.push(Box::new(PairsStage::new(pairs.clone(), data, slot)));
+        stages.push(Box::new(TrainStage::dpo(train.clone(), &pairs, slot)));
+        results.trainings.push(training(Variant::Dpo, train));
+    }
+    if variants.contains(&Variant::Grpo) {
+        let train = of("train-grpo");
+        stages.push(Box::new(TrainStage::grpo(train.clone(), data, slot)));
+        results.trainings.push(training(Variant::Grpo, train));
+    }
+    for &variant in variants {
+        let name = of(&format!("evaluate-{}", variant.name()));
+        let trained = match variant {
+            Variant::Base => None,
+            _ => Some(of(&format!("train-{}", variant.name()))),
+        };
+        stages.push(Box::new(EvaluateStage::new(
+            name.clone(),
+            data,
+            trained,
+            variant,
+            slot,
+        )));
+        results.evaluations.push((slot.testbed, name));
+    }
 }

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::data::TRAIN;
-use super::shared::ModelSlot;
+use super::shared::{ModelSlot, Slot};
 use crate::agent::GenerationConfig;
 use crate::artifact::write_atomic;
 use crate::datasets::{pairs, questions};
-use crate::recipe::Recipe;
+use crate::scenario::Testbed;
 use crate::stages::{Input, Stage, StageContext};
 use crate::training::pairs::{PairsConfig, sample_pairs};
 
@@ -20,6 +20,7 @@ pub const PAIRS: &str = "pairs.parquet";
 pub struct PairsStage {
     name: String,
     data: String,
+    testbed: Testbed,
     model: ModelSlot,
     generation: GenerationConfig,
     config: PairsConfig,
@@ -28,15 +29,16 @@ pub struct PairsStage {
 
 impl PairsStage {
     /// `data` is the name of the stage that makes the questions.
-    pub fn new(name: String, data: &str, model: &ModelSlot, recipe: &Recipe, seed: u64) -> Self {
-        let settings = &recipe.settings;
+    pub fn new(name: String, data: &str, slot: &Slot) -> Self {
+        let settings = slot.settings();
         Self {
             name,
             data: data.into(),
-            model: model.clone(),
+            testbed: slot.testbed,
+            model: slot.model.clone(),
             generation: settings.stage_generation.pairs.over(&settings.generation),
             config: settings.pairs.clone(),
-            seed,
+            seed: slot.seed,
         }
     }
 }
@@ -55,7 +57,7 @@ impl Stage for PairsStage {
     }
 
     fn config(&self) -> Value {
-        json!({ "generation": self.generation, "pairs": self.config })
+        json!({ "testbed": self.testbed, "generation": self.generation, "pairs": self.config })
     }
 
     fn model_identity(&self) -> Option<String> {

@@ -15,6 +15,7 @@ use crate::report::{
     render_figures, render_html, render_markdown,
 };
 use crate::runtime::device;
+use crate::scenario::Testbed;
 use crate::stages::{Input, Stage, StageContext};
 use crate::training::METRICS_FILE;
 
@@ -26,8 +27,28 @@ pub const HTML: &str = "report.html";
 /// Names of the paper's two models on the hub.
 const REFERENCE_MODELS: [&str; 2] = ["Qwen/Qwen3-8B", "meta-llama/Llama-3.1-8B-Instruct"];
 
-/// A training stage: what for, which model, which seed, its name.
-type Training = (Variant, String, u64, String);
+/// A training stage and what it trained.
+pub struct Training {
+    /// In which testbed.
+    pub testbed: Testbed,
+    /// By which method.
+    pub variant: Variant,
+    /// Which model.
+    pub model: String,
+    /// Root seed.
+    pub seed: u64,
+    /// Name of the stage.
+    pub stage: String,
+}
+
+/// The stages whose results a report shows.
+#[derive(Default)]
+pub struct Results {
+    /// Evaluations, by testbed.
+    pub evaluations: Vec<(Testbed, String)>,
+    /// Trainings.
+    pub trainings: Vec<Training>,
+}
 
 /// Writes the report of a whole recipe.
 pub struct ReportStage {
@@ -35,19 +56,17 @@ pub struct ReportStage {
     recipe: String,
     models: Vec<ModelInfo>,
     identities: Vec<(String, String)>,
-    evaluations: Vec<String>,
-    trainings: Vec<Training>,
+    results: Results,
     device: String,
     seed: u64,
 }
 
 impl ReportStage {
-    /// `evaluations` and `trainings` name the stages whose results it shows.
+    /// `results` names the stages whose results it shows.
     pub fn new(
         recipe: &Recipe,
         slots: &[ModelSlot],
-        evaluations: Vec<String>,
-        trainings: Vec<Training>,
+        results: Results,
         machine: &Machine,
     ) -> Self {
         let models = slots.iter().map(|slot| ModelInfo {
@@ -70,8 +89,7 @@ impl ReportStage {
                 .iter()
                 .map(|slot| (format!("model {}", slot.name), slot.identity()))
                 .collect(),
-            evaluations,
-            trainings,
+            results,
             device: device::describe(machine.device()),
             seed: recipe.settings.seeds.first().copied().unwrap_or_default(),
         }
@@ -126,14 +144,15 @@ impl Stage for ReportStage {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        let rows = self
+        let results = &self.results;
+        let rows = results
             .evaluations
             .iter()
-            .map(|stage| Input::output(stage, stage, ROWS_FILE));
-        let metrics = self
+            .map(|(_, stage)| Input::output(stage, stage, ROWS_FILE));
+        let metrics = results
             .trainings
             .iter()
-            .map(|(_, _, _, stage)| Input::output(stage, stage, METRICS_FILE));
+            .map(|training| Input::output(&training.stage, &training.stage, METRICS_FILE));
         rows.chain(metrics).collect()
     }
 
@@ -148,19 +167,19 @@ impl Stage for ReportStage {
             stages: vec![],
         };
         let mut training = vec![];
-        for (variant, model, seed, stage) in &self.trainings {
-            let path = context.input(stage)?;
+        for trained in &self.results.trainings {
+            let path = context.input(&trained.stage)?;
             let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
             training.push(TrainingSeries::from_jsonl(
-                variant.name(),
-                model,
-                *seed,
+                trained.variant.name(),
+                &trained.model,
+                trained.seed,
                 &text,
             )?);
-            Self::provenance(stage, path, &mut provenance)?;
+            Self::provenance(&trained.stage, path, &mut provenance)?;
         }
         let mut rows = vec![];
-        for stage in &self.evaluations {
+        for (_, stage) in &self.results.evaluations {
             let path = context.input(stage)?;
             rows.extend(read_rows(path)?);
             Self::provenance(stage, path, &mut provenance)?;

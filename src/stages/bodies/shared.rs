@@ -9,6 +9,9 @@ use tch::Device;
 use crate::agent::model::{Precision, describe, identity};
 use crate::agent::{LoadedModel, ModelSpec};
 use crate::model::ModelConfig;
+use crate::recipe::Recipe;
+use crate::recipe::raw::RawRecipe;
+use crate::scenario::Testbed;
 
 /// A loaded model with what it was loaded from.
 type Loaded = (PathBuf, Precision, Rc<LoadedModel>);
@@ -100,8 +103,10 @@ impl ModelSlot {
     }
 }
 
-/// Stage names: plain where the recipe has one model and one seed, told apart where it has more.
+/// Stage names: plain where the recipe has one testbed, model and seed, told apart where it has more.
 pub struct Names {
+    /// Testbeds of the recipe.
+    pub testbeds: usize,
     /// Models of the recipe.
     pub models: usize,
     /// Seeds of the recipe.
@@ -109,19 +114,27 @@ pub struct Names {
 }
 
 impl Names {
-    /// Name of the data stage of a seed.
-    pub fn data(&self, seed: u64) -> String {
-        format!("data{}", self.seed(seed))
+    /// Name of the data stage of a testbed and seed.
+    pub fn data(&self, testbed: Testbed, seed: u64) -> String {
+        format!("data{}{}", self.testbed(testbed), self.seed(seed))
     }
 
     /// Name of a model's stage.
-    pub fn of(&self, kind: &str, model: &str, seed: u64) -> String {
+    pub fn of(&self, kind: &str, testbed: Testbed, model: &str, seed: u64) -> String {
         let model = if self.models > 1 {
             format!(".{model}")
         } else {
             String::new()
         };
-        format!("{kind}{model}{}", self.seed(seed))
+        format!("{kind}{}{model}{}", self.testbed(testbed), self.seed(seed))
+    }
+
+    fn testbed(&self, testbed: Testbed) -> String {
+        if self.testbeds > 1 {
+            format!(".{}", testbed.name())
+        } else {
+            String::new()
+        }
     }
 
     fn seed(&self, seed: u64) -> String {
@@ -130,5 +143,25 @@ impl Names {
         } else {
             String::new()
         }
+    }
+}
+
+/// What the stages of one model, testbed and seed have in common.
+#[derive(Clone)]
+pub struct Slot<'a> {
+    /// The recipe, for its folder.
+    pub recipe: &'a Recipe,
+    /// The testbed.
+    pub testbed: Testbed,
+    /// The model.
+    pub model: &'a ModelSlot,
+    /// Root seed.
+    pub seed: u64,
+}
+
+impl Slot<'_> {
+    /// The recipe's settings as the testbed sees them.
+    pub fn settings(&self) -> &RawRecipe {
+        self.recipe.of(self.testbed)
     }
 }

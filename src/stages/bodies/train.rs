@@ -4,14 +4,14 @@ use serde_json::{Value, json};
 
 use super::data::TRAIN;
 use super::pairs::PAIRS;
-use super::shared::ModelSlot;
+use super::shared::{ModelSlot, Slot};
 use crate::agent::GenerationConfig;
 use crate::datasets::{pairs, questions};
-use crate::recipe::Recipe;
+use crate::scenario::Testbed;
 use crate::stages::{Input, Stage, StageContext};
 use crate::training::TrainContext;
 use crate::training::dpo_trainer::{DpoConfig, train_dpo};
-use crate::training::grpo_trainer::{GrpoConfig, train_grpo};
+use crate::training::grpo_trainer::{DecisionSource, GrpoConfig, train_grpo};
 
 /// Kind of the DPO stage.
 pub const DPO_KIND: &str = "train-dpo";
@@ -30,6 +30,7 @@ enum Method {
 pub struct TrainStage {
     name: String,
     input: Input,
+    testbed: Testbed,
     model: ModelSlot,
     generation: GenerationConfig,
     method: Method,
@@ -38,28 +39,30 @@ pub struct TrainStage {
 
 impl TrainStage {
     /// DPO on the pairs of the stage `pairs`.
-    pub fn dpo(name: String, pairs: &str, model: &ModelSlot, recipe: &Recipe, seed: u64) -> Self {
-        let settings = &recipe.settings;
+    pub fn dpo(name: String, pairs: &str, slot: &Slot) -> Self {
+        let settings = slot.settings();
         Self {
             name,
             input: Input::output("pairs", pairs, PAIRS),
-            model: model.clone(),
+            testbed: slot.testbed,
+            model: slot.model.clone(),
             generation: settings.stage_generation.pairs.over(&settings.generation),
             method: Method::Dpo(settings.dpo.clone()),
-            seed,
+            seed: slot.seed,
         }
     }
 
     /// GRPO on the training questions of the stage `data`.
-    pub fn grpo(name: String, data: &str, model: &ModelSlot, recipe: &Recipe, seed: u64) -> Self {
-        let settings = &recipe.settings;
+    pub fn grpo(name: String, data: &str, slot: &Slot) -> Self {
+        let settings = slot.settings();
         Self {
             name,
             input: Input::output("questions", data, TRAIN),
-            model: model.clone(),
+            testbed: slot.testbed,
+            model: slot.model.clone(),
             generation: settings.stage_generation.grpo.over(&settings.generation),
             method: Method::Grpo(settings.grpo.clone()),
-            seed,
+            seed: slot.seed,
         }
     }
 }
@@ -83,8 +86,10 @@ impl Stage for TrainStage {
     fn config(&self) -> Value {
         match &self.method {
             // Of generation, DPO uses only how prompts are rendered.
-            Method::Dpo(config) => json!({ "dpo": config, "thinking": self.generation.thinking }),
-            Method::Grpo(config) => json!({ "grpo": config, "generation": self.generation }),
+            Method::Dpo(config) => json!({ "testbed": self.testbed, "dpo": config, "thinking": self.generation.thinking }),
+            Method::Grpo(config) => {
+                json!({ "testbed": self.testbed, "grpo": config, "generation": self.generation })
+            }
         }
     }
 
@@ -116,7 +121,12 @@ impl Stage for TrainStage {
             }
             Method::Grpo(config) => {
                 let questions = questions::read(context.input("questions")?)?;
-                train_grpo(&training, &questions, &self.generation, config)?
+                let source = DecisionSource {
+                    decisions: &questions,
+                    generation: &self.generation,
+                    reward: config.reward,
+                };
+                train_grpo(&training, &source, config)?
             }
         };
         adapter.save(&context.output(ADAPTER), &self.model.spec.source)?;

@@ -1,0 +1,93 @@
+//! Role-play data: environments in, training and test questions out.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::data::{DataSource, TEST, TRAIN, toml_files};
+use crate::artifact::{digest_bytes, write_atomic};
+use crate::datasets::questions;
+use crate::recipe::Recipe;
+use crate::recipe::raw::RawRolePlay;
+use crate::runtime::embedded::ENVIRONMENTS;
+use crate::scenario::environment::{Environment, load_environments, parse_environment};
+use crate::scenario::role_play::{QuestionSpec, generate};
+use crate::stages::StageContext;
+
+/// Draws role-play questions.
+pub struct RolePlayData {
+    spec: QuestionSpec,
+    environments: Vec<Environment>,
+    /// Files of the environments, or none where they are a part of the program.
+    files: Vec<PathBuf>,
+}
+
+impl RolePlayData {
+    /// From the recipe's folder, or the program's own environments.
+    pub fn new(recipe: &Recipe, settings: &RawRolePlay) -> anyhow::Result<Self> {
+        let (environments, files) = match &settings.folder {
+            Some(folder) => {
+                let folder = recipe.base.join(folder);
+                let files = toml_files(recipe, "role_play.folder", &folder)?;
+                (load_environments(&folder)?, files)
+            }
+            None => {
+                let parse = |(name, text): &(&str, &str)| {
+                    parse_environment(&PathBuf::from(format!("data/role_play/{name}.toml")), text)
+                };
+                let environments = ENVIRONMENTS.iter().map(parse).collect::<Result<_, _>>()?;
+                (environments, vec![])
+            }
+        };
+        Ok(Self {
+            spec: settings.spec(),
+            environments,
+            files,
+        })
+    }
+}
+
+impl DataSource for RolePlayData {
+    fn config(&self) -> Value {
+        let mut config = json!({ "questions": self.spec });
+        if self.files.is_empty() {
+            config["environments"] = json!(embedded_digest(ENVIRONMENTS));
+        }
+        config
+    }
+
+    fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    fn write(&self, context: &StageContext) -> anyhow::Result<()> {
+        let set = generate(&self.environments, &self.spec, context.seed)?;
+        write_atomic(&context.output(TRAIN), &questions::encode(&set.train)?)?;
+        write_atomic(&context.output(TEST), &questions::encode(&set.test)?)?;
+        let proof = json!({
+            "train": set.train.len(),
+            "test": set.test.len(),
+            "nearest_situations": set.disjointness.situations,
+            "nearest_phrasings": set.disjointness.phrasings,
+        });
+        write_atomic(
+            &context.output("disjointness.json"),
+            serde_json::to_string_pretty(&proof)?.as_bytes(),
+        )?;
+        tracing::info!(
+            "{} training and {} test questions, disjoint",
+            set.train.len(),
+            set.test.len()
+        );
+        Ok(())
+    }
+}
+
+/// Digest of texts that are part of the program.
+pub(super) fn embedded_digest(texts: &[(&str, &str)]) -> String {
+    let all: String = texts
+        .iter()
+        .map(|(name, text)| format!("{name}\n{text}"))
+        .collect();
+    digest_bytes(all.as_bytes()).to_string()
+}
