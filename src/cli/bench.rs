@@ -154,6 +154,7 @@ fn dpo_step(
         prompt: random_ids("prompt", prompt, vocabulary),
         chosen: random_ids("chosen", completion, vocabulary),
         rejected: random_ids("rejected", completion, vocabulary),
+        inserted: Default::default(),
     };
     let config = DpoConfig::default();
     let decoder = &model.decoder;

@@ -9,7 +9,7 @@ use crate::artifact::table::{decode_parquet_with, encode_parquet_with};
 use crate::text::{Message, Speaker};
 
 /// Version of the pair table; it changes with the columns or their meaning.
-pub const PAIRS_SCHEMA: &str = "atp.pairs/1";
+pub const PAIRS_SCHEMA: &str = "atp.pairs/2";
 
 /// Where an answer came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -38,6 +38,8 @@ pub struct PreferencePair {
     pub chosen: String,
     /// The deviant answer.
     pub rejected: String,
+    /// The answers hold results that a tool put in; a loss leaves those out.
+    pub tool_results: bool,
     /// Where the compliant answer came from.
     pub chosen_source: AnswerSource,
     /// Where the deviant answer came from.
@@ -152,6 +154,7 @@ mod tests {
                 user: format!("Question {i}\nwith two lines"),
                 chosen: "I keep the rule. {\"choice\": \"A\"}".into(),
                 rejected: "{\"choice\": \"B\"}".into(),
+                tool_results: false,
                 chosen_source: AnswerSource::Sampled,
                 rejected_source: if i % 2 == 0 {
                     AnswerSource::Template
@@ -211,7 +214,7 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         let error = read(&path).unwrap_err().to_string();
         assert!(
-            error.contains("pairs.parquet: schema: expected `atp.pairs/1`, got `atp.pairs/0`"),
+            error.contains("pairs.parquet: schema: expected `atp.pairs/2`, got `atp.pairs/0`"),
             "{error}"
         );
     }

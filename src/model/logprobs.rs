@@ -48,6 +48,22 @@ impl Targets {
         targets
     }
 
+    /// As [`Self::push`], without the tokens in these places.
+    pub fn push_without(
+        &mut self,
+        rows: &[usize],
+        tokens: &[u32],
+        temperature: f64,
+        left_out: &[Range<usize>],
+    ) -> usize {
+        let own = |place: &usize| !left_out.iter().any(|range| range.contains(place));
+        let (rows, tokens): (Vec<usize>, Vec<u32>) = (0..tokens.len())
+            .filter(own)
+            .map(|place| (rows[place], tokens[place]))
+            .unzip();
+        self.push(&rows, &tokens, temperature)
+    }
+
     /// Add a span of tokens with the packed rows that predict them; gives the span's index.
     ///
     /// `temperature` divides the logits, as the sampler's did (TRL divides likewise before its log-probs).

@@ -5,14 +5,22 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::solve::ToolConfig;
 use crate::agent::{Elicitation, GenerationConfig, ModelSpec};
+use crate::evaluation::coordination::GameEvaluation;
 use crate::evaluation::rounds::EvaluationConfig;
+use crate::evaluation::tool_use::ToolEvaluation;
 use crate::scenario::Testbed;
+use crate::scenario::coordination::GameSpec;
 use crate::scenario::question::AnswerForm;
 use crate::scenario::role_play::QuestionSpec;
+use crate::scenario::tool_use::{Costs, ProblemSpec};
+use crate::tool::SandboxConfig;
 use crate::training::dpo_trainer::DpoConfig;
 use crate::training::grpo_trainer::GrpoConfig;
 use crate::training::pairs::PairsConfig;
+use crate::training::tool_pairs::ChosenFrom;
+use crate::training::tool_rollout::ToolReward;
 
 /// What an evaluated agent was trained by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -88,6 +96,39 @@ impl RawRolePlay {
     }
 }
 
+/// The coordination games.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawCoordination {
+    /// Folder of game files, relative to the recipe; the program's own seven if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// What instances are drawn.
+    pub draw: GameSpec,
+    /// How agents are evaluated.
+    pub evaluation: GameEvaluation,
+}
+
+/// The tool-use testbed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawToolUse {
+    /// Where the chosen answers of preference pairs come from.
+    pub chosen: ChosenFrom,
+    /// What problems are drawn.
+    pub problems: ProblemSpec,
+    /// What a solution costs with the tool, and without.
+    pub costs: Costs,
+    /// How GRPO compares solutions.
+    pub reward: ToolReward,
+    /// How calls are executed.
+    pub tools: ToolConfig,
+    /// What a program may use.
+    pub sandbox: SandboxConfig,
+    /// How agents are evaluated.
+    pub evaluation: ToolEvaluation,
+}
+
 /// Settings of generation that one stage has otherwise than the rest.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -160,6 +201,12 @@ pub struct RawRecipe {
     /// The role-play testbed.
     #[serde(default)]
     pub role_play: RawRolePlay,
+    /// The coordination games.
+    #[serde(default)]
+    pub coordination: RawCoordination,
+    /// The tool-use testbed.
+    #[serde(default)]
+    pub tool_use: RawToolUse,
     /// How decisions are generated. This table and the four below it may also stand in a testbed's table, for it alone.
     #[serde(default)]
     pub generation: GenerationConfig,

@@ -3,6 +3,8 @@
 //! The prompt of a pair is computed once for both completions, only completion tokens meet the output head, and the
 //! reference log-probabilities (the same model without the adapter) are computed once for all epochs.
 
+use std::ops::Range;
+
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -19,6 +21,7 @@ use crate::model::{Adapter, Decoder, LoraConfig, Packed};
 use crate::runtime::interrupt::check;
 use crate::runtime::progress::Progress;
 use crate::runtime::seed::stream;
+use crate::scenario::tool_use::call::{Segment, SegmentKind, segments};
 
 /// Settings of DPO; the defaults are the paper's for Qwen3-8B.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,6 +89,8 @@ pub struct PairTokens {
     pub chosen: Vec<u32>,
     /// The other one.
     pub rejected: Vec<u32>,
+    /// Places in both, chosen first, that a tool put in: read, but no part of the log-probabilities.
+    pub inserted: [Vec<Range<usize>>; 2],
 }
 
 /// Log-probabilities of a pair's completions under the reference: sums over tokens.
@@ -146,10 +151,14 @@ fn pack(pairs: &[&PairTokens]) -> (Packed, Targets) {
     let mut completions = vec![];
     for pair in pairs {
         let root = batch.root(&pair.prompt);
-        completions.push((batch.child(root, &pair.chosen), &pair.chosen[..]));
-        completions.push((batch.child(root, &pair.rejected), &pair.rejected[..]));
+        let [chosen, rejected] = &pair.inserted;
+        completions.push((batch.child(root, &pair.chosen), &pair.chosen, chosen));
+        completions.push((batch.child(root, &pair.rejected), &pair.rejected, rejected));
     }
-    let targets = Targets::of_children(&batch, completions);
+    let mut targets = Targets::default();
+    for (child, tokens, inserted) in completions {
+        targets.push_without(&batch.predictors(child), tokens, 1.0, inserted);
+    }
     (batch, targets)
 }
 
@@ -233,18 +242,38 @@ fn encode(
 ) -> Result<Vec<PairTokens>, TrainError> {
     let codec = &context.model.codec;
     let end = context.model.end_of_turn()?;
-    let completion = |text: &str| -> Result<Vec<u32>, TrainError> {
-        let mut ids = codec.tokenizer().encode(text)?;
+    // A result is encoded apart, as it is when it is put in.
+    let completion = |text: &str, results: bool| -> Result<_, TrainError> {
+        let whole = Segment {
+            kind: SegmentKind::Written,
+            text,
+        };
+        let pieces = if results {
+            segments(text, false)
+        } else {
+            vec![whole]
+        };
+        let (mut ids, mut inserted) = (vec![], vec![]);
+        for piece in pieces {
+            let start = ids.len();
+            ids.extend(codec.tokenizer().encode(piece.text)?);
+            if piece.kind == SegmentKind::Inserted {
+                inserted.push(start..ids.len());
+            }
+        }
         ids.push(end);
-        Ok(ids)
+        Ok((ids, inserted))
     };
     pairs
         .iter()
         .map(|pair| {
+            let (chosen, chosen_inserted) = completion(&pair.chosen, pair.tool_results)?;
+            let (rejected, rejected_inserted) = completion(&pair.rejected, pair.tool_results)?;
             let tokens = PairTokens {
                 prompt: codec.encode_chat(&pair.messages(), context.render)?,
-                chosen: completion(&pair.chosen)?,
-                rejected: completion(&pair.rejected)?,
+                chosen,
+                rejected,
+                inserted: [chosen_inserted, rejected_inserted],
             };
             let length = tokens.prompt.len() + tokens.chosen.len().max(tokens.rejected.len());
             if length > max_length {

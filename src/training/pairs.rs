@@ -214,6 +214,7 @@ fn assemble<D: Decision>(
             user: turn(1),
             chosen,
             rejected,
+            tool_results: false,
             chosen_source,
             rejected_source,
             attempts_chosen: wanted.attempts[0],

@@ -132,12 +132,13 @@ pub fn plan_group(prompt: &[u32], rollouts: &[Rollout], mask_truncated: bool) ->
         match &rollout.choice {
             None => {
                 let child = batch.child(root, &rollout.sampled);
-                let rows = batch.predictors(child);
-                let own: Vec<usize> = rollout.own().collect();
-                let pick = |values: &[usize]| own.iter().map(|&i| values[i]).collect::<Vec<_>>();
-                let tokens: Vec<u32> = own.iter().map(|&i| rollout.sampled[i]).collect();
-                let span = targets.push(&pick(&rows), &tokens, rollout.temperature);
-                let sampler = own.iter().map(|&i| rollout.logprobs[i]).collect();
+                let span = targets.push_without(
+                    &batch.predictors(child),
+                    &rollout.sampled,
+                    rollout.temperature,
+                    &rollout.inserted,
+                );
+                let sampler = rollout.own().map(|i| rollout.logprobs[i]).collect();
                 plan_parts.push(Part::Tokens(span, sampler));
             }
             Some(choice) => {

@@ -25,6 +25,7 @@ fn tokens(pair: &Value) -> PairTokens {
         prompt: ids("prompt"),
         chosen: ids("chosen"),
         rejected: ids("rejected"),
+        inserted: Default::default(),
     }
 }
 

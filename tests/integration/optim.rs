@@ -140,6 +140,7 @@ impl Training {
                     prompt: tokens(&pair["prompt"]),
                     chosen: tokens(&pair["chosen"]),
                     rejected: tokens(&pair["rejected"]),
+                    inserted: Default::default(),
                 })
                 .collect(),
         }

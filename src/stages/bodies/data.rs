@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use super::data_games::GameData;
 use super::data_role_play::RolePlayData;
+use super::data_tools::ToolData;
 use crate::recipe::Recipe;
 use crate::scenario::Testbed;
 use crate::stages::{Input, Stage, StageContext};
@@ -51,9 +53,8 @@ impl DataStage {
         let settings = recipe.of(testbed);
         let source: Box<dyn DataSource> = match testbed {
             Testbed::RolePlay => Box::new(RolePlayData::new(recipe, &settings.role_play)?),
-            Testbed::Coordination | Testbed::ToolUse => {
-                anyhow::bail!("testbed `{}` is not there yet", testbed.key())
-            }
+            Testbed::Coordination => Box::new(GameData::new(recipe, &settings.coordination)?),
+            Testbed::ToolUse => Box::new(ToolData::new(&settings.tool_use)),
         };
         Ok(Self {
             name,

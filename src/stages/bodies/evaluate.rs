@@ -8,15 +8,59 @@ use super::train::ADAPTER;
 use crate::agent::GenerationConfig;
 use crate::artifact::table::encode_parquet;
 use crate::artifact::write_atomic;
-use crate::datasets::questions;
+use crate::datasets::{games, problems, questions};
+use crate::evaluation::coordination::{GameEvaluation, evaluate_games};
+use crate::evaluation::coordination_row::GAME_ROWS_FILE;
 use crate::evaluation::rounds::{EvaluationConfig, ROWS_FILE, Subject, evaluate};
+use crate::evaluation::tool_row::TOOL_ROWS_FILE;
+use crate::evaluation::tool_use::{Workshop, evaluate_tools};
 use crate::model::Adapter;
-use crate::recipe::raw::Variant;
+use crate::recipe::raw::{RawRecipe, RawToolUse, Variant};
 use crate::scenario::Testbed;
 use crate::stages::{Input, Stage, StageContext};
+use crate::tool::Sandbox;
 
 /// Kind of the stage.
 pub const KIND: &str = "evaluate";
+
+/// What is done over the rounds, by testbed.
+enum Protocol {
+    RolePlay(EvaluationConfig),
+    Games(GameEvaluation),
+    Tools(RawToolUse),
+}
+
+impl Protocol {
+    fn of(testbed: Testbed, settings: &RawRecipe) -> Self {
+        match testbed {
+            Testbed::RolePlay => Self::RolePlay(settings.evaluation.clone()),
+            Testbed::Coordination => Self::Games(settings.coordination.evaluation.clone()),
+            Testbed::ToolUse => Self::Tools(settings.tool_use.clone()),
+        }
+    }
+
+    fn config(&self) -> Value {
+        match self {
+            Self::RolePlay(config) => json!(config),
+            Self::Games(config) => json!(config),
+            Self::Tools(all) => json!({
+                "rounds": all.evaluation,
+                "costs": all.costs,
+                "tools": all.tools,
+                "sandbox": all.sandbox,
+            }),
+        }
+    }
+}
+
+/// File of a testbed's evaluation rows.
+pub fn rows_file(testbed: Testbed) -> &'static str {
+    match testbed {
+        Testbed::RolePlay => ROWS_FILE,
+        Testbed::Coordination => GAME_ROWS_FILE,
+        Testbed::ToolUse => TOOL_ROWS_FILE,
+    }
+}
 
 /// Evaluates one variant of one model.
 pub struct EvaluateStage {
@@ -28,7 +72,7 @@ pub struct EvaluateStage {
     testbed: Testbed,
     model: ModelSlot,
     generation: GenerationConfig,
-    config: EvaluationConfig,
+    protocol: Protocol,
     seed: u64,
 }
 
@@ -53,7 +97,7 @@ impl EvaluateStage {
                 .stage_generation
                 .evaluation
                 .over(&settings.generation),
-            config: settings.evaluation.clone(),
+            protocol: Protocol::of(slot.testbed, settings),
             seed: slot.seed,
         }
     }
@@ -75,7 +119,7 @@ impl Stage for EvaluateStage {
     fn config(&self) -> Value {
         json!({
             "testbed": self.testbed,
-            "evaluation": self.config,
+            "evaluation": self.protocol.config(),
             "generation": self.generation,
             "model": self.model.name,
             "variant": self.variant,
@@ -101,7 +145,7 @@ impl Stage for EvaluateStage {
     }
 
     fn run(&self, context: &StageContext) -> anyhow::Result<()> {
-        let questions = questions::read(context.input("questions")?)?;
+        let data = context.input("questions")?;
         let model = self.model.load()?;
         let adapter = match &self.trained {
             None => None,
@@ -122,15 +166,39 @@ impl Stage for EvaluateStage {
             adapter: adapter.as_ref(),
         };
         // The stream's root is the same for every variant: they are compared on common random numbers.
-        let rows = evaluate(
-            &subject,
-            &questions,
-            &self.generation,
-            &self.config,
-            context.seed,
-            &context.checkpoints,
-        )?;
-        write_atomic(&context.output(ROWS_FILE), &encode_parquet(&rows)?)?;
+        let (root, checkpoints) = (context.seed, &context.checkpoints);
+        let generation = &self.generation;
+        let bytes = match &self.protocol {
+            Protocol::RolePlay(config) => {
+                let questions = questions::read(data)?;
+                let rows = evaluate(&subject, &questions, generation, config, root, checkpoints)?;
+                encode_parquet(&rows)?
+            }
+            Protocol::Games(config) => {
+                let games = games::read(data)?;
+                let rows = evaluate_games(&subject, &games, generation, config, root, checkpoints)?;
+                encode_parquet(&rows)?
+            }
+            Protocol::Tools(all) => {
+                let problems = problems::read(data)?;
+                let workshop = Workshop {
+                    generation,
+                    tools: &all.tools,
+                    sandbox: &Sandbox::new(&all.sandbox)?,
+                    costs: all.costs,
+                };
+                let rows = evaluate_tools(
+                    &subject,
+                    &problems,
+                    &workshop,
+                    &all.evaluation,
+                    root,
+                    checkpoints,
+                )?;
+                encode_parquet(&rows)?
+            }
+        };
+        write_atomic(&context.output(rows_file(self.testbed)), &bytes)?;
         Ok(())
     }
 }

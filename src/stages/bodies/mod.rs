@@ -1,7 +1,9 @@
 //! The stages of the pipeline: each reads artifacts, calls the domain, writes artifacts.
 
 mod data;
+mod data_games;
 mod data_role_play;
+mod data_tools;
 mod evaluate;
 mod pairs;
 mod report;

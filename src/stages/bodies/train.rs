@@ -1,17 +1,23 @@
 //! Training: pairs or questions in, an adapter out.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::data::TRAIN;
 use super::pairs::PAIRS;
 use super::shared::{ModelSlot, Slot};
 use crate::agent::GenerationConfig;
-use crate::datasets::{pairs, questions};
+use crate::datasets::{games, pairs, problems, questions};
+use crate::model::Adapter;
+use crate::recipe::raw::RawToolUse;
 use crate::scenario::Testbed;
 use crate::stages::{Input, Stage, StageContext};
 use crate::training::TrainContext;
 use crate::training::dpo_trainer::{DpoConfig, train_dpo};
+use crate::tool::Sandbox;
 use crate::training::grpo_trainer::{DecisionSource, GrpoConfig, train_grpo};
+use crate::training::tool_rollout::ToolSource;
 
 /// Kind of the DPO stage.
 pub const DPO_KIND: &str = "train-dpo";
@@ -34,6 +40,7 @@ pub struct TrainStage {
     model: ModelSlot,
     generation: GenerationConfig,
     method: Method,
+    tools: RawToolUse,
     seed: u64,
 }
 
@@ -48,6 +55,7 @@ impl TrainStage {
             model: slot.model.clone(),
             generation: settings.stage_generation.pairs.over(&settings.generation),
             method: Method::Dpo(settings.dpo.clone()),
+            tools: settings.tool_use.clone(),
             seed: slot.seed,
         }
     }
@@ -62,6 +70,7 @@ impl TrainStage {
             model: slot.model.clone(),
             generation: settings.stage_generation.grpo.over(&settings.generation),
             method: Method::Grpo(settings.grpo.clone()),
+            tools: settings.tool_use.clone(),
             seed: slot.seed,
         }
     }
@@ -88,7 +97,24 @@ impl Stage for TrainStage {
             // Of generation, DPO uses only how prompts are rendered.
             Method::Dpo(config) => json!({ "testbed": self.testbed, "dpo": config, "thinking": self.generation.thinking }),
             Method::Grpo(config) => {
-                json!({ "testbed": self.testbed, "grpo": config, "generation": self.generation })
+                let mut all = json!({
+                    "testbed": self.testbed,
+                    "grpo": config,
+                    "generation": self.generation,
+                });
+                if self.testbed == Testbed::ToolUse {
+                    let RawToolUse {
+                        costs,
+                        reward,
+                        tools,
+                        sandbox,
+                        ..
+                    } = &self.tools;
+                    all["tools"] = json!({
+                        "costs": costs, "reward": reward, "tools": tools, "sandbox": sandbox,
+                    });
+                }
+                all
             }
         }
     }
@@ -119,17 +145,51 @@ impl Stage for TrainStage {
             Method::Dpo(config) => {
                 train_dpo(&training, &pairs::read(context.input("pairs")?)?, config)?
             }
-            Method::Grpo(config) => {
-                let questions = questions::read(context.input("questions")?)?;
-                let source = DecisionSource {
-                    decisions: &questions,
-                    generation: &self.generation,
-                    reward: config.reward,
-                };
-                train_grpo(&training, &source, config)?
-            }
+            Method::Grpo(config) => self.grpo_on(&training, context.input("questions")?, config)?,
         };
         adapter.save(&context.output(ADAPTER), &self.model.spec.source)?;
         Ok(())
+    }
+}
+
+impl TrainStage {
+    /// GRPO on the testbed's training set.
+    fn grpo_on(
+        &self,
+        training: &TrainContext,
+        data: &Path,
+        config: &GrpoConfig,
+    ) -> anyhow::Result<Adapter> {
+        let (generation, reward) = (&self.generation, config.reward);
+        let adapter = match self.testbed {
+            Testbed::RolePlay => {
+                let source = DecisionSource {
+                    decisions: &questions::read(data)?,
+                    generation,
+                    reward,
+                };
+                train_grpo(training, &source, config)?
+            }
+            Testbed::Coordination => {
+                let source = DecisionSource {
+                    decisions: &games::read(data)?,
+                    generation,
+                    reward,
+                };
+                train_grpo(training, &source, config)?
+            }
+            Testbed::ToolUse => {
+                let source = ToolSource {
+                    problems: &problems::read(data)?,
+                    generation,
+                    tools: &self.tools.tools,
+                    sandbox: &Sandbox::new(&self.tools.sandbox)?,
+                    costs: self.tools.costs,
+                    reward: self.tools.reward,
+                };
+                train_grpo(training, &source, config)?
+            }
+        };
+        Ok(adapter)
     }
 }

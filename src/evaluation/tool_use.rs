@@ -1,0 +1,316 @@
+//! Tool usage over rounds: each agent first solves simple problems, where reasoning alone is the cheap way, then a complex
+//! one, which is measured; what worked stands in its later prompts (paper, 3.1.2 and A.1.2).
+//!
+//! Every round puts the same complex problems, each to another agent, so that rounds are compared on equal problems and
+//! no agent meets one twice as long as there are enough. All agents are asked together; a step (one problem an agent)
+//! that is finished is checkpointed. A solution that failed leaves no trace in the history.
+
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use super::rounds::{EvaluationError, Subject};
+use super::tool_row::{Solved, ToolRow};
+use crate::agent::GenerationConfig;
+use crate::agent::solve::{Solution, SolveAsk, SolveError, ToolConfig, solve};
+use crate::artifact::Checkpoints;
+use crate::artifact::table::{decode_parquet, encode_parquet};
+use crate::runtime::progress::Progress;
+use crate::runtime::seed::{derive, stream};
+use crate::scenario::tool_use::prompt::{Experience, ToolPrompt, render};
+use crate::scenario::tool_use::{Costs, Difficulty, Problem, answer};
+use crate::tool::{Sandbox, Status};
+
+/// Which earlier solutions a prompt shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Remember {
+    /// Those that were right: the paper's.
+    #[default]
+    Successes,
+    /// All that ended on an answer or without one.
+    All,
+}
+
+/// Settings of the evaluation; the defaults are the paper's, where it gives any.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ToolEvaluation {
+    /// Rounds.
+    pub rounds: u32,
+    /// Agents; 0 for one a complex test problem.
+    pub agents: u32,
+    /// Simple problems before the complex one of a round.
+    pub simple_per_round: u32,
+    /// Earlier solutions that a prompt shows, the latest.
+    pub window: usize,
+    /// Which of them.
+    pub remember: Remember,
+}
+
+impl Default for ToolEvaluation {
+    fn default() -> Self {
+        Self {
+            rounds: 4,
+            agents: 0,
+            simple_per_round: 1,
+            window: 5,
+            remember: Remember::default(),
+        }
+    }
+}
+
+impl ToolEvaluation {
+    /// What is wrong with the settings, if anything: `(field, problem)`.
+    ///
+    /// # Errors
+    /// The first field that makes no sense.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.rounds == 0 {
+            return Err(("rounds", "expected 1 or more, got 0".into()));
+        }
+        Ok(())
+    }
+}
+
+/// How solutions come about.
+pub struct Workshop<'a> {
+    /// How they are generated.
+    pub generation: &'a GenerationConfig,
+    /// How calls are executed.
+    pub tools: &'a ToolConfig,
+    /// Where they are executed.
+    pub sandbox: &'a Sandbox,
+    /// What the two ways cost.
+    pub costs: Costs,
+}
+
+const ROWS: &str = "rows.parquet";
+
+/// Run all rounds; rows come in the order of rounds, steps, agents.
+///
+/// # Errors
+/// A stop that was asked for, a sandbox that cannot be used, files, or a step in which everything failed.
+pub fn evaluate_tools(
+    subject: &Subject,
+    problems: &[Problem],
+    workshop: &Workshop,
+    config: &ToolEvaluation,
+    stream_root: u64,
+    checkpoints: &Checkpoints,
+) -> Result<Vec<ToolRow>, EvaluationError> {
+    let schedule = Schedule::new(problems, config, stream_root)?;
+    let mut rows: Vec<ToolRow> = vec![];
+    let mut done = 0;
+    if let Some(checkpoint) = checkpoints.latest()? {
+        rows = decode_parquet(checkpoint.read(ROWS)?)?;
+        done = checkpoint.step as u32;
+        tracing::info!("going on after step {done}");
+    }
+    let steps = config.simple_per_round + 1;
+    for at in done..config.rounds * steps {
+        let (round, step) = (at / steps + 1, at % steps);
+        let put: Vec<&Problem> = (0..schedule.agents)
+            .map(|agent| schedule.problem(agent, round - 1, step))
+            .collect();
+        let prompts: Vec<ToolPrompt> = put
+            .iter()
+            .map(|problem| ToolPrompt::new(problem, workshop.costs))
+            .collect();
+        let asks: Vec<SolveAsk> = put
+            .iter()
+            .zip(&prompts)
+            .enumerate()
+            .map(|(agent, (problem, prompt))| SolveAsk {
+                messages: render(problem, &history(&rows, agent as u32, config), prompt),
+                seed: derive(
+                    stream_root,
+                    &format!("round-{round}/step-{step}/agent-{agent}/{}", problem.id),
+                ),
+            })
+            .collect();
+        let name = format!("{}, round {round}, problem {}", subject.variant, step + 1);
+        let mut progress = Progress::new(name, asks.len());
+        let solutions = solve(
+            subject.model,
+            subject.adapter,
+            workshop.generation,
+            workshop.tools,
+            workshop.sandbox,
+            &asks,
+            |n| progress.add(n),
+        )?;
+        progress.finish();
+        let first = rows.len();
+        for (agent, solution) in solutions.into_iter().enumerate() {
+            let blank = blank(subject, put[agent], &prompts[agent], agent as u32, round, step);
+            rows.push(filled(blank, solution, put[agent], workshop.costs));
+        }
+        let fresh = &rows[first..];
+        if let Some(error) = fresh.first().and_then(|row| row.error.clone())
+            && fresh.iter().all(|row| row.solved == Solved::Failed)
+        {
+            return Err(EvaluationError::AllFailed(fresh.len(), error));
+        }
+        checkpoints.save(u64::from(at + 1), &[(ROWS, &encode_parquet(&rows)?)])?;
+    }
+    Ok(rows)
+}
+
+/// Which agent gets which problem.
+struct Schedule<'a> {
+    agents: usize,
+    simple: Vec<&'a Problem>,
+    complex: Vec<&'a Problem>,
+    simple_per_round: usize,
+    /// How far the complex problems move on from round to round.
+    stride: usize,
+}
+
+impl<'a> Schedule<'a> {
+    fn new(
+        problems: &'a [Problem],
+        config: &ToolEvaluation,
+        root: u64,
+    ) -> Result<Self, EvaluationError> {
+        let shuffled = |difficulty: Difficulty| {
+            let of = |p: &&Problem| p.difficulty == difficulty;
+            let mut found: Vec<&Problem> = problems.iter().filter(of).collect();
+            let name = format!("schedule/{}", difficulty.name());
+            found.shuffle(&mut stream(root, &name));
+            found
+        };
+        let simple = shuffled(Difficulty::Simple);
+        let mut complex = shuffled(Difficulty::Complex);
+        let missing = |what| {
+            EvaluationError::Data(format!(
+                "tool usage: there are no {what} test problems; raise `tool_use.test_{what}`"
+            ))
+        };
+        if complex.is_empty() {
+            return Err(missing("complex"));
+        }
+        if simple.is_empty() && config.simple_per_round > 0 {
+            return Err(missing("simple"));
+        }
+        let agents = match config.agents as usize {
+            0 => complex.len(),
+            agents if agents > complex.len() => {
+                return Err(EvaluationError::Data(format!(
+                    "tool usage: {agents} agents, but only {} complex test problems, of which each agent of a round gets \
+                     its own; lower `tool_use.evaluation.agents` or raise `tool_use.test_complex`",
+                    complex.len()
+                )));
+            }
+            agents => agents,
+        };
+        complex.truncate(agents);
+        Ok(Self {
+            agents,
+            simple,
+            stride: (agents / config.rounds.max(1) as usize).max(1),
+            complex,
+            simple_per_round: config.simple_per_round as usize,
+        })
+    }
+
+    /// The problem that an agent gets; rounds from 0.
+    fn problem(&self, agent: usize, round: u32, step: u32) -> &'a Problem {
+        let (round, step) = (round as usize, step as usize);
+        if step < self.simple_per_round {
+            let before = (round * self.simple_per_round + step) * self.agents;
+            return self.simple[(before + agent) % self.simple.len()];
+        }
+        self.complex[(agent + round * self.stride) % self.complex.len()]
+    }
+}
+
+/// What an agent remembers, oldest first.
+fn history(rows: &[ToolRow], agent: u32, config: &ToolEvaluation) -> Vec<Experience> {
+    let kept = |row: &&ToolRow| {
+        row.agent == agent
+            && match config.remember {
+                Remember::Successes => row.solved == Solved::Right,
+                Remember::All => row.solved != Solved::Failed,
+            }
+    };
+    let all: Vec<Experience> = rows
+        .iter()
+        .filter(kept)
+        .map(|row| Experience {
+            round: row.round,
+            difficulty: row.difficulty,
+            used_tool: row.used_tool,
+            correct: row.solved == Solved::Right,
+            cost: row.cost.unwrap_or_default(),
+        })
+        .collect();
+    all[all.len().saturating_sub(config.window)..].to_vec()
+}
+
+/// A row without a solution yet.
+fn blank(
+    subject: &Subject,
+    problem: &Problem,
+    prompt: &ToolPrompt,
+    agent: u32,
+    round: u32,
+    step: u32,
+) -> ToolRow {
+    ToolRow {
+        model: subject.name.to_owned(),
+        variant: subject.variant.to_owned(),
+        seed: subject.seed,
+        round,
+        step,
+        agent,
+        difficulty: problem.difficulty,
+        problem_id: problem.id.clone(),
+        family: problem.family.clone(),
+        solved: Solved::Failed,
+        used_tool: false,
+        calls: 0,
+        calls_failed: 0,
+        forged_result: false,
+        cost: None,
+        answer: None,
+        expected: problem.answer.clone(),
+        tool_first: prompt.tool_first,
+        text: String::new(),
+        finish: "error".to_owned(),
+        prompt_tokens: 0,
+        completion_tokens: 0,
+        error: None,
+    }
+}
+
+fn filled(
+    mut row: ToolRow,
+    solution: Result<Solution, SolveError>,
+    problem: &Problem,
+    costs: Costs,
+) -> ToolRow {
+    let solution = match solution {
+        Ok(solution) => solution,
+        Err(error) => {
+            row.error = Some(error.to_string());
+            return row;
+        }
+    };
+    row.answer = answer::extract(&solution.text).map(|found| found.to_string());
+    row.solved = match &row.answer {
+        None => Solved::Invalid,
+        Some(_) if answer::is_correct(&solution.text, &problem.answer) => Solved::Right,
+        Some(_) => Solved::Wrong,
+    };
+    row.used_tool = !solution.calls.is_empty();
+    row.calls = solution.calls.len() as u32;
+    let failed = |call: &&crate::agent::solve::Call| call.status != Status::Finished;
+    row.calls_failed = solution.calls.iter().filter(failed).count() as u32;
+    row.forged_result = solution.forged;
+    row.cost = Some(costs.of(row.used_tool));
+    row.finish = solution.finish.to_owned();
+    row.prompt_tokens = solution.prompt.len() as u32;
+    row.completion_tokens = solution.tokens.len() as u32;
+    row.text = solution.text;
+    row
+}
