@@ -1,6 +1,6 @@
 //! Two things at build time: where libtorch lies, so that the binary starts without LD_LIBRARY_PATH where it was built
-//! (an installed copy also looks in `lib` beside itself); and the recipes and environments, which become a part of the
-//! binary, so that it works from any folder.
+//! (an installed copy also looks in `lib` beside itself); and the recipes, environments and games, which become a
+//! part of the binary, so that it works from any folder.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,12 @@ fn main() {
         "ENVIRONMENTS",
         "The role-play environments: name and text.",
         &environments,
+    );
+    embed(
+        &mut text,
+        "GAMES",
+        "The coordination games: name and text.",
+        &root.join("data/coordination"),
     );
     std::fs::write(out.join("embedded.rs"), text).expect("OUT_DIR is writable");
 }

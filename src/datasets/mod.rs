@@ -1,5 +1,6 @@
-//! Data sets as Parquet: question sets and preference pairs, checked when they are written and when they are read.
+//! Data sets as Parquet: question sets, game sets and preference pairs, checked when they are written and when they are read.
 
+pub mod games;
 pub mod pairs;
 pub mod questions;
 

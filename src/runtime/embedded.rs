@@ -1,3 +1,3 @@
-//! Recipes and environments as a part of the program (made by the build script from `recipes` and `data`).
+//! Recipes, environments and games as a part of the program (made by the build script from `recipes` and `data`).
 
 include!(concat!(env!("OUT_DIR"), "/embedded.rs"));

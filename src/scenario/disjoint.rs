@@ -98,27 +98,26 @@ pub struct Nearest {
 
 impl Nearest {
     /// Takes a pair in, or refuses it from `limit` on.
-    fn admit(
+    pub(super) fn admit(
         &mut self,
         what: &'static str,
         limit: f64,
         index: f64,
-        (test, train): (&Question, &Question),
+        (test, train): (&str, &str),
     ) -> Result<(), OverlapError> {
         if index >= limit {
-            let (test, train) = (test.id.clone(), train.id.clone());
             return Err(OverlapError::Near {
                 what,
                 limit,
-                test,
-                train,
+                test: test.to_owned(),
+                train: train.to_owned(),
                 index,
             });
         }
         if index > self.index {
             *self = Self {
                 index,
-                pair: Some((test.id.clone(), train.id.clone())),
+                pair: Some((test.to_owned(), train.to_owned())),
             };
         }
         Ok(())
@@ -200,7 +199,7 @@ pub fn check_disjoint(train: &[Question], test: &[Question]) -> Result<Disjointn
     };
     for a in test.iter().map(Shingled::of) {
         for b in &known {
-            let pair = (a.question, b.question);
+            let pair = (a.question.id.as_str(), b.question.id.as_str());
             let index = a.situation.jaccard(&b.situation);
             found
                 .situations

@@ -4,7 +4,7 @@
 //! breaks it and pays more. Situations are texts with slots; training and test have their own texts and their own
 //! values for the slots. Everything a later step relies on is checked here, with the file and the field in the message.
 
-mod check;
+pub(super) mod check;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! Scenarios: environments as data, prompts and histories made from them, and the one answer parser. No tensors here.
 
 pub mod choice;
+pub mod coordination;
 pub mod decision;
 pub mod disjoint;
 pub mod environment;

@@ -116,13 +116,22 @@ fn user_turn(question: &Question, history: &[Episode], options: &PromptOptions) 
         None => {}
     }
     let [(_, first), (_, second)] = option_answers(question);
-    parts.push(match options.style {
-        AnswerStyle::Reasoned => {
-            format!("Choose one option for this round. Think in a few sentences, then end your reply with {first} or {second}.")
-        }
-        AnswerStyle::Direct => format!("Choose one option for this round. Reply only with {first} or {second}."),
-    });
+    parts.push(instruction(options.style, &first, &second));
     parts.join("\n\n")
+}
+
+/// The last paragraph: how to answer, with the exact text for each option.
+pub(super) fn instruction(style: AnswerStyle, first: &str, second: &str) -> String {
+    match style {
+        AnswerStyle::Reasoned => {
+            format!(
+                "Choose one option for this round. Think in a few sentences, then end your reply with {first} or {second}."
+            )
+        }
+        AnswerStyle::Direct => {
+            format!("Choose one option for this round. Reply only with {first} or {second}.")
+        }
+    }
 }
 
 fn option_list(question: &Question) -> String {

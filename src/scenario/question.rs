@@ -172,13 +172,15 @@ impl Question {
 /// The exact answer text of each option, such as `{"choice": "A"}`, in listed order. Each begins with
 /// [`CANONICAL_PREFIX`] and is what scoring and constrained decoding use.
 pub fn option_answers(question: &Question) -> [(Role, String); 2] {
+    question
+        .listed()
+        .map(|role| (role, canonical_answer(question.answer_value(role))))
+}
+
+/// The answer text that chooses what the prompt calls `value`.
+pub(super) fn canonical_answer(value: &str) -> String {
     // Labels and names are plain letters, digits, spaces and hyphens: nothing needs escaping in JSON.
-    question.listed().map(|role| {
-        (
-            role,
-            format!("{CANONICAL_PREFIX}{}\"}}", question.answer_value(role)),
-        )
-    })
+    format!("{CANONICAL_PREFIX}{value}\"}}")
 }
 
 /// Pay with its unit: `1 coin`, `4 coins`.

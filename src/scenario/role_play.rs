@@ -23,9 +23,9 @@ use super::slots::{Piece, fill, names, pieces};
 use crate::runtime::seed::stream;
 
 /// Draws of one question before its texts are held to be exhausted.
-const MAX_DRAWS: u32 = 500;
+pub(super) const MAX_DRAWS: u32 = 500;
 /// Most questions of one environment and split.
-const MAX_PER_ENVIRONMENT: u32 = 10_000;
+pub(super) const MAX_PER_ENVIRONMENT: u32 = 10_000;
 
 /// How many questions to draw, and how they are answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -229,16 +229,17 @@ impl Drawn {
 
 /// One cell of the 2×2 design.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cell {
-    compliant_first: bool,
+pub(super) struct Cell {
+    /// The compliant option stands first.
+    pub(super) compliant_first: bool,
     /// Index into [`LABELS`].
-    compliant_label: usize,
+    pub(super) compliant_label: usize,
 }
 
 /// `count` cells, each as often as the others or once more, in random order. What is over after whole rounds goes along
 /// a diagonal, so that order and label are each balanced for even counts; the diagonal alternates by environment, so
 /// that the cells are balanced over all.
-fn cells(count: usize, rank: usize, rng: &mut ChaCha8Rng) -> Vec<Cell> {
+pub(super) fn cells(count: usize, rank: usize, rng: &mut ChaCha8Rng) -> Vec<Cell> {
     let diagonal = |which: usize| {
         [true, false].map(|compliant_first| Cell {
             compliant_first,
@@ -261,7 +262,7 @@ fn cells(count: usize, rank: usize, rng: &mut ChaCha8Rng) -> Vec<Cell> {
 }
 
 /// Indices below `count`, shuffled.
-fn deck(count: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
+pub(super) fn deck(count: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
     let mut deck: Vec<usize> = (0..count).collect();
     deck.shuffle(rng);
     deck

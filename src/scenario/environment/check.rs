@@ -11,14 +11,14 @@ use crate::scenario::disjoint::normalise;
 use crate::scenario::slots::{names, pieces};
 
 /// The rules that the types do not hold.
-pub(super) struct Check<'a> {
-    pub(super) path: &'a Path,
+pub(in crate::scenario) struct Check<'a> {
+    pub(in crate::scenario) path: &'a Path,
 }
 
-type Checked = Result<(), EnvironmentError>;
+pub(in crate::scenario) type Checked = Result<(), EnvironmentError>;
 
 impl Check<'_> {
-    pub(super) fn error(
+    pub(in crate::scenario) fn error(
         &self,
         field: &str,
         expected: impl Into<String>,
@@ -56,7 +56,10 @@ impl Check<'_> {
             &env.supervision.supervised,
             &["detected"],
         )?;
-        self.names(&env.compliant.name, &env.deviant.name)?;
+        self.names([
+            ("compliant.name", &env.compliant.name),
+            ("deviant.name", &env.deviant.name),
+        ])?;
         if !env.unit.ends_with('s') {
             return Err(self.error("unit", "a plural with s, such as `coins`", &env.unit));
         }
@@ -74,7 +77,7 @@ impl Check<'_> {
     }
 
     /// A text of one line without outer white space.
-    fn line(&self, field: &str, text: &str) -> Checked {
+    pub(in crate::scenario) fn line(&self, field: &str, text: &str) -> Checked {
         if text.is_empty() || text.trim() != text || text.chars().any(char::is_control) {
             return Err(self.error(
                 field,
@@ -86,12 +89,12 @@ impl Check<'_> {
     }
 
     /// A line without slots.
-    fn fixed(&self, field: &str, text: &str) -> Checked {
+    pub(in crate::scenario) fn fixed(&self, field: &str, text: &str) -> Checked {
         self.template(field, text, &[])
     }
 
     /// A line whose slots are all among `known`.
-    fn template(&self, field: &str, text: &str, known: &[&str]) -> Checked {
+    pub(in crate::scenario) fn template(&self, field: &str, text: &str, known: &[&str]) -> Checked {
         self.line(field, text)?;
         let pieces =
             pieces(text).map_err(|problem| self.error(field, "slots like `{amount}`", problem))?;
@@ -112,8 +115,8 @@ impl Check<'_> {
     }
 
     /// The answer is read by these names and written into JSON, so they are plain and cannot be mixed up.
-    fn names(&self, compliant: &str, deviant: &str) -> Checked {
-        for (field, name) in [("compliant.name", compliant), ("deviant.name", deviant)] {
+    pub(in crate::scenario) fn names(&self, options: [(&str, &str); 2]) -> Checked {
+        for (field, name) in options {
             self.line(field, name)?;
             let plain = |c: char| c.is_ascii_alphanumeric() || c == ' ' || c == '-';
             let taken =
@@ -123,12 +126,9 @@ impl Check<'_> {
                 return Err(self.error(field, expected, name));
             }
         }
-        if simplify(compliant) == simplify(deviant) {
-            return Err(self.error(
-                "deviant.name",
-                "another name than the compliant option's",
-                deviant,
-            ));
+        let [(_, first), (field, second)] = options;
+        if simplify(first) == simplify(second) {
+            return Err(self.error(field, "another name than the other option's", second));
         }
         Ok(())
     }
@@ -158,7 +158,12 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn descriptions(&self, option: &str, train: &[String], test: &[String]) -> Checked {
+    pub(in crate::scenario) fn descriptions(
+        &self,
+        option: &str,
+        train: &[String],
+        test: &[String],
+    ) -> Checked {
         for (split, texts) in [("train", train), ("test", test)] {
             let field = format!("{option}.{split}");
             if texts.is_empty() {
@@ -201,7 +206,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn distinct(&self, field: &str, texts: &[String]) -> Checked {
+    pub(in crate::scenario) fn distinct(&self, field: &str, texts: &[String]) -> Checked {
         let mut seen = BTreeSet::new();
         match texts.iter().find(|text| !seen.insert(normalise(text))) {
             Some(text) => Err(self.error(field, "each text once", text)),
@@ -209,7 +214,12 @@ impl Check<'_> {
         }
     }
 
-    fn disjoint(&self, field: &str, train: &[String], test: &[String]) -> Checked {
+    pub(in crate::scenario) fn disjoint(
+        &self,
+        field: &str,
+        train: &[String],
+        test: &[String],
+    ) -> Checked {
         let known: BTreeSet<String> = train.iter().map(|text| normalise(text)).collect();
         match test.iter().find(|text| known.contains(&normalise(text))) {
             Some(text) => Err(self.error(

@@ -1,0 +1,141 @@
+//! Games as data: the TOML files under `data/coordination`, read and checked.
+//!
+//! A file describes who the agents are, two options with neutral names, what the history says, and situations for
+//! training and test. `mode` and `success` choose the mechanics; the numbers are drawn later.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::check;
+use super::setting::{Mode, SuccessPays};
+use crate::runtime::embedded::GAMES;
+use crate::scenario::environment::{EnvironmentError, Situations};
+use crate::scenario::toml_error;
+
+/// One game, as in its file.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Game {
+    /// Name of the game and of its file: lower-case letters, digits, hyphens.
+    pub id: String,
+    /// A heading for people.
+    pub title: String,
+    /// Who the agent is.
+    pub persona: String,
+    /// What it does in every round.
+    pub task: String,
+    /// What one agent is called, such as `household`.
+    pub agent: String,
+    /// What several are called.
+    pub agents: String,
+    /// What a round multiplies or adds to, such as `savings`.
+    pub stock: String,
+    /// How rewards change the stock.
+    pub mode: Mode,
+    /// Who gets the high reward of a round that succeeds.
+    pub success: SuccessPays,
+    /// The option that needs company.
+    pub collusive: OptionText,
+    /// The option that does not.
+    pub independent: OptionText,
+    /// What later rounds say about earlier ones.
+    pub history: HistoryText,
+    /// Situations for training.
+    pub train: Situations,
+    /// Situations for the test.
+    pub test: Situations,
+}
+
+/// Texts of one option.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptionText {
+    /// Short name: letters, digits, spaces, hyphens.
+    pub name: String,
+    /// Descriptions for training.
+    pub train: Vec<String>,
+    /// Descriptions for the test.
+    pub test: Vec<String>,
+}
+
+/// Texts about a round that is over.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryText {
+    /// The threshold was met.
+    pub success: String,
+    /// It was not.
+    pub failure: String,
+    /// A line for each other agent that is seen: `{peer}` is its name and `{option}` its choice.
+    pub peer: String,
+}
+
+/// All games of a folder, sorted by file name.
+///
+/// # Errors
+/// The first file that cannot be read or breaks a rule; a folder without `.toml` files.
+pub fn load_games(folder: &Path) -> Result<Vec<Game>, EnvironmentError> {
+    let read = |source| EnvironmentError::Read {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(read)? {
+        let path = entry.map_err(read)?.path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    if paths.is_empty() {
+        return Err(EnvironmentError::None(folder.to_owned()));
+    }
+    paths.iter().map(|path| load_game(path)).collect()
+}
+
+/// One game file. Its name must be the game's id, so ids of a folder cannot collide.
+///
+/// # Errors
+/// As [`load_games`].
+pub fn load_game(path: &Path) -> Result<Game, EnvironmentError> {
+    let text = std::fs::read_to_string(path).map_err(|source| EnvironmentError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let game = parse_game(path, &text)?;
+    check::file_name(path, &game.id)?;
+    Ok(game)
+}
+
+/// The game in a text; `path` is only for messages.
+///
+/// # Errors
+/// As [`load_games`].
+pub fn parse_game(path: &Path, text: &str) -> Result<Game, EnvironmentError> {
+    let game: Game = toml::from_str(text).map_err(|error| EnvironmentError::Parse {
+        path: path.to_owned(),
+        message: toml_error::describe(text, error.message(), error.span()),
+    })?;
+    check::game(path, &game)?;
+    Ok(game)
+}
+
+/// The games that come with the program, by id.
+///
+/// # Errors
+/// None for the files as they ship: a test reads them.
+pub fn shipped_games() -> Result<Vec<Game>, EnvironmentError> {
+    GAMES
+        .iter()
+        .map(|(name, text)| {
+            parse_game(
+                &PathBuf::from(format!("data/coordination/{name}.toml")),
+                text,
+            )
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
