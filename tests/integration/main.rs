@@ -1,5 +1,7 @@
 //! Tests across modules, one file a feature.
 
+mod bradley_terry;
+mod choices;
 mod cli;
 mod dpo;
 mod grpo;
@@ -10,5 +12,6 @@ mod model;
 mod optim;
 mod pipeline;
 mod resume;
+mod sampling;
 mod stages;
 mod support;
