@@ -23,6 +23,11 @@ STEPS = 50
 # prompt, chosen, rejected lengths (the end-of-sequence token included in the completions)
 BATCH = ((5, 4, 6), (8, 7, 2), (3, 1, 5))
 
+# Further losses on the batch with its first pair turned round, so that a margin is positive: TRL's name, beta, label
+# smoothing. Conservative DPO is TRL's `aot` on one pair at a time, where sorting has nothing to do.
+LOSSES = {"sigmoid_smoothed": ("aot", 0.5, 0.2), "hinge": ("hinge", 2.0, 0.0), "ipo": ("ipo", 0.1, 0.0),
+          "ipo_strong": ("ipo", 1.0, 0.0)}
+
 
 def pair(lengths, generator):
     """Random ids 3 … 100; both completions end in EOS."""
@@ -65,10 +70,11 @@ class Rates(TrainerCallback):
 
 
 def trainer(pairs, scratch, rates=None, **changes):
-    args = DPOConfig(output_dir=scratch, beta=BETA, loss_type=["sigmoid"], bf16=False, gradient_checkpointing=False,
+    args = DPOConfig(output_dir=scratch, bf16=False, gradient_checkpointing=False,
                      use_cpu=True, report_to="none", save_strategy="no", logging_steps=1, max_length=None,
                      optim="adamw_torch", train_sampling_strategy="sequential", disable_tqdm=True,
-                     dataloader_pin_memory=False, **{**SETTINGS, **changes})
+                     dataloader_pin_memory=False,
+                     **{"beta": BETA, "loss_type": ["sigmoid"], **SETTINGS, **changes})
     made = Recorder(model=training_model(), args=args, train_dataset=dataset(pairs), processing_class=tokenizer(),
                     peft_config=lora_config(), callbacks=[rates] if rates else None)
     made.remove_callback(PrinterCallback)
@@ -135,6 +141,47 @@ def one_batch(pairs, scratch, out):
     return record
 
 
+def other_losses(pairs, scratch, out):
+    """Mean loss and gradients under the other losses, one pair a backward pass."""
+    first = pairs[0]
+    pairs = [{"prompt": first["prompt"], "chosen": first["rejected"], "rejected": first["chosen"]}, *pairs[1:]]
+    record, tensors = {"pairs": pairs, "cases": {}}, {}
+    for name, (loss_type, beta, smoothing) in LOSSES.items():
+        made = trainer(pairs, scratch, loss_type=[loss_type], beta=beta, label_smoothing=smoothing)
+        model = made.model.train()
+        losses = []
+        for row in made.train_dataset:
+            loss = made._compute_loss(model, made.data_collator([row]), False)
+            (loss / len(pairs)).backward()
+            losses.append(loss.item())
+        gradients = adapter_state(model, lambda parameter: parameter.grad)
+        model.zero_grad()
+        own = []
+        for p in pairs:
+            chosen, rejected = (completion_logps(model, p["prompt"], p[side]) for side in ("chosen", "rejected"))
+            with torch.no_grad(), model.disable_adapter():
+                reference = [completion_logps(model, p["prompt"], p[side]) for side in ("chosen", "rejected")]
+            chosen, rejected = chosen - reference[0], rejected - reference[1]
+            margin = chosen.sum() - rejected.sum()
+            log_sigmoid = torch.nn.functional.logsigmoid
+            own.append({
+                "aot": -(1 - smoothing) * log_sigmoid(beta * margin) - smoothing * log_sigmoid(-beta * margin),
+                "hinge": torch.relu(1 - beta * margin),
+                "ipo": (chosen.mean() - rejected.mean() - 1 / (2 * beta)) ** 2}[loss_type])
+        torch.stack(own).mean().backward()
+        found = adapter_state(model, lambda parameter: parameter.grad)
+        apart = {"loss": max(abs(a.item() - b) for a, b in zip(own, losses)),
+                 "gradients": max(largest_relative(gradients[k], found[k]) for k in found)}
+        say(f"{name}: losses {losses}, definition apart by {apart}")
+        if max(apart.values()) > 1e-4:
+            raise SystemExit(f"{name}: TRL and the definition disagree")
+        record["cases"][name] = {"loss_type": loss_type, "beta": beta, "label_smoothing": smoothing, "losses": losses,
+                                 "definition_apart": apart}
+        tensors |= {f"{name}/{key}": value for key, value in gradients.items()}
+    save_tensors(out / "loss_gradients.safetensors", tensors)
+    return record
+
+
 def training(pairs, scratch, out):
     rates = Rates()
     made = trainer(pairs, scratch, rates)
@@ -186,7 +233,8 @@ def main():
     batch, pairs = make_data()
     with tempfile.TemporaryDirectory() as scratch:
         record = {"versions": versions("peft", "trl", "accelerate"), "beta": BETA, "lora": {"r": 4, "alpha": 8},
-                  "batch": one_batch(batch, scratch, out), "training": training(pairs, scratch, out)}
+                  "batch": one_batch(batch, scratch, out), "losses": other_losses(batch, scratch, out),
+                  "training": training(pairs, scratch, out)}
     save_json(out / "dpo.json", record)
 
 

@@ -328,18 +328,33 @@ mod tests {
 
     #[test]
     fn options_are_drawn_by_their_renormalised_probability() {
-        let logprobs = [-4.0, -3.0];
-        let expected = 1.0 / (1.0 + (-1.0f64).exp());
-        let draws = 20_000;
-        let second = (0..draws)
-            .filter(|&seed| draw_option(&logprobs, 1.0, seed).expect("finite").0 == 1)
-            .count();
-        let error = second as f64 / draws as f64 - expected;
-        assert!(
-            error.abs() < 4.0 * (expected * (1.0 - expected) / draws as f64).sqrt(),
-            "{error}"
-        );
+        let logprobs = [-4.0, -3.0, -5.5];
+        // Renormalised after division by the temperature, each option on its own.
+        let exact = |temperature: f64| {
+            let of = |l: f64| (l / temperature).exp();
+            let total = of(-4.0) + of(-3.0) + of(-5.5);
+            logprobs.map(|l| of(l) / total)
+        };
+        let draws = 20_000u32;
+        for temperature in [1.0, 0.5, 2.0] {
+            let mut counts = [0u32; 3];
+            for seed in 0..draws {
+                let drawn = draw_option(&logprobs, temperature, u64::from(seed));
+                counts[drawn.expect("finite").0] += 1;
+            }
+            let terms = counts.iter().zip(exact(temperature)).map(|(count, p)| {
+                let wanted = p * f64::from(draws);
+                (f64::from(*count) - wanted).powi(2) / wanted
+            });
+            let chi: f64 = terms.sum();
+            // 99.9 % quantile of chi-square with 2 degrees of freedom.
+            assert!(chi < 13.8, "temperature {temperature}: {chi}, {counts:?}");
+        }
         assert_eq!(draw_option(&logprobs, 0.0, 5).expect("finite").0, 1);
-        assert!((draw_option(&logprobs, 0.5, 5).expect("finite").1[1] - expected).abs() < 1e-12);
+        // What is reported are the model's probabilities, whatever the temperature.
+        let reported = draw_option(&logprobs, 0.5, 5).expect("finite").1;
+        for (got, expected) in reported.iter().zip(exact(1.0)) {
+            assert!((got - expected).abs() < 1e-12);
+        }
     }
 }

@@ -278,6 +278,11 @@ fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), Recipe
         ("grpo.beta", settings.grpo.beta, false),
         ("grpo.epsilon_low", settings.grpo.epsilon_low, true),
         ("grpo.epsilon_high", settings.grpo.epsilon_high, true),
+        (
+            "grpo.sampling_correction_cap",
+            settings.grpo.sampling_correction_cap,
+            true,
+        ),
     ];
     for (path, value, above) in positive {
         if !value.is_finite() || value < 0.0 || (above && value == 0.0) {

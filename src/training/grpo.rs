@@ -27,6 +27,80 @@ pub enum GrpoLoss {
     Dapo,
 }
 
+/// Over what one probability ratio is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportanceLevel {
+    /// A ratio an action.
+    #[default]
+    Token,
+    /// One ratio a completion: the geometric mean of its actions' (GSPO, Zheng et al. 2025).
+    Sequence,
+}
+
+/// How the policy term is corrected where the sampler's log-probabilities differ from training's for the same weights
+/// (other kernels, another precision). The weight is exp(training − sampler), a constant of the loss; TRL's modes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SamplingCorrection {
+    /// No correction.
+    #[default]
+    None,
+    /// A weight an action, no larger than the cap.
+    TokenTruncate,
+    /// A weight an action; 0 where it is above the cap.
+    TokenMask,
+    /// One weight a completion, the product of its actions', no larger than the cap.
+    SequenceTruncate,
+    /// One weight a completion, the product of its actions'; 0 where it is above the cap.
+    SequenceMask,
+}
+
+impl SamplingCorrection {
+    /// Weight of each action's policy term; none without correction.
+    ///
+    /// `old` and `sampler` are the actions' log-probabilities under the same weights, as training and as the sampler
+    /// computed them. An action that the sampler has no own log-probability of, as a constrained choice, counts as
+    /// equal in both.
+    pub fn weights(
+        self,
+        old: &[f32],
+        sampler: &[Option<f32>],
+        spans: &[Range<usize>],
+        cap: f64,
+    ) -> Option<Vec<f32>> {
+        let apart = |i: usize| sampler[i].map_or(0.0, |s| f64::from(old[i]) - f64::from(s));
+        let bounded = |logarithm: f64, mask: bool| {
+            let weight = logarithm.exp();
+            let above = if mask { 0.0 } else { cap };
+            (if weight > cap { above } else { weight }) as f32
+        };
+        let (whole, mask) = match self {
+            Self::None => return None,
+            Self::TokenTruncate => (false, false),
+            Self::TokenMask => (false, true),
+            Self::SequenceTruncate => (true, false),
+            Self::SequenceMask => (true, true),
+        };
+        let mut weights = vec![1.0; old.len()];
+        for span in spans {
+            let product = bounded(span.clone().map(apart).sum(), mask);
+            for i in span.clone() {
+                weights[i] = if whole { product } else { bounded(apart(i), mask) };
+            }
+        }
+        Some(weights)
+    }
+}
+
+/// Mean and sample standard deviation (Bessel's correction); the latter is 0 for a single value.
+pub fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    (mean, (squares / (n - 1.0).max(1.0)).sqrt())
+}
+
 /// Advantage of each completion of one group: (r − mean) / (std + 1e-4), std with Bessel's correction.
 ///
 /// A group of one, or one whose rewards are all equal, has advantage 0: it teaches nothing.
@@ -35,12 +109,10 @@ pub fn advantages(rewards: &[f64]) -> Vec<f64> {
         // The rounded mean of equal rewards may differ from each of them.
         return vec![0.0; rewards.len()];
     }
-    let n = rewards.len() as f64;
-    let mean = rewards.iter().sum::<f64>() / n;
-    let variance = rewards.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    let (mean, deviation) = mean_and_deviation(rewards);
     rewards
         .iter()
-        .map(|r| (r - mean) / (variance.sqrt() + EPSILON))
+        .map(|r| (r - mean) / (deviation + EPSILON))
         .collect()
 }
 
@@ -49,8 +121,17 @@ pub fn advantages(rewards: &[f64]) -> Vec<f64> {
 pub struct GrpoTerms {
     /// How actions are averaged.
     pub loss: GrpoLoss,
+    /// Over what one ratio is taken.
+    pub level: ImportanceLevel,
+    /// Correction for a sampler that computes otherwise than training.
+    pub correction: SamplingCorrection,
+    /// Largest weight of that correction.
+    pub correction_cap: f64,
     /// Weight of the KL penalty.
     pub beta: f64,
+    /// Multiply each action's k3 by the ratio, with its gradient: then the penalty's gradient is that of KL(π‖ref) without
+    /// bias (DeepSeek-V3.2; TRL's default, not the paper's).
+    pub kl_ratio_weighted: bool,
     /// Ratios below 1 − this are clipped.
     pub epsilon_low: f64,
     /// Ratios above 1 + this are clipped.
@@ -73,6 +154,8 @@ pub struct Actions<'a> {
     pub reference: Option<&'a Tensor>,
     /// Advantage of the action's completion.
     pub advantages: &'a Tensor,
+    /// Weight of the action's policy term, where the sampler is corrected for; see [`SamplingCorrection::weights`].
+    pub correction: Option<&'a Tensor>,
     /// Places of each completion's actions among the N.
     pub spans: &'a [Range<usize>],
 }
@@ -81,26 +164,39 @@ pub struct Actions<'a> {
 pub struct GrpoValue {
     /// This part's share of the batch's loss: parts add up to it.
     pub loss: Tensor,
-    /// Sum over actions of the k3 estimate of KL(π‖ref).
+    /// Sum over actions of the k3 estimate of KL(π‖ref), as it is penalised.
     pub kl_sum: f64,
-    /// Actions clipped from below (advantage negative).
+    /// Ratios: one an action, or one a completion.
+    pub ratios: f64,
+    /// Ratios clipped from below (advantage negative).
     pub clipped_low: f64,
-    /// Actions clipped from above (advantage positive).
+    /// Ratios clipped from above (advantage positive).
     pub clipped_high: f64,
 }
 
 /// The clipped loss with its KL penalty.
 ///
-/// Per action: −min(ρA, clip(ρ, 1 − ε_low, 1 + ε_high)·A) + β·k3, ρ = exp(current − old),
-/// k3 = exp(ref − current) − (ref − current) − 1.
+/// Per action: −w·min(ρA, clip(ρ, 1 − ε_low, 1 + ε_high)·A) + β·k3, ρ = exp(current − old) or its geometric mean over
+/// the completion, w the sampler's correction (1 without), k3 = exp(ref − current) − (ref − current) − 1, times ρ
+/// where that is asked for.
 pub fn grpo(actions: &Actions, terms: &GrpoTerms) -> GrpoValue {
-    let ratio = (actions.current - actions.old).exp();
+    let log_ratio = actions.current - actions.old;
+    let ratio = match terms.level {
+        ImportanceLevel::Token => log_ratio.exp(),
+        ImportanceLevel::Sequence => means(&log_ratio, actions.spans).exp(),
+    };
     let clipped = ratio.clamp(1.0 - terms.epsilon_low, 1.0 + terms.epsilon_high);
     let mut losses = -(&ratio * actions.advantages).minimum(&(clipped * actions.advantages));
+    if let Some(correction) = actions.correction {
+        losses *= correction;
+    }
     let mut kl_sum = 0.0;
     if let Some(reference) = actions.reference {
         let difference = reference - actions.current;
-        let kl = difference.exp() - &difference - 1.0;
+        let mut kl = difference.exp() - &difference - 1.0;
+        if terms.kl_ratio_weighted {
+            kl *= &ratio;
+        }
         kl_sum = kl.sum(Kind::Double).double_value(&[]);
         losses += kl * terms.beta;
     }
@@ -108,7 +204,17 @@ pub fn grpo(actions: &Actions, terms: &GrpoTerms) -> GrpoValue {
     let weights = Tensor::from_slice(&weights)
         .to_kind(Kind::Float)
         .to_device(losses.device());
-    let count = |mask: Tensor| mask.sum(Kind::Double).double_value(&[]);
+    // A completion's only ratio is counted at its first action.
+    let counted: Vec<i64> = match terms.level {
+        ImportanceLevel::Token => (0..ratio.size()[0]).collect(),
+        ImportanceLevel::Sequence => acting(actions.spans).map(|s| s.start as i64).collect(),
+    };
+    let places = Tensor::from_slice(&counted).to_device(losses.device());
+    let count = |mask: Tensor| {
+        mask.index_select(0, &places)
+            .sum(Kind::Double)
+            .double_value(&[])
+    };
     let low = ratio
         .less(1.0 - terms.epsilon_low)
         .logical_and(&actions.advantages.less(0.0));
@@ -118,8 +224,29 @@ pub fn grpo(actions: &Actions, terms: &GrpoTerms) -> GrpoValue {
     GrpoValue {
         loss: (losses * weights).sum(Kind::Float),
         kl_sum,
+        ratios: counted.len() as f64,
         clipped_low: count(low),
         clipped_high: count(high),
+    }
+}
+
+/// Completions that have actions.
+fn acting(spans: &[Range<usize>]) -> impl Iterator<Item = &Range<usize>> {
+    spans.iter().filter(|span| !span.is_empty())
+}
+
+/// Each completion's mean in the place of each of its actions, `(N)`; differentiable. The spans cover all of them.
+fn means(values: &Tensor, spans: &[Range<usize>]) -> Tensor {
+    let parts: Vec<Tensor> = acting(spans)
+        .map(|span| {
+            let own = values.narrow(0, span.start as i64, span.len() as i64);
+            own.mean(Kind::Float).expand([span.len() as i64], false)
+        })
+        .collect();
+    if parts.is_empty() {
+        values.shallow_clone()
+    } else {
+        Tensor::cat(&parts, 0)
     }
 }
 
@@ -153,5 +280,28 @@ mod tests {
         // 0.1 + 0.1 + 0.1 is not 0.3: without its own case this group would push the policy by 1e-13.
         assert_eq!(advantages(&[0.1; 3]), [0.0; 3]);
         assert_eq!(advantages(&[0.7]), [0.0]);
+    }
+
+    #[test]
+    fn a_correction_is_bounded_by_token_or_by_sequence() {
+        // Ratios 2 and 1/2 · 4 = 2 and none; a choice (no log-probability of the sampler's) has ratio 1.
+        let old = [0.0, 0.0, 0.0, -1.0];
+        let log = |x: f32| Some(-x.ln());
+        let sampler = [log(2.0), log(0.5), log(4.0), None];
+        let spans = [0..1, 1..4];
+        let weights = |mode: SamplingCorrection, cap| {
+            mode.weights(&old, &sampler, &spans, cap)
+                .map(|w| w.iter().map(|w| (w * 1e4).round() / 1e4).collect::<Vec<_>>())
+        };
+        assert_eq!(weights(SamplingCorrection::None, 3.0), None);
+        for (mode, cap, expected) in [
+            (SamplingCorrection::TokenTruncate, 3.0, [2.0, 0.5, 3.0, 1.0]),
+            (SamplingCorrection::TokenMask, 3.0, [2.0, 0.5, 0.0, 1.0]),
+            (SamplingCorrection::SequenceTruncate, 3.0, [2.0; 4]),
+            (SamplingCorrection::SequenceTruncate, 1.5, [1.5; 4]),
+            (SamplingCorrection::SequenceMask, 1.5, [0.0; 4]),
+        ] {
+            assert_eq!(weights(mode, cap), Some(expected.to_vec()), "{mode:?}");
+        }
     }
 }

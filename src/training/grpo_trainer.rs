@@ -9,7 +9,9 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::grpo::{GrpoLoss, GrpoTerms, advantages};
+use super::grpo::{
+    GrpoLoss, GrpoTerms, ImportanceLevel, SamplingCorrection, advantages, mean_and_deviation,
+};
 use super::optim::{OptimConfig, Schedule};
 use super::pairs::prompt_style;
 use super::rollout::{GroupPlan, GrpoSums, Rollout, accumulate, plan_group};
@@ -75,6 +77,14 @@ pub struct GrpoConfig {
     pub epochs: u64,
     /// Weight of the KL penalty.
     pub beta: f64,
+    /// Multiply the KL penalty by the ratio, as today's TRL does.
+    pub kl_ratio_weighted: bool,
+    /// Over what one probability ratio is taken.
+    pub importance_level: ImportanceLevel,
+    /// Correction of the policy term where sampler and training disagree about a token's probability.
+    pub sampling_correction: SamplingCorrection,
+    /// Largest weight of that correction.
+    pub sampling_correction_cap: f64,
     /// Ratios below 1 − this are clipped.
     pub epsilon_low: f64,
     /// Ratios above 1 + this are clipped.
@@ -116,6 +126,11 @@ impl Default for GrpoConfig {
             iterations: 1,
             epochs: 6,
             beta: 0.04,
+            kl_ratio_weighted: false,
+            importance_level: ImportanceLevel::Token,
+            sampling_correction: SamplingCorrection::None,
+            // TRL's default.
+            sampling_correction_cap: 3.0,
             epsilon_low: 0.2,
             epsilon_high: 0.2,
             mask_truncated: false,
@@ -142,7 +157,11 @@ impl GrpoConfig {
         }
         GrpoTerms {
             loss: self.loss,
+            level: self.importance_level,
+            correction: self.sampling_correction,
+            correction_cap: self.sampling_correction_cap,
             beta: self.beta,
+            kl_ratio_weighted: self.kl_ratio_weighted,
             epsilon_low: self.epsilon_low,
             epsilon_high: self.epsilon_high,
             max_completion: longest as f64,
@@ -178,17 +197,19 @@ impl Group {
 
     /// Work out every rollout's advantage from the rewards.
     fn weigh(&mut self) {
-        let rewards: Vec<f64> = self.rollouts.iter().map(|r| r.reward).collect();
-        for (rollout, advantage) in self.rollouts.iter_mut().zip(advantages(&rewards)) {
+        let advantages = advantages(&self.rewards());
+        for (rollout, advantage) in self.rollouts.iter_mut().zip(advantages) {
             rollout.advantage = advantage;
         }
     }
 
+    fn rewards(&self) -> Vec<f64> {
+        self.rollouts.iter().map(|r| r.reward).collect()
+    }
+
     /// All rewards are equal: nothing to learn.
     fn is_flat(&self) -> bool {
-        self.rollouts
-            .iter()
-            .all(|r| r.reward == self.rollouts[0].reward)
+        self.rewards().windows(2).all(|pair| pair[0] == pair[1])
     }
 }
 
@@ -217,14 +238,18 @@ pub struct GrpoMetrics {
     pub kl: f64,
     /// Mean entropy of the scored tokens, in nats.
     pub entropy: f64,
-    /// Share of actions clipped from below.
+    /// Share of ratios clipped from below.
     pub clip_share_low: f64,
-    /// Share of actions clipped from above.
+    /// Share of ratios clipped from above.
     pub clip_share_high: f64,
     /// Mean tokens of a completion.
     pub completion_length: f64,
     /// Mean |log-probability in training − log-probability when sampled| of the sampled tokens; none without any.
     pub rollout_mismatch: Option<f64>,
+    /// The largest of these differences.
+    pub rollout_mismatch_max: Option<f64>,
+    /// Mean weight of the policy terms; none without sampling correction.
+    pub correction_mean: Option<f64>,
     /// Norm of the gradient before clipping.
     pub grad_norm: f64,
     /// Learning rate of the step.
@@ -539,24 +564,21 @@ fn metrics(
     let rollouts: Vec<&Rollout> = groups.iter().flat_map(|g| &g.rollouts).collect();
     let share = |sum: f64, of: f64| if of > 0.0 { sum / of } else { 0.0 };
     let count = rollouts.len() as f64;
-    let mean = |value: fn(&Rollout) -> f64| share(rollouts.iter().map(|r| value(r)).sum(), count);
-    let outcome = |wanted| {
-        share(
-            rollouts.iter().filter(|r| r.outcome == wanted).count() as f64,
-            count,
-        )
+    let mean = |value: &dyn Fn(&Rollout) -> f64| {
+        share(rollouts.iter().map(|r| value(r)).sum(), count)
     };
+    let outcome = |wanted| mean(&|r| f64::from(u8::from(r.outcome == wanted)));
     let with_rollouts: Vec<&Group> = groups.iter().filter(|g| !g.rollouts.is_empty()).collect();
     let flat = with_rollouts.iter().filter(|g| g.is_flat()).count();
     let stds: f64 = with_rollouts
         .iter()
-        .map(|g| standard_deviation(&g.rollouts))
+        .map(|g| mean_and_deviation(&g.rewards()).1)
         .sum();
     GrpoMetrics {
         step,
         epoch,
         loss: totals.loss,
-        reward_mean: mean(|r| r.reward),
+        reward_mean: mean(&|r| r.reward),
         reward_std: share(stds, with_rollouts.len() as f64),
         zero_variance_share: share(flat as f64, with_rollouts.len() as f64),
         compliant_share: outcome(Outcome::Compliant),
@@ -564,25 +586,15 @@ fn metrics(
         failed: groups.iter().map(|g| g.failed).sum(),
         kl: share(totals.kl, totals.actions),
         entropy: share(totals.entropy, totals.scored),
-        clip_share_low: share(totals.clipped_low, totals.actions),
-        clip_share_high: share(totals.clipped_high, totals.actions),
-        completion_length: mean(|r| r.length() as f64),
+        clip_share_low: share(totals.clipped_low, totals.ratios),
+        clip_share_high: share(totals.clipped_high, totals.ratios),
+        completion_length: mean(&|r| r.length() as f64),
         rollout_mismatch: (totals.sampled > 0.0).then(|| totals.mismatch / totals.sampled),
+        rollout_mismatch_max: (totals.sampled > 0.0).then_some(totals.mismatch_max),
+        correction_mean: (totals.corrected > 0.0).then(|| totals.correction / totals.corrected),
         grad_norm,
         lr,
     }
-}
-
-/// Sample standard deviation of a group's rewards.
-fn standard_deviation(rollouts: &[Rollout]) -> f64 {
-    let n = rollouts.len() as f64;
-    let mean = rollouts.iter().map(|r| r.reward).sum::<f64>() / n;
-    (rollouts
-        .iter()
-        .map(|r| (r.reward - mean).powi(2))
-        .sum::<f64>()
-        / (n - 1.0).max(1.0))
-    .sqrt()
 }
 
 fn write_logs(

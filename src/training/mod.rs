@@ -12,6 +12,7 @@ use crate::model::tensors::TensorFileError;
 use crate::runtime::interrupt::Interrupted;
 use crate::text::TextError;
 
+pub mod bradley_terry;
 pub mod dpo;
 pub mod dpo_trainer;
 pub mod grpo;

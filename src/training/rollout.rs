@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::grpo::{Actions, GrpoTerms, GrpoValue, grpo};
 use crate::agent::Answer;
@@ -96,8 +96,8 @@ impl Rollout {
 
 /// One action, or a run of them, in terms of target spans.
 enum Part {
-    /// Sampled tokens: an action each. The span, and what the sampler saw.
-    Tokens(usize, Vec<f32>),
+    /// Sampled tokens: an action each. The span.
+    Tokens(usize),
     /// A choice: one action. Spans of the options, which was drawn, and the temperature.
     Choice(Vec<usize>, usize, f64),
 }
@@ -111,6 +111,9 @@ pub struct GroupPlan {
     parts: Vec<Part>,
     /// Advantage of each action, f32 as the losses are.
     pub advantages: Vec<f32>,
+    /// Log-probability of each action as the sampler saw it; none of a choice, which the sampler computes as training
+    /// does.
+    pub sampler: Vec<Option<f32>>,
     /// Actions of each rollout that counts.
     pub action_spans: Vec<Range<usize>>,
     /// Rollouts of the group, those masked as truncated included: a mean over completions counts them as zeros.
@@ -125,6 +128,7 @@ pub fn plan_group(prompt: &[u32], rollouts: &[Rollout], mask_truncated: bool) ->
     let mut targets = Targets::default();
     let mut plan_parts = vec![];
     let mut advantages = vec![];
+    let mut sampler = vec![];
     let mut action_spans = vec![];
     let mut shared: Vec<(Vec<Vec<u32>>, Vec<usize>)> = vec![];
     for rollout in rollouts.iter().filter(|r| !(mask_truncated && r.truncated)) {
@@ -138,8 +142,7 @@ pub fn plan_group(prompt: &[u32], rollouts: &[Rollout], mask_truncated: bool) ->
                     rollout.temperature,
                     &rollout.inserted,
                 );
-                let sampler = rollout.own().map(|i| rollout.logprobs[i]).collect();
-                plan_parts.push(Part::Tokens(span, sampler));
+                plan_parts.push(Part::Tokens(span));
             }
             Some(choice) => {
                 let lead = [&rollout.sampled[..rollout.reasoning], &rollout.bridge].concat();
@@ -160,7 +163,7 @@ pub fn plan_group(prompt: &[u32], rollouts: &[Rollout], mask_truncated: bool) ->
                                 let rows = &rows[..rollout.sampled.len()];
                                 let span =
                                     targets.push(rows, &rollout.sampled, rollout.temperature);
-                                plan_parts.push(Part::Tokens(span, rollout.logprobs.clone()));
+                                plan_parts.push(Part::Tokens(span));
                             }
                             spans.push(targets.push(&rows[lead.len()..], option, 1.0));
                         }
@@ -177,6 +180,8 @@ pub fn plan_group(prompt: &[u32], rollouts: &[Rollout], mask_truncated: bool) ->
             rollout.advantage as f32,
             rollout.actions(),
         ));
+        sampler.extend(rollout.own().map(|i| Some(rollout.logprobs[i])));
+        sampler.extend(rollout.choice.iter().map(|_| None));
         action_spans.push(start..advantages.len());
     }
     GroupPlan {
@@ -184,6 +189,7 @@ pub fn plan_group(prompt: &[u32], rollouts: &[Rollout], mask_truncated: bool) ->
         targets,
         parts: plan_parts,
         advantages,
+        sampler,
         action_spans,
         completions: rollouts.len(),
     }
@@ -201,7 +207,7 @@ pub fn action_logprobs(logprobs: &Tensor, plan: &GroupPlan) -> Tensor {
         .parts
         .iter()
         .map(|part| match part {
-            Part::Tokens(span, _) => narrow(*span),
+            Part::Tokens(span) => narrow(*span),
             Part::Choice(spans, chosen, temperature) => {
                 let sums: Vec<Tensor> = spans
                     .iter()
@@ -230,21 +236,6 @@ impl GroupPlan {
             action_logprobs(&scored.logprobs, self)
         })
     }
-
-    /// Sum of |training − sampler| log-probabilities over sampled tokens, and their number.
-    fn mismatch(&self, logprobs: &Tensor) -> Option<(f64, f64)> {
-        let (mut difference, mut count) = (0.0, 0.0);
-        for part in &self.parts {
-            if let Part::Tokens(span, sampled) = part {
-                let range = &self.targets.spans()[*span];
-                let here = logprobs.narrow(0, range.start as i64, range.len() as i64);
-                let there = Tensor::from_slice(sampled).to_device(here.device());
-                difference += (here - there).abs().sum(Kind::Double).double_value(&[]);
-                count += sampled.len() as f64;
-            }
-        }
-        (count > 0.0).then_some((difference, count))
-    }
 }
 
 /// Sums over the actions of an update.
@@ -260,14 +251,36 @@ pub struct GrpoSums {
     pub entropy: f64,
     /// Number of scored tokens.
     pub scored: f64,
-    /// Actions clipped from below.
+    /// Ratios: one an action, or one a completion.
+    pub ratios: f64,
+    /// Ratios clipped from below.
     pub clipped_low: f64,
-    /// Actions clipped from above.
+    /// Ratios clipped from above.
     pub clipped_high: f64,
-    /// |log-probability here − as the sampler saw it| of the sampled tokens.
+    /// |log-probability as training computes it − as the sampler saw it| of the sampled tokens, same weights.
     pub mismatch: f64,
+    /// The largest of these.
+    pub mismatch_max: f64,
     /// Number of sampled tokens.
     pub sampled: f64,
+    /// Weights of the policy terms, where the sampler is corrected for.
+    pub correction: f64,
+    /// Number of these weights.
+    pub corrected: f64,
+}
+
+impl GrpoSums {
+    /// Add the distances of training from the sampler.
+    fn compare(&mut self, old: &[f32], sampler: &[Option<f32>]) {
+        for (here, there) in old.iter().zip(sampler) {
+            if let Some(there) = there {
+                let distance = (f64::from(*here) - f64::from(*there)).abs();
+                self.mismatch += distance;
+                self.mismatch_max = self.mismatch_max.max(distance);
+                self.sampled += 1.0;
+            }
+        }
+    }
 }
 
 /// Add one group's gradients to the adapter's `.grad` and its numbers to `sums`.
@@ -290,17 +303,34 @@ pub fn accumulate(
     let current = action_logprobs(&leaf, plan);
     let detached = current.detach();
     let advantages = Tensor::from_slice(&plan.advantages).to_device(leaf.device());
+    let old = old.unwrap_or(&detached);
+    let old_values = Vec::<f32>::try_from(&old.to_kind(Kind::Float).to_device(Device::Cpu))
+        .expect("a vector of f32");
+    let correction = terms.correction.weights(
+        &old_values,
+        &plan.sampler,
+        &plan.action_spans,
+        terms.correction_cap,
+    );
+    sums.compare(&old_values, &plan.sampler);
+    for weight in correction.iter().flatten() {
+        sums.correction += f64::from(*weight);
+        sums.corrected += 1.0;
+    }
+    let correction = correction.map(|w| Tensor::from_slice(&w).to_device(leaf.device()));
     let GrpoValue {
         loss,
         kl_sum,
+        ratios,
         clipped_low,
         clipped_high,
     } = grpo(
         &Actions {
             current: &current,
-            old: old.unwrap_or(&detached),
+            old,
             reference: reference.as_ref(),
             advantages: &advantages,
+            correction: correction.as_ref(),
             spans: &plan.action_spans,
         },
         terms,
@@ -312,10 +342,7 @@ pub fn accumulate(
     sums.kl += kl_sum;
     sums.entropy += scored.entropies.sum(Kind::Double).double_value(&[]);
     sums.scored += plan.targets.len() as f64;
+    sums.ratios += ratios;
     sums.clipped_low += clipped_low;
     sums.clipped_high += clipped_high;
-    if let Some((difference, count)) = plan.mismatch(&leaf.detach()) {
-        sums.mismatch += difference;
-        sums.sampled += count;
-    }
 }

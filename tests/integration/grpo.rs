@@ -1,21 +1,18 @@
-//! GRPO against TRL on a tiny model: advantages, log-probabilities, losses and gradients; choices against a direct
-//! computation.
+//! GRPO against TRL on a tiny model: advantages, log-probabilities, losses, corrections and gradients.
 //!
-//! TRL's cases `grpo_sequence_level` (one ratio a sequence) and `dapo_weighted_kl` (divergence times the ratio, TRL's
-//! default) are left out: the loss here has a ratio a token and the plain k3 of the paper. TRL normalises
-//! `bnpo` over each micro-batch's own tokens, the trainer here over the tokens of the optimiser step: the halves of
-//! `bnpo_two_micro_batches` are compared under TRL's normalisation, and differ from the trainer's by definition.
+//! TRL normalises `bnpo` over each micro-batch's own tokens, the trainer here over the tokens of the optimiser step: the
+//! halves of `bnpo_two_micro_batches` are compared under TRL's normalisation, and differ from the trainer's by
+//! definition.
 
 use std::collections::BTreeMap;
 
 use atp_pipeline::model::logprobs::Predictors;
-use atp_pipeline::model::{Adapter, Decoder, Packed, Weights};
+use atp_pipeline::model::{Adapter, Decoder, Weights};
 use atp_pipeline::scenario::Outcome;
-use atp_pipeline::training::grpo::{GrpoLoss, GrpoTerms, advantages};
+use atp_pipeline::training::grpo::{GrpoLoss, GrpoTerms, SamplingCorrection, advantages};
 use atp_pipeline::training::grpo_trainer::GrpoConfig;
-use atp_pipeline::training::rollout::{
-    Choice, GroupPlan, GrpoSums, Rollout, accumulate, plan_group,
-};
+use atp_pipeline::training::optim::{AdamW, OptimConfig};
+use atp_pipeline::training::rollout::{GroupPlan, GrpoSums, Rollout, accumulate, plan_group};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -23,17 +20,22 @@ use crate::support::{fixture, json, relative_error, tensors};
 
 /// f32 on both sides with other orders of summation and other places of rounding; TRL's own losses are up to 1e-7 and
 /// its gradients up to 2e-6 from its definition. Here losses came out within 1.1e-6, gradients within 5.8e-6.
-const LOSS: f64 = 1e-5;
-const GRADIENT: f64 = 5e-5;
+pub const LOSS: f64 = 1e-5;
+pub const GRADIENT: f64 = 5e-5;
 /// Absolute: log-probabilities are differences of f32 numbers up to some tens, whose last place is 2e-6.
-const LOGPROB: f64 = 2e-5;
+pub const LOGPROB: f64 = 2e-5;
 
-const EOS: u32 = 1;
+pub const EOS: u32 = 1;
 
-fn policy() -> (Decoder, Adapter) {
+pub fn policy() -> (Decoder, Adapter) {
+    policy_at("adapter")
+}
+
+/// The tiny model with one of the fixture's adapters.
+fn policy_at(adapter: &str) -> (Decoder, Adapter) {
     let weights = Weights::open(&fixture("oracle/grpo/model")).expect("a model folder");
     let model = Decoder::load(&weights, Kind::Float, Device::Cpu).expect("a loadable model");
-    let folder = fixture("oracle/grpo/adapter");
+    let folder = fixture("oracle/grpo").join(adapter);
     let adapter =
         Adapter::load(&folder, model.config(), Device::Cpu).expect("an adapter made by PEFT");
     adapter.set_trainable(true);
@@ -48,11 +50,11 @@ fn id_lists(value: &Value) -> Vec<Vec<u32>> {
     serde_json::from_value(value.clone()).expect("lists of ids")
 }
 
-fn floats(tensor: &Tensor) -> Vec<f32> {
+pub fn floats(tensor: &Tensor) -> Vec<f32> {
     Vec::try_from(tensor).expect("f32 numbers")
 }
 
-fn close(got: f64, expected: f64, tolerance: f64, what: &str) {
+pub fn close(got: f64, expected: f64, tolerance: f64, what: &str) {
     assert!(
         (got - expected).abs() <= tolerance * expected.abs().max(1.0),
         "{what}: got {got}, expected {expected}"
@@ -60,7 +62,7 @@ fn close(got: f64, expected: f64, tolerance: f64, what: &str) {
 }
 
 /// A rollout of sampled tokens alone.
-fn sampled(tokens: &[u32], logprobs: Vec<f32>, temperature: f64) -> Rollout {
+pub fn sampled(tokens: &[u32], logprobs: Vec<f32>, temperature: f64) -> Rollout {
     let ended = tokens.last() == Some(&EOS);
     Rollout {
         text: String::new(),
@@ -112,6 +114,14 @@ impl Batch {
         }
     }
 
+    /// The sampler saw these log-probabilities, other than the old ones.
+    fn with_sampler(mut self, logprobs: &Tensor) -> Self {
+        for (row, rollout) in self.rollouts.iter_mut().enumerate() {
+            rollout.logprobs = values(logprobs, row, rollout.sampled.len());
+        }
+        self
+    }
+
     /// Plans of these rows, one for each run of rows with one prompt; and the old log-probabilities of their actions.
     fn plans(
         &self,
@@ -124,7 +134,16 @@ impl Batch {
                 let rollouts: Vec<Rollout> =
                     rows.iter().map(|&r| self.rollouts[r].clone()).collect();
                 let kept = rollouts.iter().filter(|r| !(mask_truncated && r.truncated));
-                let old: Vec<f32> = kept.flat_map(|r| r.logprobs.clone()).collect();
+                let kept = kept.map(|r| r.sampled.len());
+                let rows_kept = rows
+                    .iter()
+                    .filter(|&&r| !(mask_truncated && self.rollouts[r].truncated));
+                let old: Vec<f32> = rows_kept
+                    .zip(kept)
+                    .flat_map(|(&row, count)| {
+                        values(&self.tensors["old_per_token_logps"], row, count)
+                    })
+                    .collect();
                 let plan = plan_group(&self.prompts[rows[0]], &rollouts, mask_truncated);
                 (plan, Tensor::from_slice(&old))
             })
@@ -139,6 +158,13 @@ impl Batch {
             epsilon_low: number(&self.described["epsilon_low"]),
             epsilon_high: number(&self.described["epsilon_high"]),
             mask_truncated: settings["mask_truncated"] == true,
+            importance_level: serde_json::from_value(settings["level"].clone()).expect("a level"),
+            kl_ratio_weighted: settings["weighted_kl"] == true,
+            sampling_correction: settings
+                .get("correction")
+                .map(|mode| serde_json::from_value(mode.clone()).expect("a correction"))
+                .unwrap_or_default(),
+            sampling_correction_cap: number(&self.described["correction_cap"]),
             ..GrpoConfig::default()
         }
     }
@@ -252,37 +278,175 @@ fn losses_metrics_and_gradients_agree_with_trl() {
     let mut seen = 0;
     for (case, expected) in batch.described["cases"].as_object().expect("cases") {
         let settings = &expected["settings"];
-        let left_out = settings["level"] != "token" || settings["weighted_kl"] == true;
-        if left_out || settings["micro_batches"] != 1 {
+        if settings["micro_batches"] != 1 {
             continue;
         }
-        let config = batch.config(settings);
-        let parts = batch.plans(0..batch.rollouts.len(), config.mask_truncated);
-        let terms = terms_of(&config, &parts, batch.limit());
-        assert_eq!(
-            terms.batch_actions,
-            number(&expected["num_items_in_batch"]),
-            "{case}: tokens"
-        );
-        let sums = update((&model, &adapter), &parts, &terms);
-        close(sums.loss, number(&expected["loss"]), LOSS, case);
-        let metrics = &expected["metrics"];
-        let of_actions = |sum: f64| sum / sums.actions;
-        for (name, got) in [
-            ("entropy", sums.entropy / sums.scored),
-            ("clip_ratio/low_mean", of_actions(sums.clipped_low)),
-            ("clip_ratio/high_mean", of_actions(sums.clipped_high)),
-            ("kl", of_actions(sums.kl)),
-        ] {
-            match metrics.get(name) {
-                Some(expected) => close(got, number(expected), LOSS, &format!("{case}, {name}")),
-                None => assert_eq!((name, got), ("kl", 0.0), "{case}"),
-            }
-        }
+        compare_case(&batch, (&model, &adapter), case, expected);
         compare_gradients(&adapter, &gradients, case);
         seen += 1;
     }
-    assert_eq!(seen, 10, "four losses with and without KL, two with masks");
+    assert_eq!(
+        seen, 12,
+        "four losses with and without KL, two with masks, a ratio a sequence, a weighted KL"
+    );
+}
+
+/// Loss and metrics of a case against TRL's; the gradients are left in the adapter.
+fn compare_case(
+    batch: &Batch,
+    (model, adapter): (&Decoder, &Adapter),
+    case: &str,
+    expected: &Value,
+) -> GrpoSums {
+    let config = batch.config(&expected["settings"]);
+    let parts = batch.plans(0..batch.rollouts.len(), config.mask_truncated);
+    let terms = terms_of(&config, &parts, batch.limit());
+    assert_eq!(
+        terms.batch_actions,
+        number(&expected["num_items_in_batch"]),
+        "{case}: tokens"
+    );
+    let sums = update((model, adapter), &parts, &terms);
+    close(sums.loss, number(&expected["loss"]), LOSS, case);
+    for (name, got) in [
+        ("entropy", sums.entropy / sums.scored),
+        ("clip_ratio/low_mean", sums.clipped_low / sums.ratios),
+        ("clip_ratio/high_mean", sums.clipped_high / sums.ratios),
+        ("kl", sums.kl / sums.actions),
+    ] {
+        match expected["metrics"].get(name) {
+            Some(expected) => close(got, number(expected), LOSS, &format!("{case}, {name}")),
+            None => assert_eq!((name, got), ("kl", 0.0), "{case}"),
+        }
+    }
+    sums
+}
+
+/// A sampler that computes otherwise than training, corrected for in TRL's four ways; and one ratio a sequence.
+#[test]
+fn corrections_for_the_sampler_agree_with_trl() {
+    let stored = tensors("oracle/grpo/corrections.safetensors");
+    let batch = Batch::read().with_sampler(&stored["sampler_logps"]);
+    let (model, adapter) = policy();
+    let mut modes = vec![];
+    for (case, expected) in batch.described["corrected_cases"]
+        .as_object()
+        .expect("cases")
+    {
+        let sums = compare_case(&batch, (&model, &adapter), case, expected);
+        compare_gradients(&adapter, &stored, case);
+        let config = batch.config(&expected["settings"]);
+        if config.sampling_correction == SamplingCorrection::None {
+            assert_eq!(sums.corrected, 0.0, "{case}");
+            continue;
+        }
+        // The weights themselves.
+        let mut row = 0;
+        for (plan, old) in batch.plans(0..batch.rollouts.len(), config.mask_truncated) {
+            let mut weights = config
+                .sampling_correction
+                .weights(
+                    &floats(&old),
+                    &plan.sampler,
+                    &plan.action_spans,
+                    config.sampling_correction_cap,
+                )
+                .expect("a correction");
+            for _ in 0..plan.completions {
+                let rollout = &batch.rollouts[row];
+                if !(config.mask_truncated && rollout.truncated) {
+                    let rest = weights.split_off(rollout.sampled.len());
+                    let expected = values(&stored[&format!("weights/{case}")], row, weights.len());
+                    for (got, expected) in weights.iter().zip(&expected) {
+                        let what = format!("{case}, row {row}, a weight");
+                        close(f64::from(*got), f64::from(*expected), LOSS, &what);
+                    }
+                    weights = rest;
+                }
+                row += 1;
+            }
+            assert!(weights.is_empty());
+        }
+        let metrics = &expected["metrics"];
+        for (name, got) in [
+            ("sampling_logp_difference/mean", sums.mismatch / sums.sampled),
+            ("sampling_logp_difference/max", sums.mismatch_max),
+        ] {
+            let expected = number(&metrics[format!("sampling/{name}")]);
+            close(got, expected, LOGPROB, &format!("{case}, {name}"));
+        }
+        if matches!(
+            config.sampling_correction,
+            SamplingCorrection::TokenTruncate | SamplingCorrection::TokenMask
+        ) {
+            let expected = number(&metrics["sampling/importance_sampling_ratio/mean"]);
+            close(sums.correction / sums.corrected, expected, LOSS, case);
+        }
+        modes.push(format!("{:?}", config.sampling_correction));
+    }
+    modes.sort();
+    modes.dedup();
+    assert_eq!(modes.len(), 4, "{modes:?}");
+}
+
+/// Five optimiser steps on one batch: the ratio is 1 in the first alone, and clipping sets in on both sides.
+#[test]
+fn several_iterations_on_a_batch_agree_with_trl() {
+    let batch = Batch::read();
+    let stored = tensors("oracle/grpo/corrections.safetensors");
+    let described = &batch.described["iterations"];
+    let (model, adapter) = policy_at("adapter_sampler");
+    let config = GrpoConfig {
+        epsilon_low: number(&batch.described["epsilon_low"]),
+        epsilon_high: number(&batch.described["epsilon_high"]),
+        ..GrpoConfig::default()
+    };
+    assert!(config.epsilon_low != config.epsilon_high);
+    let parts: Vec<(GroupPlan, Tensor)> = batch
+        .plans(0..batch.rollouts.len(), false)
+        .into_iter()
+        .map(|(plan, _)| {
+            let old = plan.score(&model, Some(&adapter));
+            (plan, old)
+        })
+        .collect();
+    let terms = terms_of(&config, &parts, batch.limit());
+    let lr = number(&described["lr"]);
+    let optim = OptimConfig {
+        lr,
+        ..OptimConfig::default()
+    };
+    let mut optimiser = AdamW::new(optim, adapter.parameters());
+    let mut clipped = (0.0, 0.0);
+    for (step, expected) in described["steps"]
+        .as_array()
+        .expect("steps")
+        .iter()
+        .enumerate()
+    {
+        let sums = update((&model, &adapter), &parts, &terms);
+        let norm = optimiser.step(lr);
+        for (name, got, tolerance) in [
+            ("loss", sums.loss, 2.0 * LOSS),
+            ("grad_norm", norm, 1e-4),
+            ("low", sums.clipped_low / sums.ratios, LOSS),
+            ("high", sums.clipped_high / sums.ratios, LOSS),
+            ("kl", sums.kl / sums.actions, GRADIENT),
+        ] {
+            let what = format!("iteration {step}, {name}");
+            close(got, number(&expected[name]), tolerance, &what);
+        }
+        clipped.0 += sums.clipped_low;
+        clipped.1 += sums.clipped_high;
+        if step == 0 {
+            assert_eq!(clipped, (0.0, 0.0), "the policy has not moved yet");
+        }
+    }
+    assert!(clipped.0 > 0.0 && clipped.1 > 0.0, "{clipped:?}");
+    for (name, parameter) in adapter.named() {
+        let error = relative_error(parameter, &stored[&format!("iterations/{name}")]);
+        assert!(error < 1e-3, "{name}: {error:e}");
+    }
 }
 
 /// The batch in two parts, the second group divided between them: parts add up to TRL's accumulated gradient.
@@ -316,24 +480,31 @@ fn two_micro_batches_add_up_as_in_trl() {
     }
 }
 
-/// What the sampler saw against what training computes: here the adapter had moved between the two.
+/// What the sampler saw against what training computes for the policy that sampled: the present one, where no other is
+/// given (here the adapter had moved between the two), or the old one, whatever happened since.
 #[test]
-fn the_mismatch_is_the_mean_distance_from_the_sampler() {
+fn the_mismatch_is_the_distance_from_the_sampler() {
     let batch = Batch::read();
     let (model, adapter) = policy();
     let parts = batch.plans(0..12, false);
     let terms = terms_of(&GrpoConfig::default(), &parts, batch.limit());
-    let sums = update((&model, &adapter), &parts, &terms);
+    let mut sums = GrpoSums::default();
+    for (plan, _) in &parts {
+        accumulate(&model, &adapter, plan, None, &terms, &mut sums);
+    }
     let (now, old) = (
         &batch.tensors["per_token_logps"],
         &batch.tensors["old_per_token_logps"],
     );
     let mask = batch.tensors["completion_mask"].to_kind(Kind::Double);
-    let distance = ((now - old).abs() * &mask)
-        .sum(Kind::Double)
-        .double_value(&[]);
+    let distances = (now - old).abs() * &mask;
     assert_eq!(sums.sampled, mask.sum(Kind::Double).double_value(&[]));
-    close(sums.mismatch, distance, 1e-5, "sum of distances");
+    let sum = distances.sum(Kind::Double).double_value(&[]);
+    close(sums.mismatch, sum, 1e-5, "sum of distances");
+    let largest = distances.max().double_value(&[]);
+    close(sums.mismatch_max, largest, LOGPROB, "largest distance");
+    let after = update((&model, &adapter), &parts, &terms);
+    assert_eq!((after.mismatch, after.mismatch_max), (0.0, 0.0));
 }
 
 /// With `mask_truncated` a group may have nothing left to learn from. It still counts as completions.
@@ -352,183 +523,4 @@ fn a_group_of_truncated_completions_has_no_actions() {
         ..GrpoConfig::default()
     };
     assert_eq!(config.terms([&plan], 2).batch_completions, 2.0);
-}
-
-/// Log-probabilities of a whole sequence's tokens from the second on at a temperature, by plain operations with their
-/// autograd graph: `(len − 1)`.
-fn direct(model: &Decoder, adapter: Option<&Adapter>, tokens: &[u32], temperature: f64) -> Tensor {
-    let mut batch = Packed::new();
-    batch.root(tokens);
-    let logits = model
-        .hidden(&batch, adapter)
-        .matmul(&model.head().transpose(0, 1));
-    let logprobs = (logits / temperature).log_softmax(-1, Kind::Float);
-    let next: Vec<i64> = tokens[1..].iter().map(|&t| i64::from(t)).collect();
-    logprobs
-        .narrow(0, 0, next.len() as i64)
-        .gather(1, &Tensor::from_slice(&next).unsqueeze(1), false)
-        .squeeze_dim(1)
-}
-
-/// Log-probabilities of a rollout's actions from sequences computed one at a time.
-fn direct_actions(
-    model: &Decoder,
-    adapter: Option<&Adapter>,
-    prompt: &[u32],
-    rollout: &Rollout,
-) -> Tensor {
-    let temperature = rollout.temperature;
-    let tail = |lead: &[u32], tokens: &[u32], temperature: f64| {
-        let all = direct(model, adapter, &[lead, tokens].concat(), temperature);
-        all.narrow(0, lead.len() as i64 - 1, tokens.len() as i64)
-    };
-    let mut actions = vec![];
-    if !rollout.sampled.is_empty() {
-        actions.push(tail(prompt, &rollout.sampled, temperature));
-    }
-    if let Some(choice) = &rollout.choice {
-        let reasoning = &rollout.sampled[..rollout.reasoning];
-        let lead = [prompt, reasoning, &rollout.bridge].concat();
-        let sums: Vec<Tensor> = choice
-            .options
-            .iter()
-            .map(|option| tail(&lead, option, 1.0).sum(Kind::Float))
-            .collect();
-        let powers = (Tensor::stack(&sums, 0) / temperature).exp();
-        let drawn = powers.get(choice.chosen as i64);
-        actions.push((drawn / powers.sum(Kind::Float)).log().unsqueeze(0));
-    }
-    Tensor::cat(&actions, 0)
-}
-
-/// A group's actions and gradients against autograd through separate sequences: the whole loss with its KL penalty.
-fn compare_with_direct(prompt: &[u32], rollouts: &[Rollout], loss: GrpoLoss) {
-    let (model, adapter) = policy();
-    let config = GrpoConfig {
-        loss,
-        ..GrpoConfig::default()
-    };
-    let plan = plan_group(prompt, rollouts, false);
-    let each = |adapter: Option<&Adapter>| -> Vec<Tensor> {
-        rollouts
-            .iter()
-            .map(|r| direct_actions(&model, adapter, prompt, r))
-            .collect()
-    };
-    let (current, reference) = (each(Some(&adapter)), each(None));
-    for (what, got, expected) in [
-        ("policy", plan.score(&model, Some(&adapter)), &current),
-        ("reference", plan.score(&model, None), &reference),
-    ] {
-        let error = (got - Tensor::cat(expected, 0))
-            .abs()
-            .max()
-            .double_value(&[]);
-        assert!(error < LOGPROB, "{what}: {error:e}");
-    }
-    // The policy had been 0.1 to 0.5 away when these were sampled: some ratios are clipped.
-    let count: i64 = current.iter().map(|c| c.size()[0]).sum();
-    let shift = (Tensor::arange(count, (Kind::Float, Device::Cpu)) * 1.7).sin() * 0.5;
-    let old = Tensor::cat(&current, 0).detach() + &shift;
-    let terms = config.terms([&plan], 8);
-    let mut sums = GrpoSums::default();
-    accumulate(&model, &adapter, &plan, Some(&old), &terms, &mut sums);
-    let take = || -> Vec<Tensor> {
-        let named = adapter.named();
-        let gradients = named.iter().map(|(_, p)| {
-            let gradient = p.grad().copy();
-            p.shallow_clone().zero_grad();
-            gradient
-        });
-        gradients.collect()
-    };
-    let got = take();
-
-    let mut start = 0;
-    let mut total = Tensor::zeros([], (Kind::Float, Device::Cpu));
-    for ((rollout, now), reference) in rollouts.iter().zip(&current).zip(&reference) {
-        let length = now.size()[0];
-        let ratio = (now - old.narrow(0, start, length)).exp();
-        let clipped = ratio.clamp(0.8, 1.2);
-        let gain = (ratio * rollout.advantage).minimum(&(clipped * rollout.advantage));
-        let apart = reference - now;
-        let penalty = (apart.exp() - &apart - 1.0) * 0.04;
-        let divisor = match loss {
-            GrpoLoss::Grpo => length * rollouts.len() as i64,
-            _ => count,
-        };
-        total += (penalty - gain).sum(Kind::Float) / divisor as f64;
-        start += length;
-    }
-    total.backward();
-    close(sums.loss, total.double_value(&[]), LOSS, "loss");
-    for ((name, _), (got, expected)) in adapter.named().iter().zip(got.iter().zip(take())) {
-        let error = relative_error(got, &expected);
-        assert!(error < GRADIENT, "{name}: {error:e}");
-    }
-}
-
-fn choosing(mut rollout: Rollout, options: &[&[u32]], chosen: usize, advantage: f64) -> Rollout {
-    rollout.choice = Some(Choice {
-        options: options.iter().map(|o| o.to_vec()).collect(),
-        chosen,
-    });
-    rollout.truncated = false;
-    rollout.advantage = advantage;
-    rollout
-}
-
-const PROMPT: [u32; 5] = [9, 30, 4, 88, 17];
-
-/// Scored options stand right after the prompt, are computed once for the whole group and chosen differently.
-#[test]
-fn scored_choices_agree_with_separate_sequences() {
-    let options: [&[u32]; 3] = [&[40, 41, 42, 1], &[40, 50], &[60, 61, 62]];
-    let rollouts: Vec<Rollout> = [(0, 1.1), (2, -0.8), (2, -0.8), (1, 0.5)]
-        .into_iter()
-        .map(|(chosen, advantage)| choosing(sampled(&[], vec![], 0.7), &options, chosen, advantage))
-        .collect();
-    let plan = plan_group(&PROMPT, &rollouts, false);
-    assert_eq!(
-        (plan.batch.len(), plan.targets.len()),
-        (5 + 9, 9),
-        "the options are computed once"
-    );
-    assert_eq!(plan.advantages, [1.1, -0.8, -0.8, 0.5]);
-    compare_with_direct(&PROMPT, &rollouts, GrpoLoss::Grpo);
-    compare_with_direct(&PROMPT, &rollouts, GrpoLoss::Dapo);
-}
-
-/// Reasoning, bridge, options: with a stop token sampled after the reasoning, with the limit reached, with the stop
-/// token at once, beside a free completion and a scored choice.
-#[test]
-fn constrained_choices_agree_with_separate_sequences() {
-    let options: [&[u32]; 2] = [&[40, 41, 42, 1], &[40, 50, 1]];
-    let reasoned = |tokens: &[u32], bridge: &[u32], chosen, advantage| {
-        let mut rollout = choosing(
-            sampled(tokens, vec![-1.0; tokens.len()], 0.7),
-            &options,
-            chosen,
-            advantage,
-        );
-        rollout.bridge = bridge.to_vec();
-        rollout
-    };
-    let rollouts = [
-        reasoned(&[70, 71, 72, EOS], &[5], 1, 0.9),
-        reasoned(&[70, 33, 34], &[5, 6], 0, -1.2),
-        reasoned(&[], &[], 0, 0.3),
-        reasoned(&[EOS], &[], 1, 0.4),
-        Rollout {
-            advantage: -0.4,
-            ..sampled(&[80, 81, EOS], vec![-1.0; 3], 0.7)
-        },
-    ];
-    let plan = plan_group(&PROMPT, &rollouts, false);
-    let actions: Vec<usize> = rollouts.iter().map(Rollout::actions).collect();
-    assert_eq!(actions, [5, 4, 1, 2, 3]);
-    let spans: Vec<usize> = plan.action_spans.iter().map(|s| s.len()).collect();
-    assert_eq!(spans, actions);
-    compare_with_direct(&PROMPT, &rollouts, GrpoLoss::Grpo);
-    compare_with_direct(&PROMPT, &rollouts, GrpoLoss::Dapo);
 }

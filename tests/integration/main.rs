@@ -1,5 +1,7 @@
 //! Tests across modules, one file a feature.
 
+mod bradley_terry;
+mod choices;
 mod cli;
 mod dpo;
 mod grpo;
@@ -10,6 +12,7 @@ mod model;
 mod optim;
 mod pipeline;
 mod resume;
+mod sampling;
 mod sandbox;
 mod sandbox_attacks;
 mod stages;

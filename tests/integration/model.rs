@@ -7,7 +7,9 @@ use atp_pipeline::model::weights::Weights;
 use atp_pipeline::model::{Decoder, KvCache, Packed};
 use tch::{Device, Kind, Tensor};
 
-use crate::support::{fixture, ids, relative_error, repository, smollm2, smollm2_path, tensors};
+use crate::support::{
+    fixture, ids, json, relative_error, repository, smollm2, smollm2_path, tensors,
+};
 
 /// Logits of every position, one sequence.
 fn logits(model: &Decoder, tokens: &[u32]) -> Tensor {
@@ -21,12 +23,20 @@ fn logits(model: &Decoder, tokens: &[u32]) -> Tensor {
 }
 
 fn load(folder: &Path) -> Decoder {
+    load_in(folder, Kind::Float)
+}
+
+fn load_in(folder: &Path, kind: Kind) -> Decoder {
     let weights = Weights::open(folder).expect("a model folder");
-    Decoder::load(&weights, Kind::Float, Device::Cpu).expect("a loadable model")
+    Decoder::load(&weights, kind, Device::Cpu).expect("a loadable model")
 }
 
 /// Both sides compute in f32 with other orders of summation; transformers itself is up to 2.2e-6 from f64 here.
 const FP32: f64 = 1e-5;
+/// FIXME
+const BF16: f64 = 5e-2;
+/// FIXME
+const FAR: f64 = 1e-4;
 
 #[test]
 fn tiny_models_agree_with_transformers() {
@@ -102,6 +112,96 @@ fn smollm2_agrees_with_transformers() {
             "{name}: likeliest tokens"
         );
     }
+}
+
+/// bf16 has eight bits: two correct forwards round differently and are percents apart. transformers' own bf16 is
+/// FIXME from its fp32 here; ours must be as near to fp32 and to transformers' bf16.
+#[test]
+fn bf16_agrees_with_transformers() {
+    let described = json("oracle/bf16_logits/bf16_logits.json");
+    let models = described["models"].as_object().expect("models");
+    assert_eq!(models.len(), 4);
+    for (name, model) in models {
+        let theirs = tensors(&format!("oracle/bf16_logits/{name}.safetensors"));
+        let exact = tensors(&format!("oracle/tiny_models/{name}.expected.safetensors"));
+        let decoder = load_in(&fixture("oracle/tiny_models").join(name), Kind::BFloat16);
+        for sequence in 0..2 {
+            let key = format!("logits_{sequence}");
+            let tokens = ids(&exact[&format!("ids_{sequence}")]);
+            let got = logits(&decoder, &tokens);
+            assert_eq!(got.kind(), Kind::BFloat16);
+            let theirs_from_exact = model["fp32_relative"][sequence].as_f64().expect("a number");
+            let from_exact = relative_error(&got, &exact[&key]);
+            let from_theirs = relative_error(&got, &theirs[&key]);
+            println!("{name} {sequence}: {from_exact:e} {from_theirs:e} {theirs_from_exact:e}");
+            assert!(from_exact < BF16, "{name}, {key} from fp32: {from_exact:e}");
+            assert!(from_theirs < BF16, "{name}, {key} from bf16: {from_theirs:e}");
+            assert!(from_exact < 2.0 * theirs_from_exact, "{name}, {key}: {from_exact:e}");
+            // Cached decoding in bf16, where the row-exact kernels do not apply.
+            let mut cache = KvCache::new(decoder.config(), 1, tokens.len(), Kind::BFloat16, Device::Cpu);
+            let mut rows = vec![];
+            tch::no_grad(|| {
+                let first = decoder.prefill(&tokens[..3], &mut cache, 0, None);
+                rows.push(decoder.next_token_logits(&first));
+                for token in &tokens[3..] {
+                    let next = decoder.step(&[*token], &[0], &mut cache, None);
+                    rows.push(decoder.next_token_logits(&next));
+                }
+            });
+            let exact = exact[&key].narrow(0, 2, tokens.len() as i64 - 2);
+            let error = relative_error(&Tensor::cat(&rows, 0), &exact);
+            println!("{name} {sequence} cached: {error:e}");
+            assert!(error < BF16, "{name}, {key}, cached: {error:e}");
+        }
+    }
+}
+
+/// Far into a context the angles of the rotation are large, and a frequency that is off by its last bit shows.
+#[test]
+fn far_positions_agree_with_transformers() {
+    let described = json("oracle/long_positions/long_positions.json");
+    for name in described["tiny"].as_object().expect("models").keys() {
+        let expected = tensors(&format!("oracle/long_positions/{name}.safetensors"));
+        let tokens = ids(&expected["ids"]);
+        assert!(tokens.len() >= 4000);
+        let folder = tempfile::tempdir().expect("a folder");
+        let source = fixture("oracle/tiny_models").join(name);
+        let weights = "model.safetensors";
+        std::fs::copy(source.join(weights), folder.path().join(weights)).expect("a copy");
+        let mut config = json(&format!("oracle/tiny_models/{name}/config.json"));
+        config["max_position_embeddings"] = tokens.len().into();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).expect("a config");
+        let got = logits(&load(folder.path()), &tokens).index_select(0, &expected["rows"]);
+        let error = relative_error(&got, &expected["logits"]);
+        println!("{name}: {error:e}");
+        assert!(error < FAR, "{name}: {error:e}");
+    }
+}
+
+/// A text of 3000 tokens; one row in a hundred meets the head.
+#[test]
+fn smollm2_agrees_with_transformers_on_a_long_text() {
+    let expected = tensors("oracle/long_positions/smollm2.safetensors");
+    let tokens = ids(&expected["ids"]);
+    assert!(tokens.len() >= 3000);
+    let model = smollm2();
+    let mut batch = Packed::new();
+    batch.root(&tokens);
+    let logits = tch::no_grad(|| {
+        let rows = model.hidden(&batch, None).index_select(0, &expected["rows"]);
+        rows.linear(model.head(), None::<&Tensor>)
+    });
+    let last = logits.get(logits.size()[0] - 1);
+    for (what, got) in [
+        ("column_logits", logits.index_select(1, &expected["columns"])),
+        ("last_logits", last.index_select(0, &expected["last_columns"])),
+        ("logsumexp", logits.logsumexp(-1, false)),
+    ] {
+        let error = relative_error(&got, &expected[what]);
+        println!("{what}: {error:e}");
+        assert!(error < 1e-4, "{what}: {error:e}");
+    }
+    assert!(logits.argmax(-1, false).equal(&expected["argmax"]));
 }
 
 /// Without putting q and k back in order the model is plausible and wrong: it must be seen to differ.
