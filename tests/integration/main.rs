@@ -1,7 +1,9 @@
 //! Tests across modules, one file a feature.
 
+mod batches;
 mod cli;
 mod dpo;
+mod faults;
 mod grpo;
 mod kill;
 mod layers;
