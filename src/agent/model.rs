@@ -1,5 +1,6 @@
 //! Finding and loading a model: a folder, a GGUF file, the embedded small model, or a repository on a hub.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiError};
@@ -309,7 +310,7 @@ fn hub_problem(name: &str, error: &ApiError) -> String {
 
 /// A text that changes with the model's files: digest of weights, configuration, tokenizer and template.
 ///
-/// Digests of large files are remembered by path, size and time of change in the user's cache folder.
+/// Digests of large files are remembered by path, size, inode and times of change in the user's cache folder.
 pub fn identity(path: &Path) -> Result<String, ModelError> {
     let files: Vec<PathBuf> = if path.is_file() {
         vec![path.into()]
@@ -340,11 +341,19 @@ pub fn identity(path: &Path) -> Result<String, ModelError> {
 fn remembered_digest(file: &Path) -> Result<Digest, ArtifactError> {
     let absolute = std::fs::canonicalize(file).map_err(ArtifactError::io("find", file))?;
     let meta = std::fs::metadata(&absolute).map_err(ArtifactError::io("examine", file))?;
-    let changed = meta
-        .modified()
-        .ok()
-        .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
-    let stamp = format!("{} {} {:?}", absolute.display(), meta.len(), changed);
+    // Nobody can set the time of the last change of an inode, and a replaced file is another inode: a file that was put
+    // in place of another with its size and its time of modification is seen.
+    let stamp = format!(
+        "{} {} {}.{} {}.{} {}:{}",
+        absolute.display(),
+        meta.len(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.ctime(),
+        meta.ctime_nsec(),
+        meta.dev(),
+        meta.ino()
+    );
     let cache = cache_folder().map(|f| {
         f.join("digests")
             .join(digest_bytes(stamp.as_bytes()).to_string())

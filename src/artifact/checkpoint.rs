@@ -73,7 +73,7 @@ impl Checkpoints {
 
     /// Save the state after `step` as these named files.
     pub fn save(&self, step: u64, files: &[(&str, &[u8])]) -> Result<Checkpoint, ArtifactError> {
-        self.save_with(step, |folder| {
+        let saved = self.save_with(step, |folder| {
             for (name, bytes) in files {
                 check_relative(folder, name)?;
                 let path = folder.join(name);
@@ -81,7 +81,9 @@ impl Checkpoints {
                 fs::write(&path, bytes).map_err(ArtifactError::io("write", &path))?;
             }
             Ok(())
-        })
+        });
+        let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+        saved.map_err(|error: ArtifactError| error.for_bytes(bytes as u64))
     }
 
     /// Save the state after `step` as whatever files the closure writes into the folder it is given. Nothing of a failed
@@ -171,17 +173,36 @@ impl Checkpoints {
         Ok(steps)
     }
 
-    /// The newest checkpoint whose digests hold. A damaged one is skipped with a warning.
+    /// The newest checkpoint whose digests hold. A damaged one is skipped, and it is said which one is taken instead.
     pub fn latest(&self) -> Result<Option<Checkpoint>, ArtifactError> {
+        self.latest_where(|_| Ok(()))
+    }
+
+    /// The newest checkpoint whose digests hold and of which this holds, too; the closure says what is wrong otherwise.
+    pub fn latest_where(
+        &self,
+        mut usable: impl FnMut(&Checkpoint) -> Result<(), String>,
+    ) -> Result<Option<Checkpoint>, ArtifactError> {
+        let mut skipped = false;
         for step in self.steps()? {
             let folder = self.directory.join(folder_name(step));
-            match intact(&folder, step) {
-                Ok(()) => return Ok(Some(Checkpoint { step, folder })),
+            let checkpoint = Checkpoint { step, folder };
+            match intact(&checkpoint.folder, step).and_then(|()| usable(&checkpoint)) {
+                Ok(()) => {
+                    if skipped {
+                        tracing::warn!("using the checkpoint of step {step} instead");
+                    }
+                    return Ok(Some(checkpoint));
+                }
                 Err(reason) => tracing::warn!(
                     "skipping the damaged checkpoint `{}`: {reason}",
-                    folder.display()
+                    checkpoint.folder.display()
                 ),
             }
+            skipped = true;
+        }
+        if skipped {
+            tracing::warn!("no intact checkpoint is left: this stage starts anew");
         }
         Ok(None)
     }

@@ -1,5 +1,6 @@
 //! What can go wrong with a file, said with its path and a way to mend it.
 
+use std::ffi::CString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,24 @@ pub enum ArtifactError {
         /// The file or folder.
         path: PathBuf,
         /// The system's reason.
+        source: io::Error,
+    },
+    /// The disk or the user's share of it is full.
+    #[error(
+        "cannot {action} `{}`: {source}{}; free space on that file system or choose another run directory, then run the \
+         same command again: finished work is kept",
+        path.display(), room(*needed, *free)
+    )]
+    NoSpace {
+        /// What was tried, as a verb phrase.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Bytes that were to be written, where that is known.
+        needed: Option<u64>,
+        /// Bytes that are free there, where the system says.
+        free: Option<u64>,
+        /// The system's reason: no space, or no quota.
         source: io::Error,
     },
     /// A file is there, but its content is not what this program writes.
@@ -51,10 +70,39 @@ impl ArtifactError {
     /// For `map_err`: an I/O error of this action on this path.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace {
+                action,
+                needed: None,
+                free: free_space(&path),
+                path,
+                source,
+            },
+            _ => Self::Io {
+                action,
+                path,
+                source,
+            },
+        }
+    }
+
+    /// The same, where it is a lack of space, with the bytes that were to be written and with what is free by now: a
+    /// half-written temporary is removed before anything is reported.
+    pub(crate) fn for_bytes(self, bytes: u64) -> Self {
+        match self {
+            Self::NoSpace {
+                action,
+                path,
+                source,
+                ..
+            } => Self::NoSpace {
+                action,
+                needed: Some(bytes),
+                free: free_space(&path),
+                path,
+                source,
+            },
+            other => other,
         }
     }
 
@@ -70,20 +118,61 @@ impl ArtifactError {
 /// How the reader can mend what the operating system reports.
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::StorageFull => {
-            "; free space on that file system or choose another run directory, then run the same command again"
-        }
-        io::ErrorKind::QuotaExceeded => {
-            "; your quota there is used up: free space or choose another run directory, then run the same command again"
-        }
         io::ErrorKind::ReadOnlyFilesystem => {
             "; that file system is mounted read-only: choose a run directory on a writable one"
         }
         io::ErrorKind::PermissionDenied => {
             "; check who owns it and its mode, or choose another run directory"
         }
-        _ => "",
+        io::ErrorKind::Unsupported => {
+            "; that file system cannot do this: choose a run directory on another"
+        }
+        _ => match error.raw_os_error() {
+            Some(libc::ENOLCK) => {
+                "; that file system gives no locks: choose a run directory on another"
+            }
+            _ => "",
+        },
     }
+}
+
+/// Needed and free bytes in words.
+fn room(needed: Option<u64>, free: Option<u64>) -> String {
+    let free = free.map(|free| format!("{} free there", size(free)));
+    match (needed, free) {
+        (Some(needed), Some(free)) => format!(" ({} needed, {free})", size(needed)),
+        (Some(needed), None) => format!(" ({} needed)", size(needed)),
+        (None, Some(free)) => format!(" ({free})"),
+        (None, None) => String::new(),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} bytes"),
+        10_000..10_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// Bytes an unprivileged user may still write beside this path, or in the nearest folder above it that is there.
+fn free_space(path: &Path) -> Option<u64> {
+    let folder = path
+        .ancestors()
+        .map(|folder| match folder == Path::new("") {
+            true => Path::new("."),
+            false => folder,
+        })
+        .find(|folder| folder.is_dir())?;
+    let folder = CString::new(folder.as_os_str().as_encoded_bytes()).ok()?;
+    let mut stats = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: the path is a C string and the struct is ours to fill.
+    if unsafe { libc::statvfs(folder.as_ptr(), stats.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: statvfs answered, so the struct is filled; it was zeroed before in any case.
+    let stats = unsafe { stats.assume_init() };
+    Some(stats.f_bavail.saturating_mul(stats.f_frsize))
 }
 
 #[cfg(test)]
@@ -98,6 +187,12 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("cannot write `/run/a.bin`"), "{text}");
         assert!(text.contains("free space"), "{text}");
+        let error = ArtifactError::io("write", Path::new("/run/a.bin"))(
+            io::Error::from_raw_os_error(libc::EDQUOT),
+        );
+        let text = error.for_bytes(2_500_000).to_string();
+        assert!(text.contains("2.5 MB needed, "), "{text}");
+        assert!(text.contains(" free there)"), "{text}");
         let error =
             ArtifactError::io("write", Path::new("a"))(io::Error::from_raw_os_error(libc::EROFS));
         assert!(error.to_string().contains("read-only"), "{error}");

@@ -42,6 +42,7 @@ impl Drop for Temporary {
 /// Replace the content of `path` by `bytes`: afterwards it is whole and durable, or as it was before.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
     write_atomic_with(path, |writer| writer.write_all(bytes))
+        .map_err(|error| error.for_bytes(bytes.len() as u64))
 }
 
 /// As [`write_atomic`], with the content written by a closure into a buffered writer.

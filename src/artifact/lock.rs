@@ -105,7 +105,9 @@ impl RunLock {
 impl Drop for RunLock {
     fn drop(&mut self) {
         // The file stays: removing it would let two processes lock two files of one name.
-        if let Err(error) = self.file.set_len(0).and_then(|()| self.file.unlock()) {
+        // Its text is for the reader only, and a disk that turned read-only keeps it: who holds it, the lock says.
+        let _ = self.file.set_len(0);
+        if let Err(error) = self.file.unlock() {
             tracing::warn!("cannot release `{}`: {error}", self.path.display());
         }
     }

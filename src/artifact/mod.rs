@@ -24,5 +24,5 @@ pub use digest::{Digest, digest_bytes, digest_file};
 pub use error::ArtifactError;
 pub use file::{remove_stale_temporaries, write_atomic, write_atomic_with};
 pub use lock::RunLock;
-pub use log::MetricsLog;
+pub use log::{LogMark, MetricsLog};
 pub use manifest::{Damage, Manifest};

@@ -65,11 +65,18 @@ pub struct DeviceArgs {
     /// Threads; 0 takes all cores. Results on a CPU are the same, byte for byte, for the same number.
     #[arg(long, default_value_t = 0, env = "ATP_THREADS")]
     threads: usize,
+    /// The same results every time on a GPU too, at some cost in speed.
+    #[arg(long, env = "ATP_DETERMINISTIC", value_parser = clap::builder::FalseyValueParser::new())]
+    deterministic: bool,
 }
 
 impl DeviceArgs {
     /// Set the threads and open the device.
     fn open(&self) -> anyhow::Result<Device> {
+        if self.deterministic {
+            device::make_deterministic()
+                .map_err(|problem| anyhow::anyhow!("--deterministic: {problem}"))?;
+        }
         device::set_threads(self.threads);
         Ok(device::open(self.device)?)
     }

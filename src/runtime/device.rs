@@ -3,7 +3,7 @@
 //! The binary is built and linked against the CPU library alone. `libtorch_cuda.so` of the same version registers
 //! itself when it is opened, so one binary serves both.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
@@ -153,6 +153,79 @@ fn find_cuda() -> (Option<PathBuf>, String) {
     let tried = "no libtorch_cuda.so: looked in ATP_LIBTORCH_CUDA, .deps/libtorch-cuda and python3's torch package; \
                  fetch it with `python3 scripts/setup.py libtorch-cuda`";
     (None, tried.into())
+}
+
+/// Have libtorch take the same steps in the same order every time, on a GPU too. Call it before any device is opened.
+///
+/// Operations then use algorithms that sum in a fixed order: no atomic additions in gradients of gathers and of
+/// attention, a fixed workspace for cuBLAS, no choice of cuDNN kernels by timing. One that has no such algorithm fails
+/// by name instead of giving other results. On a CPU nothing changes: there the order is fixed anyway.
+pub fn make_deterministic() -> Result<(), String> {
+    const WORKSPACE: &str = "CUBLAS_WORKSPACE_CONFIG";
+    match std::env::var(WORKSPACE) {
+        Ok(given) if [":4096:8", ":16:8"].contains(&given.as_str()) => {}
+        Ok(given) => {
+            return Err(format!(
+                "{WORKSPACE} is `{given}`; the deterministic mode needs `:4096:8` or `:16:8`: unset it"
+            ));
+        }
+        // SAFETY: called from the main thread before any other thread of the program or of libtorch is made.
+        Err(_) => unsafe { std::env::set_var(WORKSPACE, ":4096:8") },
+    }
+    // SAFETY: `at::globalContext()` takes nothing and gives a reference to a static, which is a pointer by the C++ ABI.
+    let context: unsafe extern "C" fn() -> *mut c_void =
+        unsafe { std::mem::transmute(torch_function(c"_ZN2at13globalContextEv")?) };
+    // SAFETY: as declared above.
+    let context = unsafe { context() };
+    for (name, value) in [
+        // Attention by cuDNN has no deterministic gradient.
+        (c"_ZN2at7Context14setSDPUseCuDNNEb", false),
+        (c"_ZN2at7Context17setBenchmarkCuDNNEb", false),
+        (c"_ZN2at7Context21setDeterministicCuDNNEb", true),
+    ] {
+        // SAFETY: a member function `void f(bool)` takes the object first by the C++ ABI.
+        let set: unsafe extern "C" fn(*mut c_void, bool) =
+            unsafe { std::mem::transmute(torch_function(name)?) };
+        // SAFETY: the object is libtorch's own and lives as long as the process.
+        unsafe { set(context, value) };
+    }
+    let name = c"_ZN2at7Context26setDeterministicAlgorithmsEbb";
+    // SAFETY: a member function `void f(bool, bool)`, as above; the second says to warn only.
+    let set: unsafe extern "C" fn(*mut c_void, bool, bool) =
+        unsafe { std::mem::transmute(torch_function(name)?) };
+    // SAFETY: as above.
+    unsafe { set(context, true, false) };
+    Ok(())
+}
+
+/// Whether [`make_deterministic`] is in force, asked of libtorch itself.
+pub fn is_deterministic() -> bool {
+    let asked = || -> Result<bool, String> {
+        // SAFETY: as in `make_deterministic`.
+        let context: unsafe extern "C" fn() -> *mut c_void =
+            unsafe { std::mem::transmute(torch_function(c"_ZN2at13globalContextEv")?) };
+        let name = c"_ZNK2at7Context23deterministicAlgorithmsEv";
+        // SAFETY: a member function `bool f() const` takes the object alone.
+        let ask: unsafe extern "C" fn(*mut c_void) -> bool =
+            unsafe { std::mem::transmute(torch_function(name)?) };
+        // SAFETY: both are libtorch's own, as declared.
+        Ok(unsafe { ask(context()) })
+    };
+    asked().unwrap_or(false)
+}
+
+/// A C++ function of libtorch by its mangled name. The `tch` crate has no binding for these, and they are looked up
+/// rather than linked, so that another libtorch gives a message and not a program that does not start.
+fn torch_function(name: &CStr) -> Result<*mut c_void, String> {
+    // SAFETY: a plain look-up among the libraries that are loaded.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    if found.is_null() {
+        return Err(format!(
+            "this libtorch has no `{}`; use the version that the program is built for",
+            name.to_string_lossy()
+        ));
+    }
+    Ok(found)
 }
 
 fn load_globally(library: &Path) -> Result<(), String> {

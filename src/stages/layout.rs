@@ -80,13 +80,9 @@ impl Layout {
         }
         create_folder(parent(&link))?;
         let temporary = temporary_beside(&link);
-        let error = |source| ArtifactError::Io {
-            action: "link",
-            path: link.clone(),
-            source,
-        };
-        std::os::unix::fs::symlink(&target, &temporary).map_err(error)?;
-        fs::rename(&temporary, &link).map_err(error)?;
+        std::os::unix::fs::symlink(&target, &temporary)
+            .and_then(|()| fs::rename(&temporary, &link))
+            .map_err(ArtifactError::io("link", &link))?;
         sync_folder(parent(&link))
     }
 }
@@ -114,8 +110,10 @@ pub(super) fn unmark(folder: &Path) -> Result<(), ArtifactError> {
     remove_file(&folder.join(STARTED))
 }
 
-/// Remove a stage's folder, its manifest first: whenever this is cut short, the stage counts as not done.
+/// Remove a stage's folder, its marks first: whenever this is cut short, the stage counts neither as done nor as one to
+/// go on with.
 pub(super) fn discard(folder: &Path) -> Result<(), ArtifactError> {
+    remove_file(&folder.join(STARTED))?;
     remove_file(&folder.join(MANIFEST))?;
     if folder.exists() {
         sync_folder(folder)?;
@@ -126,11 +124,7 @@ pub(super) fn discard(folder: &Path) -> Result<(), ArtifactError> {
 /// The folders below `stages`, sorted by name.
 pub(super) fn folders(layout: &Layout) -> Result<Vec<PathBuf>, ArtifactError> {
     let stages = layout.stages();
-    let fail = |source| ArtifactError::Io {
-        action: "list folder",
-        path: stages.clone(),
-        source,
-    };
+    let fail = |source| ArtifactError::io("list folder", &stages)(source);
     let entries = match fs::read_dir(&stages) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

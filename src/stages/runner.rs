@@ -298,7 +298,7 @@ impl Runner {
         if let Err(error) = result {
             // The time is for the reader only; the stage's own error matters more than one from here.
             if let Err(error) = layout::mark_started(folder, &started) {
-                tracing::warn!("{error}");
+                tracing::debug!("{error}");
             }
             return Err(error);
         }

@@ -4,6 +4,7 @@
 //! reference log-probabilities (the same model without the adapter) are computed once for all epochs.
 
 use std::ops::Range;
+use std::path::Path;
 
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
@@ -13,8 +14,8 @@ use super::dpo::{DpoLoss, PairLogProbs, dpo};
 use super::optim::OptimConfig;
 use super::state::TrainState;
 use super::{METRICS_FILE, TrainContext, TrainError};
-use crate::artifact::table::{encode_parquet, read_parquet};
-use crate::artifact::write_atomic;
+use crate::artifact::table::{TableError, decode_parquet_with, encode_parquet_with};
+use crate::artifact::{digest_bytes, write_atomic};
 use crate::datasets::pairs::PreferencePair;
 use crate::model::logprobs::{Predictors, Targets, sums};
 use crate::model::{Adapter, Decoder, LoraConfig, Packed};
@@ -297,15 +298,11 @@ fn references(
     loss: DpoLoss,
 ) -> Result<Vec<(f64, f64)>, TrainError> {
     let path = context.folder.join(REFERENCE_FILE);
-    if path.is_file()
-        && let Ok(rows) = read_parquet::<ReferenceLogProbs>(&path)
-        && rows.len() == pairs.len()
-        && rows
-            .iter()
-            .zip(pairs)
-            .all(|(row, pair)| row.pair == pair.id)
-    {
-        return Ok(rows.iter().map(|row| (row.chosen, row.rejected)).collect());
+    if path.is_file() {
+        match known_references(&path, pairs) {
+            Ok(scores) => return Ok(scores),
+            Err(reason) => tracing::warn!("`{}`: {reason}; computing it again", path.display()),
+        }
     }
     let mut progress = Progress::new("reference", tokens.len());
     let mut scores = vec![];
@@ -315,16 +312,50 @@ fn references(
         progress.add(1);
     }
     progress.finish();
-    let rows = pairs
+    let rows: Vec<_> = pairs
         .iter()
         .zip(&scores)
         .map(|(pair, &(chosen, rejected))| ReferenceLogProbs {
             pair: pair.id.clone(),
             chosen,
             rejected,
-        });
-    write_atomic(&path, &encode_parquet(&rows.collect::<Vec<_>>())?)?;
+        })
+        .collect();
+    write_atomic(&path, &encode_references(&rows)?)?;
     Ok(scores)
+}
+
+/// The rows as a file, with their digest in its metadata: a resumed stage uses it again before any manifest vouches for
+/// it.
+fn encode_references(rows: &[ReferenceLogProbs]) -> Result<Vec<u8>, TableError> {
+    encode_parquet_with(rows, &[(ROWS_DIGEST, &rows_digest(rows))])
+}
+
+const ROWS_DIGEST: &str = "atp.rows-sha256";
+
+fn rows_digest(rows: &[ReferenceLogProbs]) -> String {
+    let bytes = serde_json::to_vec(rows).expect("JSON of plain values");
+    digest_bytes(&bytes).to_string()
+}
+
+/// The scores on disk, if the file is of these pairs and, byte for byte, as it was written; otherwise why not.
+fn known_references(path: &Path, pairs: &[PreferencePair]) -> Result<Vec<(f64, f64)>, String> {
+    let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
+    let (rows, metadata) =
+        decode_parquet_with::<ReferenceLogProbs>(bytes.clone()).map_err(|e| e.to_string())?;
+    let intact = metadata.get(ROWS_DIGEST) == Some(&rows_digest(&rows))
+        && encode_references(&rows).is_ok_and(|again| again == bytes);
+    if !intact {
+        return Err("it is damaged".into());
+    }
+    if !rows
+        .iter()
+        .map(|row| &row.pair)
+        .eq(pairs.iter().map(|pair| &pair.id))
+    {
+        return Err("it is of other pairs".into());
+    }
+    Ok(rows.iter().map(|row| (row.chosen, row.rejected)).collect())
 }
 
 /// Train an adapter on these pairs.

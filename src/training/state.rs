@@ -10,7 +10,7 @@ use tch::Device;
 
 use super::TrainError;
 use super::optim::{AdamW, OptimConfig};
-use crate::artifact::{Checkpoint, Checkpoints, MetricsLog};
+use crate::artifact::{Checkpoint, Checkpoints, LogMark, MetricsLog};
 use crate::model::tensors::{decode_safetensors, encode_safetensors};
 use crate::model::{Adapter, LoraConfig, ModelConfig};
 
@@ -22,8 +22,8 @@ const STATE: &str = "state.json";
 #[derive(Debug, Serialize, Deserialize)]
 struct Saved {
     step: u64,
-    /// Log files and how many bytes of each this step saw.
-    logs: BTreeMap<String, u64>,
+    /// Log files and how much of each this step saw.
+    logs: BTreeMap<String, LogMark>,
 }
 
 /// Adapter and optimiser at a step.
@@ -70,13 +70,13 @@ impl TrainState {
         logs: &mut BTreeMap<String, MetricsLog>,
         extra: &[(&str, &[u8])],
     ) -> Result<(), TrainError> {
-        let mut positions = BTreeMap::new();
+        let mut marks = BTreeMap::new();
         for (name, log) in logs {
-            positions.insert(name.clone(), log.sync()?);
+            marks.insert(name.clone(), log.sync()?);
         }
         let saved = Saved {
             step: self.step,
-            logs: positions,
+            logs: marks,
         };
         let saved = serde_json::to_vec_pretty(&saved).expect("JSON of plain values");
         let moments = encode_safetensors(&self.optimiser.named_state(&self.names))?;
@@ -86,29 +86,45 @@ impl TrainState {
         Ok(())
     }
 
-    /// Go back to the newest intact checkpoint, if there is one; opens the logs at what it saw.
+    /// Go back to the newest checkpoint that is intact, together with the part of the logs that it saw, if there is one;
+    /// opens the logs at what it saw.
     pub fn resume(
         &mut self,
         checkpoints: &Checkpoints,
         folder: &Path,
         logs: &[&str],
     ) -> Result<BTreeMap<String, MetricsLog>, TrainError> {
-        let mut positions = BTreeMap::new();
-        if let Some(checkpoint) = checkpoints.latest()? {
-            positions = self.restore(&checkpoint)?;
+        let mut marks = BTreeMap::new();
+        let usable = |checkpoint: &Checkpoint| {
+            let saved: Saved =
+                checkpoint
+                    .read(STATE)
+                    .map_err(|e| e.to_string())
+                    .and_then(|bytes| {
+                        serde_json::from_slice(&bytes).map_err(|e| format!("{STATE}: {e}"))
+                    })?;
+            for name in logs {
+                let mark = saved.logs.get(*name).copied().unwrap_or_default();
+                mark.check(&folder.join(name)).map_err(|e| e.to_string())?;
+            }
+            Ok(())
+        };
+        if let Some(checkpoint) = checkpoints.latest_where(usable)? {
+            marks = self.restore(&checkpoint)?;
             tracing::info!("going on from step {}", self.step);
         }
         let open = |name: &&str| {
-            let log = MetricsLog::open(
-                &folder.join(name),
-                positions.get(*name).copied().unwrap_or(0),
-            )?;
+            let mark = marks.get(*name).copied().unwrap_or_default();
+            let log = MetricsLog::open(&folder.join(name), &mark)?;
             Ok(((*name).to_owned(), log))
         };
         logs.iter().map(open).collect()
     }
 
-    fn restore(&mut self, checkpoint: &Checkpoint) -> Result<BTreeMap<String, u64>, TrainError> {
+    fn restore(
+        &mut self,
+        checkpoint: &Checkpoint,
+    ) -> Result<BTreeMap<String, LogMark>, TrainError> {
         let damaged = |problem: String| TrainError::Checkpoint {
             path: checkpoint.folder.clone(),
             problem,

@@ -1,9 +1,11 @@
 //! Tests across modules, one file a feature.
 
+mod batches;
 mod bradley_terry;
 mod choices;
 mod cli;
 mod dpo;
+mod faults;
 mod grpo;
 mod kill;
 mod layers;

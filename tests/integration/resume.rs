@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use atp_pipeline::artifact::{MetricsLog, RunLock, write_atomic};
+use atp_pipeline::artifact::{LogMark, MetricsLog, RunLock, write_atomic};
 use atp_pipeline::runtime::{interrupt, seed};
 use atp_pipeline::stages::{
     Input, RunOptions, RunSummary, Stage, StageContext, State, is_interrupt, run, status,
@@ -15,13 +15,13 @@ use serde_json::json;
 /// Count to `n`: a running hash as the state, a metrics line a step, a checkpoint every third step. Each step also adds
 /// a line to `$ATP_TEST_TRACE`, outside the run, so that a test sees which steps were really done.
 fn count(context: &StageContext, n: u64) -> anyhow::Result<()> {
-    let (mut step, mut state, mut position) = (0, context.seed, 0);
+    let (mut step, mut state, mut mark) = (0, context.seed, LogMark::default());
     if let Some(checkpoint) = context.checkpoints.latest()? {
         step = checkpoint.step;
         state = String::from_utf8(checkpoint.read("state")?)?.parse()?;
-        position = String::from_utf8(checkpoint.read("position")?)?.parse()?;
+        mark = serde_json::from_slice(&checkpoint.read("mark")?)?;
     }
-    let mut log = MetricsLog::open(&context.output("metrics.jsonl"), position)?;
+    let mut log = MetricsLog::open(&context.output("metrics.jsonl"), &mark)?;
     while step < n {
         step += 1;
         state = seed::derive(state, "next");
@@ -36,12 +36,9 @@ fn count(context: &StageContext, n: u64) -> anyhow::Result<()> {
             std::thread::sleep(Duration::from_millis(15));
         }
         if step.is_multiple_of(3) {
-            let position = log.sync()?.to_string();
+            let mark = serde_json::to_vec(&log.sync()?)?;
             let state = state.to_string();
-            let files = [
-                ("state", state.as_bytes()),
-                ("position", position.as_bytes()),
-            ];
+            let files = [("state", state.as_bytes()), ("mark", &mark[..])];
             context.checkpoints.save(step, &files)?;
             context.check_interrupt()?;
         }

@@ -1,0 +1,243 @@
+//! Run directories that are moved, copied, held by others; clocks that go back. None of it decides anything.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use super::disk::{Run, When, World, reference, workplace};
+use crate::support::{assert_same, files};
+
+fn kill_at(run: &Run, world: &World, number: usize) {
+    let killed = run.go(&World {
+        kill: Some((number, When::After)),
+        ..world.clone()
+    });
+    assert_eq!(killed.code, None, "{}", killed.err);
+}
+
+/// Copy as `cp -a` does: links stay links.
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(status.expect("cp").success());
+}
+
+fn assert_nothing_to_do(run: &Run) {
+    let again = run.finish();
+    assert!(
+        again.out.contains("nothing to do: all 8 stages"),
+        "{}",
+        again.out
+    );
+}
+
+#[test]
+fn a_moved_run_goes_on_and_a_copied_one_has_nothing_to_do() {
+    let first = Run::new();
+    kill_at(
+        &first,
+        &World::default(),
+        reference().find("train-grpo", "rename", "/step-00000002"),
+    );
+    // To another folder, in the middle of a stage.
+    let moved = Run::new();
+    fs::rename(&first.path, &moved.path).expect("a folder of ours");
+    let resumed = moved.finish();
+    assert!(
+        resumed.err.contains("going on from step 2"),
+        "{}",
+        resumed.err
+    );
+    moved.assert_finished();
+
+    // A copy is as good as the original, which is gone.
+    let copied = Run::new();
+    copy(&moved.path, &copied.path);
+    drop(moved);
+    assert_nothing_to_do(&copied);
+    copied.assert_finished();
+
+    // To another machine: another place of recipe, environments and model, too.
+    let elsewhere = workplace();
+    let there = Run::at(elsewhere.path(), elsewhere.path().join("deep/er/run"));
+    fs::create_dir_all(there.path.parent().expect("a folder")).expect("a folder");
+    copy(&copied.path, &there.path);
+    drop(copied);
+    assert_nothing_to_do(&there);
+    there.assert_finished();
+
+    // In the middle of a stage, too.
+    let begun = Run::new();
+    kill_at(
+        &begun,
+        &World::default(),
+        reference().find("evaluate-dpo", "rename", "/step-00000001"),
+    );
+    let there = Run::at(elsewhere.path(), elsewhere.path().join("second"));
+    copy(&begun.path, &there.path);
+    drop(begun);
+    let resumed = there.finish();
+    assert!(
+        resumed.err.contains("going on after round 1"),
+        "{}",
+        resumed.err
+    );
+    there.assert_finished();
+}
+
+/// Separate runs, from scratch, in different folders: the same files, manifests but for their times.
+#[test]
+fn two_runs_in_different_folders_give_the_same_bytes() {
+    let elsewhere = workplace();
+    let run = Run::at(elsewhere.path(), elsewhere.path().join("other"));
+    run.finish();
+    assert_same(&run.results(), &reference().results);
+}
+
+fn set_times(folder: &Path, time: SystemTime) {
+    for name in files(folder).into_keys() {
+        let file = File::options().write(true).open(folder.join(name));
+        file.and_then(|file| file.set_modified(time))
+            .expect("a file of ours");
+    }
+}
+
+#[test]
+fn a_clock_that_goes_back_decides_nothing() {
+    let back = World {
+        back: Some(3600),
+        ..World::default()
+    };
+    let run = Run::new();
+    kill_at(
+        &run,
+        &back,
+        reference().find("train-dpo", "rename", "/step-00000002"),
+    );
+    // What is there comes from the future, or from before the first computers.
+    for time in [
+        SystemTime::now() + Duration::from_secs(100 * 365 * 86_400),
+        SystemTime::UNIX_EPOCH,
+    ] {
+        set_times(&run.path, time);
+        let killed = run.go(&World {
+            kill: Some((8, When::Before)),
+            ..back.clone()
+        });
+        assert_eq!(killed.code, None, "{}", killed.err);
+    }
+    let resumed = run.go(&back);
+    assert_eq!(resumed.code, Some(0), "{}", resumed.err);
+    assert!(
+        resumed.err.contains("going on from step 2"),
+        "{}",
+        resumed.err
+    );
+    for text in ["panicked", "fault of the program", " -"] {
+        assert!(!resumed.out.contains(text), "{}", resumed.out);
+    }
+    run.assert_finished();
+    set_times(&run.path, SystemTime::now() + Duration::from_secs(86_400));
+    let again = run.go(&back);
+    assert!(
+        again.out.contains("nothing to do: all 8 stages"),
+        "{}",
+        again.out
+    );
+    // A clock before the epoch.
+    let before = World {
+        back: Some(1_000_000_000),
+        ..World::default()
+    };
+    let again = run.go(&before);
+    assert!(
+        again.out.contains("nothing to do: all 8 stages"),
+        "{}\n{}",
+        again.out,
+        again.err
+    );
+    run.assert_finished();
+}
+
+#[test]
+fn a_lock_held_elsewhere_is_told_and_a_dead_ones_is_taken() {
+    let run = Run::new();
+    kill_at(
+        &run,
+        &World::default(),
+        reference().find("data", "rename", "manifest.json"),
+    );
+    // What a process on another host writes: its lock is seen through the file system, its end as well.
+    let other = r#"{"pid":4711,"host":"node-17","started":"2031-01-02T03:04:05Z"}"#;
+    fs::write(run.path.join("run.lock"), other).expect("a lock");
+    let before = files(&run.path);
+    let refused = run.go(&World {
+        lock: Some(libc::EWOULDBLOCK),
+        ..World::default()
+    });
+    assert_eq!(refused.code, Some(1), "{}", refused.err);
+    for said in [
+        "process 4711 on node-17 since 2031-01-02T03:04:05Z",
+        run.path.to_str().expect("UTF-8"),
+        "choose another run directory",
+    ] {
+        assert!(refused.err.contains(said), "{}", refused.err);
+    }
+    assert_eq!(
+        files(&run.path),
+        before,
+        "a refused process changes nothing"
+    );
+    // A file system without locks.
+    let refused = run.go(&World {
+        lock: Some(libc::ENOLCK),
+        ..World::default()
+    });
+    assert_eq!(refused.code, Some(1), "{}", refused.err);
+    assert!(
+        refused.err.contains("run.lock") && refused.err.contains("gives no locks"),
+        "{}",
+        refused.err
+    );
+    // Nobody holds it, whatever its text says.
+    run.finish();
+    run.assert_finished();
+}
+
+#[test]
+fn of_two_at_once_one_works_and_the_other_is_told() {
+    let run = Run::new();
+    let mut first = run
+        .command(&World::default(), &[])
+        .spawn()
+        .expect("a process");
+    let lock = run.path.join("run.lock");
+    while fs::read_to_string(&lock).unwrap_or_default().is_empty() {
+        assert!(
+            first.try_wait().expect("a status").is_none(),
+            "it ended too soon"
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let second = run.go(&World::default());
+    let pid = first.id();
+    let ended = first.wait_with_output().expect("an end");
+    assert!(ended.status.success());
+    // The second came while the first was at work, or else found nothing to do.
+    if second.code == Some(1) {
+        let held = format!("is in use by process {pid} on ");
+        assert!(
+            second.err.contains(&held) && second.err.contains(" since 2"),
+            "{}",
+            second.err
+        );
+    } else {
+        assert!(
+            second.out.contains("nothing to do"),
+            "{}\n{}",
+            second.out,
+            second.err
+        );
+    }
+    run.assert_finished();
+}
