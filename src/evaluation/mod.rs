@@ -1,5 +1,6 @@
 //! Self-evolution rounds and what is counted in them.
 
+pub mod inspect;
 pub mod rounds;
 pub mod row;
 pub mod statistics;

@@ -11,7 +11,6 @@ use tch::Tensor;
 
 use super::grpo::{GrpoLoss, GrpoTerms, advantages};
 use super::optim::{OptimConfig, Schedule};
-use super::pairs::prompt_style;
 use super::rollout::{GroupPlan, GrpoSums, Rollout, accumulate, plan_group};
 use super::state::TrainState;
 use super::{METRICS_FILE, TrainContext, TrainError};
@@ -239,7 +238,7 @@ pub fn collect(
     step: u64,
 ) -> Result<Vec<Group>, TrainError> {
     let options = PromptOptions {
-        style: prompt_style(generation),
+        style: generation.answer_style(),
         ..PromptOptions::default()
     };
     let mut asks = vec![];

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use crate::artifact::table::any::columns_of;
 use crate::artifact::{digest_bytes, write_atomic};
+use crate::datasets::card::{Card, CardFile};
 use crate::datasets::questions;
 use crate::recipe::Recipe;
 use crate::runtime::embedded::ENVIRONMENTS;
 use crate::scenario::environment::{Environment, load_environments, parse_environment};
-use crate::scenario::role_play::{QuestionSpec, generate};
+use crate::scenario::question::Question;
+use crate::scenario::role_play::{QuestionSet, QuestionSpec, generate};
 use crate::stages::{Input, Stage, StageContext};
 
 /// Kind of the stage.
@@ -19,6 +22,9 @@ pub const KIND: &str = "data";
 pub const TRAIN: &str = "train.parquet";
 /// Test questions.
 pub const TEST: &str = "test.parquet";
+
+/// The card of a set.
+pub const CARD: &str = "README.md";
 
 /// Draws the questions of one seed.
 pub struct DataStage {
@@ -71,6 +77,55 @@ impl DataStage {
     }
 }
 
+impl DataStage {
+    fn card(&self, set: &QuestionSet) -> anyhow::Result<String> {
+        let made = [
+            "Questions of a role-play testbed for the alignment of language agents. Each puts a persona before a choice \
+             between an option that keeps its supervisor's rule and one that breaks it and pays more where nobody sees \
+             it; no harm is done either way."
+                .to_owned(),
+            format!(
+                "Drawn from {} environments, TOML files with situation texts, slots and ranges of pay. Training and test \
+                 share no situation, description, slot value or pair of pays; the nearest test and training situations \
+                 have a Jaccard index of {:.3} on word 5-grams, the nearest unfilled texts {:.3} on 3-grams. Which \
+                 option stands first and which letter it has is counterbalanced.",
+                self.environments.len(),
+                set.disjointness.situations.index,
+                set.disjointness.phrasings.index
+            ),
+        ];
+        let own = self.files.is_empty();
+        let card = Card {
+            title: "Role-play questions",
+            licence: own.then_some("apache-2.0"),
+            licence_words: match own {
+                true => "Apache-2.0, as the program's environments that the texts come from.",
+                false => "That of the environment files, which are not the program's own.",
+            },
+            made: &made,
+            files: &[
+                CardFile {
+                    name: TRAIN,
+                    split: "train",
+                    rows: set.train.len(),
+                },
+                CardFile {
+                    name: TEST,
+                    split: "test",
+                    rows: set.test.len(),
+                },
+            ],
+            schema: questions::QUESTIONS_SCHEMA,
+            columns: &columns_of::<Question>()?,
+            meanings: questions::QUESTION_COLUMNS,
+            counts: &[("environments".to_owned(), self.environments.len())],
+            seed: self.seed,
+            settings: &self.config(),
+        };
+        Ok(card.to_markdown())
+    }
+}
+
 impl Stage for DataStage {
     fn name(&self) -> String {
         self.name.clone()
@@ -81,7 +136,7 @@ impl Stage for DataStage {
     }
 
     fn format(&self) -> u32 {
-        1
+        2
     }
 
     fn config(&self) -> Value {
@@ -127,6 +182,7 @@ impl Stage for DataStage {
             &context.output("disjointness.json"),
             serde_json::to_string_pretty(&proof)?.as_bytes(),
         )?;
+        write_atomic(&context.output(CARD), self.card(&set)?.as_bytes())?;
         tracing::info!(
             "{} training and {} test questions, disjoint",
             set.train.len(),

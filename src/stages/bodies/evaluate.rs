@@ -69,7 +69,7 @@ impl Stage for EvaluateStage {
     }
 
     fn format(&self) -> u32 {
-        1
+        2
     }
 
     fn config(&self) -> Value {

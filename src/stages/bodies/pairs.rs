@@ -2,14 +2,17 @@
 
 use serde_json::{Value, json};
 
-use super::data::TRAIN;
+use super::data::{CARD, TRAIN};
 use super::shared::ModelSlot;
 use crate::agent::GenerationConfig;
+use crate::artifact::table::any::columns_of;
 use crate::artifact::write_atomic;
+use crate::datasets::card::{Card, CardFile};
+use crate::datasets::pairs::{AnswerSource, PreferencePair};
 use crate::datasets::{pairs, questions};
 use crate::recipe::Recipe;
 use crate::stages::{Input, Stage, StageContext};
-use crate::training::pairs::{PairsConfig, sample_pairs};
+use crate::training::pairs::{PairsConfig, PairsReport, sample_pairs};
 
 /// Kind of the stage.
 pub const KIND: &str = "pairs";
@@ -41,6 +44,70 @@ impl PairsStage {
     }
 }
 
+impl PairsStage {
+    fn card(&self, found: &[PreferencePair], report: &PairsReport) -> anyhow::Result<String> {
+        let made = [
+            "Preference pairs of a role-play testbed for the alignment of language agents: the prompt of a training \
+             question, an answer that keeps the supervisor's rule (chosen) and one that breaks it (rejected)."
+                .to_owned(),
+            format!(
+                "Both are a model's own samples ({} parameters): the question was asked with a line added that steers to \
+                 the wanted choice, up to {} times for each answer. The prompt here is without that line. Where no \
+                 sample had the wanted choice, {}.",
+                self.model.config.parameters(),
+                self.config.attempts,
+                match self.config.template_fallback {
+                    true => "the canonical answer stands in, and the source column says so",
+                    false => "the pair was left out",
+                }
+            ),
+        ];
+        let templates = |source: fn(&PreferencePair) -> AnswerSource| {
+            let all = found.iter().map(source);
+            all.filter(|s| *s == AnswerSource::Template).count()
+        };
+        let counts = [
+            ("questions asked".to_owned(), report.questions),
+            ("samples drawn".to_owned(), report.samples),
+            (
+                "samples without a readable choice".to_owned(),
+                report.invalid,
+            ),
+            ("samples that failed".to_owned(), report.failed),
+            (
+                "canonical answers among the chosen".to_owned(),
+                templates(|p| p.chosen_source),
+            ),
+            (
+                "canonical answers among the rejected".to_owned(),
+                templates(|p| p.rejected_source),
+            ),
+        ];
+        let mut settings = self.config();
+        settings["model"] = json!(self.model.identity());
+        let card = Card {
+            title: "Role-play preference pairs",
+            licence: None,
+            licence_words: "The prompts have the licence of the environments they were drawn from (Apache-2.0 for the \
+                            program's own). The answers were written by a model, whose licence says what they may be \
+                            used for.",
+            made: &made,
+            files: &[CardFile {
+                name: PAIRS,
+                split: "train",
+                rows: found.len(),
+            }],
+            schema: pairs::PAIRS_SCHEMA,
+            columns: &columns_of::<PreferencePair>()?,
+            meanings: pairs::PAIR_COLUMNS,
+            counts: &counts,
+            seed: self.seed,
+            settings: &settings,
+        };
+        Ok(card.to_markdown())
+    }
+}
+
 impl Stage for PairsStage {
     fn name(&self) -> String {
         self.name.clone()
@@ -51,7 +118,7 @@ impl Stage for PairsStage {
     }
 
     fn format(&self) -> u32 {
-        1
+        2
     }
 
     fn config(&self) -> Value {
@@ -106,6 +173,8 @@ impl Stage for PairsStage {
             &context.output("pairs.json"),
             serde_json::to_string_pretty(&report)?.as_bytes(),
         )?;
+        let card = self.card(&found, &report)?;
+        write_atomic(&context.output(CARD), card.as_bytes())?;
         Ok(())
     }
 }
