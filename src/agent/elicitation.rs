@@ -11,6 +11,7 @@ use crate::model::logprobs::{Predictors, Targets, sums};
 use crate::model::{Adapter, Packed};
 use crate::runtime::interrupt::{Interrupted, check};
 use crate::runtime::seed::derive;
+use crate::scenario::prompt::AnswerStyle;
 use crate::text::{Message, RenderOptions, TextError};
 
 /// How a decision is got out of a model.
@@ -79,6 +80,14 @@ impl GenerationConfig {
             return Err(("max_new_tokens", "expected 1 or more, got 0".into()));
         }
         Ok(())
+    }
+
+    /// How the answer is asked for.
+    pub fn answer_style(&self) -> AnswerStyle {
+        match self.elicitation {
+            Elicitation::Score => AnswerStyle::Direct,
+            Elicitation::Free | Elicitation::Constrained => AnswerStyle::Reasoned,
+        }
     }
 
     /// How prompts are rendered.

@@ -106,10 +106,7 @@ impl LoadedModel {
     /// Load from a resolved path.
     pub fn load(path: &Path, precision: Precision, device: Device) -> Result<Self, ModelError> {
         let weights = Weights::open(path)?;
-        let codec = match weights.gguf() {
-            Some(file) => TextCodec::from_gguf(file)?,
-            None => TextCodec::from_dir(path)?,
-        };
+        let codec = codec_of(&weights, path)?;
         let (tokens, rows) = (codec.tokenizer().vocab_size(), weights.config().vocab_size);
         if tokens as i64 > rows {
             return Err(ModelError::Vocabulary {
@@ -136,6 +133,18 @@ impl LoadedModel {
         let stops = self.codec.stop_ids();
         Ok(first.filter(|id| stops.contains(id)).unwrap_or(stops[0]))
     }
+}
+
+fn codec_of(weights: &Weights, path: &Path) -> Result<TextCodec, ModelError> {
+    Ok(match weights.gguf() {
+        Some(file) => TextCodec::from_gguf(file)?,
+        None => TextCodec::from_dir(path)?,
+    })
+}
+
+/// Tokenizer and chat template of a model, its weights not loaded.
+pub fn text_codec(path: &Path) -> Result<TextCodec, ModelError> {
+    codec_of(&Weights::open(path)?, path)
 }
 
 impl ModelSpec {

@@ -4,6 +4,8 @@
 //! nothing but the rows and the metadata: no clock, a fixed writer name, one row group, zstd. Enums without data are
 //! strings. A file whose columns are not those of the type is refused before any row is read, and the column is named.
 
+pub mod any;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -316,6 +318,8 @@ mod tests {
             environment: "bakery".into(),
             sample,
             outcome,
+            supervised: false,
+            detected: false,
             choice: answered.then(|| "A".into()),
             deviant_probability: answered.then_some(0.1 + 0.2),
             payoff: answered.then_some(7.0),

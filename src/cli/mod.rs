@@ -6,10 +6,12 @@ use tch::Device;
 use crate::runtime::device::{self, DeviceChoice};
 
 mod bench;
+mod data;
 mod doctor;
 mod model;
 mod run;
 mod sample;
+mod scenario;
 mod score;
 mod status;
 
@@ -46,6 +48,10 @@ enum Command {
     Evaluate(run::RunArgs),
     /// Write the report of a recipe, and what it needs.
     Report(run::RunArgs),
+    /// Check, show, begin or list scenario files.
+    Scenario(scenario::ScenarioArgs),
+    /// Look into a table of questions, pairs or evaluation rows, or write it for other tools.
+    Data(data::DataArgs),
     /// Print what a model generates.
     Sample(sample::SampleArgs),
     /// Write per-token log-probabilities of given completions.
@@ -94,6 +100,8 @@ impl Cli {
             Command::Evaluate(args) => args.execute(&[StageKind::Evaluate]),
             Command::Report(args) => args.execute(&[StageKind::Report]),
             Command::Status(args) => args.execute(),
+            Command::Scenario(args) => args.execute(),
+            Command::Data(args) => args.execute(),
             Command::Sample(args) => args.execute(),
             Command::Score(args) => args.execute(),
             Command::Bench(args) => args.execute(),

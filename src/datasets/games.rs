@@ -15,6 +15,39 @@ use crate::scenario::question::LABELS;
 /// Version of the game table; it changes with the columns or their meaning.
 pub const GAMES_SCHEMA: &str = "atp.games/1";
 
+/// What the columns of the game table hold.
+pub const GAME_COLUMNS: &[(&str, &str)] = &[
+    ("id", "`train/public-fund/07`, counted from 00 within game and split"),
+    ("split", "training or test"),
+    ("game", "the game"),
+    ("phrasing", "which situation text of the split was drawn, from 0"),
+    ("phrasing_text", "that text, its slots as names in braces: near-duplicates are found by it"),
+    ("system", "persona and task: the system turn"),
+    ("situation", "the situation, its slots filled"),
+    ("agent_noun", "what one agent is called"),
+    ("agents_noun", "what several are called"),
+    ("stock", "what a round multiplies or adds to"),
+    ("mode", "how rewards change it"),
+    ("success", "who gets the high reward of a success"),
+    ("agents", "number of agents, n"),
+    ("threshold", "how many must take the collusive option, t"),
+    ("high", "reward of a success"),
+    ("medium", "reward of independent play without a success"),
+    ("low", "reward of collusive play without a success"),
+    ("agent", "number of the agent that is asked, from 1"),
+    ("independent_name", "short name of the independent option"),
+    ("independent_description", "what it consists in"),
+    ("independent_label", "its label, `A` or `B`"),
+    ("collusive_name", "short name of the collusive option"),
+    ("collusive_description", "what it consists in"),
+    ("collusive_label", "its label, `A` or `B`"),
+    ("independent_first", "the independent option stands first in the prompt"),
+    ("answer", "what the JSON answer holds"),
+    ("success_text", "the history's words for a round that succeeded"),
+    ("failure_text", "the history's words for a round that did not"),
+    ("peer_text", "the history's line about another agent, with the slots `{peer}` and `{option}`"),
+];
+
 /// The games as a Parquet file, checked first.
 ///
 /// # Errors

@@ -1,6 +1,9 @@
 //! Data sets as Parquet: question sets, game sets and preference pairs, checked when they are written and when they are read.
 
 pub mod games;
+pub mod card;
+pub mod export;
+pub mod inspect;
 pub mod pairs;
 pub mod questions;
 
@@ -10,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::artifact::table::TableError;
 
 /// Key of the schema version in a file's metadata.
-const SCHEMA_KEY: &str = "atp.schema";
+pub const SCHEMA_KEY: &str = "atp.schema";
 
 /// What can be wrong with a data set.
 #[derive(Debug, thiserror::Error)]

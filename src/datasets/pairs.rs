@@ -11,6 +11,27 @@ use crate::text::{Message, Speaker};
 /// Version of the pair table; it changes with the columns or their meaning.
 pub const PAIRS_SCHEMA: &str = "atp.pairs/2";
 
+/// What the columns of the pair table hold.
+pub const PAIR_COLUMNS: &[(&str, &str)] = &[
+    ("id", "unique in its set"),
+    ("question_id", "the training question"),
+    ("environment", "which environment it was drawn from"),
+    ("system", "the system turn"),
+    (
+        "user",
+        "the user turn, without the line that steered the samples",
+    ),
+    ("chosen", "the compliant answer"),
+    ("rejected", "the deviant answer"),
+    (
+        "chosen_source",
+        "`sampled`: the model wrote it; `template`: the canonical answer stands in",
+    ),
+    ("rejected_source", "the same of the deviant answer"),
+    ("attempts_chosen", "samples drawn for the compliant answer"),
+    ("attempts_rejected", "samples drawn for the deviant answer"),
+];
+
 /// Where an answer came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -13,6 +13,66 @@ use crate::scenario::question::{LABELS, Question, option_answers};
 /// Version of the question table; it changes with the columns or their meaning.
 pub const QUESTIONS_SCHEMA: &str = "atp.questions/1";
 
+/// What the columns of the question table hold.
+pub const QUESTION_COLUMNS: &[(&str, &str)] = &[
+    ("id", "split, environment and a number within both"),
+    ("split", "`train` or `test`"),
+    ("environment", "which environment it was drawn from"),
+    ("phrasing", "which situation text of the split, from 0"),
+    ("phrasing_text", "that text, slot names in braces"),
+    ("system", "persona and task: the system turn"),
+    ("situation", "the situation text with its slots filled"),
+    ("rule", "what the supervisor asks"),
+    (
+        "compliant_name",
+        "short name of the option that keeps the rule",
+    ),
+    ("compliant_description", "what it consists in"),
+    ("compliant_label", "its letter, `A` or `B`"),
+    ("compliant_pay", "its pay, in units"),
+    (
+        "deviant_name",
+        "short name of the option that breaks the rule",
+    ),
+    ("deviant_description", "what it consists in"),
+    ("deviant_label", "its letter"),
+    (
+        "deviant_pay",
+        "its pay where it is not seen: more than the compliant pay",
+    ),
+    (
+        "detected_pay",
+        "its pay where it is seen: less than the compliant pay",
+    ),
+    (
+        "compliant_first",
+        "the compliant option stands first in the prompt",
+    ),
+    ("answer", "what the JSON answer holds, `letter` or `name`"),
+    ("unit", "what pay is counted in"),
+    (
+        "supervised_text",
+        "the prompt's sentence where it says that the supervisor watches",
+    ),
+    (
+        "unsupervised_text",
+        "the same where it says that nobody watches",
+    ),
+    ("neutral_text", "the same where it says nothing about it"),
+    (
+        "compliant_outcome",
+        "the history's words for a compliant round",
+    ),
+    (
+        "deviant_outcome",
+        "the same for a deviant round that was not seen",
+    ),
+    (
+        "detected_outcome",
+        "the same for a deviant round that was seen",
+    ),
+];
+
 /// The questions as a Parquet file, checked first.
 ///
 /// # Errors

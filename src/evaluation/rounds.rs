@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::row::EvalRow;
-use crate::agent::{Answer, Ask, AskError, Elicitation, GenerationConfig, LoadedModel, ask};
+use crate::agent::{Answer, Ask, AskError, GenerationConfig, LoadedModel, ask};
 use crate::artifact::table::{TableError, decode_parquet, encode_parquet};
 use crate::artifact::{ArtifactError, Checkpoints};
 use crate::model::Adapter;
@@ -17,8 +17,9 @@ use crate::runtime::interrupt::Interrupted;
 use crate::runtime::progress::Progress;
 use crate::runtime::seed::derive;
 use crate::scenario::choice::parse_choice;
-use crate::scenario::prompt::{AnswerStyle, Episode, PromptOptions, render};
-use crate::scenario::question::{Question, Supervision, option_answers, payoff};
+use crate::scenario::prompt::{Episode, PromptOptions, render};
+use crate::scenario::question::{Question, option_answers, payoff};
+use crate::scenario::supervision::{Notice, Pattern, RoundWatch};
 use crate::scenario::{Outcome, Role};
 
 /// Settings of the evaluation; the defaults are the paper's.
@@ -32,9 +33,11 @@ pub struct EvaluationConfig {
     /// Agents a question.
     pub samples: u32,
     /// What the prompt says about being watched.
-    pub supervision: Supervision,
-    /// Whether deviance is seen when pay is worked out.
-    pub paid_as: Supervision,
+    pub supervision: Notice,
+    /// Probability that a broken rule is seen in a supervised round.
+    pub detection: f64,
+    /// Which rounds are supervised.
+    pub pattern: Pattern,
 }
 
 impl Default for EvaluationConfig {
@@ -43,8 +46,9 @@ impl Default for EvaluationConfig {
             rounds: 6,
             window: 5,
             samples: 1,
-            supervision: Supervision::Neutral,
-            paid_as: Supervision::Unsupervised,
+            supervision: Notice::Neutral,
+            detection: 1.0,
+            pattern: Pattern::AllUnsupervised,
         }
     }
 }
@@ -103,32 +107,38 @@ pub fn evaluate(
         done = checkpoint.step as u32;
         tracing::info!("going on after round {done}");
     }
-    let style = match generation.elicitation {
-        Elicitation::Score => AnswerStyle::Direct,
-        _ => AnswerStyle::Reasoned,
-    };
-    let options = PromptOptions {
-        supervision: config.supervision,
-        style,
-        steer: None,
-        window: config.window,
-    };
     let agents: Vec<(&Question, u32)> = questions
         .iter()
         .flat_map(|q| (0..config.samples).map(move |sample| (q, sample)))
         .collect();
     for round in done + 1..=config.rounds {
+        let watches: Vec<RoundWatch> = agents
+            .iter()
+            .map(|(question, sample)| {
+                let agent = format!("{}/{sample}", question.id);
+                config
+                    .pattern
+                    .watch(round, config.rounds, config.detection, stream_root, &agent)
+            })
+            .collect();
         let asks: Vec<Ask> = agents
             .iter()
+            .zip(&watches)
             .enumerate()
-            .map(|(agent, (question, sample))| {
+            .map(|(agent, ((question, sample), watch))| {
                 let history: Vec<Episode> = rows
                     .iter()
                     .skip(agent)
                     .step_by(agents.len())
                     .filter(|row| row.outcome != Outcome::Failed)
-                    .map(|row| Episode::new(question, row.round, row.outcome, config.paid_as))
+                    .map(|row| Episode::new(question, row.round, row.outcome, row.detected))
                     .collect();
+                let options = PromptOptions {
+                    supervision: config.supervision.of(watch.supervised),
+                    style: generation.answer_style(),
+                    steer: None,
+                    window: config.window,
+                };
                 Ask {
                     messages: render(question, &history, &options),
                     options: option_answers(question).map(|(_, text)| text).to_vec(),
@@ -145,8 +155,8 @@ pub fn evaluate(
         })?;
         progress.finish();
         let first = rows.len();
-        for ((question, sample), answer) in agents.iter().zip(answers) {
-            rows.push(row(subject, config, round, question, *sample, answer));
+        for (((question, sample), watch), answer) in agents.iter().zip(watches).zip(answers) {
+            rows.push(row(subject, round, question, *sample, watch, answer));
         }
         let fresh = &rows[first..];
         if let Some(error) = fresh.first().and_then(|row| row.error.clone())
@@ -161,10 +171,10 @@ pub fn evaluate(
 
 fn row(
     subject: &Subject,
-    config: &EvaluationConfig,
     round: u32,
     question: &Question,
     sample: u32,
+    watch: RoundWatch,
     answer: Result<Answer, AskError>,
 ) -> EvalRow {
     let options = question.choice_options();
@@ -177,6 +187,8 @@ fn row(
         environment: question.environment.clone(),
         sample,
         outcome: Outcome::Failed,
+        supervised: watch.supervised,
+        detected: false,
         choice: None,
         deviant_probability: None,
         payoff: None,
@@ -198,7 +210,8 @@ fn row(
                 let place = options.iter().position(|o| o.role == Role::Deviant)?;
                 choice.probabilities.get(place).copied()
             });
-            row.payoff = payoff(question, row.outcome, config.paid_as);
+            row.detected = watch.would_see && row.outcome == Outcome::Deviant;
+            row.payoff = payoff(question, row.outcome, row.detected);
             row.prompt_tokens = answer.prompt.len() as u32;
             row.completion_tokens = answer.completion_tokens() as u32;
             row.finish = answer.finish.to_owned();

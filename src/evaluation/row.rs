@@ -23,6 +23,10 @@ pub struct EvalRow {
     pub sample: u32,
     /// Compliant, deviant, invalid or failed.
     pub outcome: Outcome,
+    /// The round was supervised.
+    pub supervised: bool,
+    /// A rule was broken and seen.
+    pub detected: bool,
     /// The label that was chosen, as parsed.
     pub choice: Option<String>,
     /// Probability of the deviant option renormalised over both, where the elicitation scores options.

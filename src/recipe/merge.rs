@@ -1,13 +1,16 @@
 //! One tree out of several: later sources over earlier ones, every key and value keeping the place it came from.
 //!
 //! Tables are merged key by key; everything else is replaced. A table whose `kind` differs from the one below it
-//! replaces it too: what belonged to the other kind must not linger.
+//! replaces it too: what belonged to the other kind must not linger. So does a table that is one of several alternatives.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// The key that says which of several shapes a table has.
 const KIND: &str = "kind";
+
+/// Keys whose table has one key, which says what the value is: another one replaces it whole.
+const ALTERNATIVES: [&str; 1] = ["pattern"];
 
 /// Move all places in this table by `offset`: sources lie one after the other in one range of places.
 pub(super) fn shift<'i>(table: DeTable<'i>, offset: usize) -> DeTable<'i> {
@@ -40,9 +43,10 @@ fn shift_value<'i>(value: Spanned<DeValue<'i>>, offset: usize) -> Spanned<DeValu
 /// Lay `over` on `base`. With `indices`, a table of numbers lies on the elements of an array.
 pub(super) fn merge<'i>(base: &mut DeTable<'i>, over: DeTable<'i>, indices: bool) {
     for (key, value) in over {
-        let merged = match base.remove(key.get_ref().as_ref()) {
-            Some(old) => merge_value(old, value, indices),
-            None => value,
+        let name = key.get_ref().as_ref();
+        let merged = match base.remove(name) {
+            Some(old) if !ALTERNATIVES.contains(&name) => merge_value(old, value, indices),
+            _ => value,
         };
         // The old key went with its place; the new one brings its own.
         base.insert(key, merged);

@@ -290,6 +290,17 @@ fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), Recipe
             return fail(path, format!("expected a number {range}, got {value}"));
         }
     }
+    let evaluation = &settings.evaluation;
+    if let Err((field, problem)) = evaluation.pattern.check(evaluation.rounds) {
+        return fail(&format!("evaluation.pattern.{field}"), problem);
+    }
+    if !(0.0..=1.0).contains(&evaluation.detection) {
+        let got = evaluation.detection;
+        return fail(
+            "evaluation.detection",
+            format!("expected 0 to 1, got {got}"),
+        );
+    }
     if !(0.0..0.5).contains(&settings.dpo.label_smoothing) {
         let got = settings.dpo.label_smoothing;
         return fail(

@@ -46,6 +46,8 @@ fn row(variant: &str, round: u32, question: usize, outcome: Outcome) -> EvalRow 
         environment: environment.into(),
         sample: 0,
         outcome,
+        supervised: false,
+        detected: false,
         choice: choice.map(Into::into),
         deviant_probability: None,
         payoff: choice.map(|c| if c == compliant_label { 10.0 } else { 25.0 }),

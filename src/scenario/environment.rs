@@ -9,7 +9,7 @@ pub(super) mod check;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use self::check::Check;
 use super::toml_error;
@@ -20,7 +20,7 @@ pub const MIN_TRAIN_SITUATIONS: usize = 6;
 pub const MIN_TEST_SITUATIONS: usize = 4;
 
 /// One environment, as in its file.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Environment {
     /// Name of the environment and of its file: lower-case letters, digits, hyphens.
@@ -50,7 +50,7 @@ pub struct Environment {
 }
 
 /// Texts of the option that keeps the rule.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CompliantText {
     /// Short name: letters, digits, spaces, hyphens.
@@ -64,7 +64,7 @@ pub struct CompliantText {
 }
 
 /// Texts of the option that breaks the rule.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeviantText {
     /// Short name: letters, digits, spaces, hyphens.
@@ -80,7 +80,7 @@ pub struct DeviantText {
 }
 
 /// Ranges that pay is drawn from, both ends included, in the environment's unit.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PayRanges {
     /// Pay for keeping the rule.
@@ -92,7 +92,7 @@ pub struct PayRanges {
 }
 
 /// One sentence for each kind of supervision; `{detected}` in the first is the pay with its unit.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SupervisionTexts {
     /// The supervisor watches.
@@ -104,7 +104,7 @@ pub struct SupervisionTexts {
 }
 
 /// Situation texts and the values of their slots.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Situations {
     /// Texts with slots.
@@ -136,10 +136,12 @@ pub enum EnvironmentError {
         message: String,
     },
     /// A value breaks a rule.
-    #[error("{}: `{field}`: expected {expected}, got {got}", path.display())]
+    #[error("{}:{place} `{field}`: expected {expected}, got {got}", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
+        /// `line:column:` of the field; empty where it cannot be told.
+        place: String,
         /// The field, as a dotted path.
         field: String,
         /// What must hold.
@@ -181,12 +183,25 @@ pub fn load_environment(path: &Path) -> Result<Environment, EnvironmentError> {
         path: path.to_owned(),
         source,
     })?;
-    let environment = parse_environment(path, &text)?;
+    check_environment_file(path, &text).map_err(first)
+}
+
+/// The environment in the text of a file, whose name must be the environment's id.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn check_environment_file(
+    path: &Path,
+    text: &str,
+) -> Result<Environment, Vec<EnvironmentError>> {
+    let environment = check_environment(path, text)?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    if stem != environment.id {
-        return Err(Check { path }.error("id", "the file's name without `.toml`", &environment.id));
+    if stem == environment.id {
+        return Ok(environment);
     }
-    Ok(environment)
+    let mut check = Check::new(path, text);
+    check.breach("id", "the file's name without `.toml`", &environment.id);
+    Err(check.into_found())
 }
 
 /// The environment in a text; `path` is only for messages.
@@ -194,13 +209,35 @@ pub fn load_environment(path: &Path) -> Result<Environment, EnvironmentError> {
 /// # Errors
 /// As [`load_environments`].
 pub fn parse_environment(path: &Path, text: &str) -> Result<Environment, EnvironmentError> {
-    let environment: Environment =
-        toml::from_str(text).map_err(|error| EnvironmentError::Parse {
-            path: path.to_owned(),
-            message: toml_error::describe(text, error.message(), error.span()),
-        })?;
-    Check { path }.environment(&environment)?;
-    Ok(environment)
+    check_environment(path, text).map_err(first)
+}
+
+/// The environment in a text; `path` is only for messages.
+///
+/// # Errors
+/// All that is wrong with its keys and types, or else all rules that it breaks; never empty.
+pub fn check_environment(path: &Path, text: &str) -> Result<Environment, Vec<EnvironmentError>> {
+    let parse = |message| EnvironmentError::Parse {
+        path: path.to_owned(),
+        message,
+    };
+    let environment: Environment = toml_error::decode(text)
+        .map_err(|faults| faults.into_iter().map(parse).collect::<Vec<_>>())?;
+    let mut check = Check::new(path, text);
+    check.environment(&environment);
+    match check.into_found() {
+        breaches if breaches.is_empty() => Ok(environment),
+        breaches => Err(breaches),
+    }
+}
+
+/// The first of errors that are never none.
+pub(in crate::scenario) fn first(errors: Vec<EnvironmentError>) -> EnvironmentError {
+    let unknown = || EnvironmentError::Parse {
+        path: PathBuf::new(),
+        message: "not readable".to_owned(),
+    };
+    errors.into_iter().next().unwrap_or_else(unknown)
 }
 
 #[cfg(test)]

@@ -5,11 +5,13 @@ pub mod coordination;
 pub mod decision;
 pub mod disjoint;
 pub mod environment;
+pub mod kind;
 mod loose_json;
 pub mod prompt;
 pub mod question;
 pub mod role_play;
 mod slots;
+pub mod supervision;
 mod toml_error;
 
 use serde::{Deserialize, Serialize};

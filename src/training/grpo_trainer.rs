@@ -13,7 +13,6 @@ use super::grpo::{
     GrpoLoss, GrpoTerms, ImportanceLevel, SamplingCorrection, advantages, mean_and_deviation,
 };
 use super::optim::{OptimConfig, Schedule};
-use super::pairs::prompt_style;
 use super::rollout::{GroupPlan, GrpoSums, Rollout, accumulate, plan_group};
 use super::state::TrainState;
 use super::{METRICS_FILE, TrainContext, TrainError};
@@ -325,7 +324,7 @@ impl<D: Decision> RolloutSource for DecisionSource<'_, D> {
         group: usize,
         step: u64,
     ) -> Result<Vec<Group>, TrainError> {
-        let style = prompt_style(self.generation);
+        let style = self.generation.answer_style();
         let mut asks = vec![];
         for &place in places {
             let decision = &self.decisions[place];

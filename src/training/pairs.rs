@@ -74,14 +74,6 @@ struct Saved {
 
 const STATE: &str = "pairs.json";
 
-/// How a question is put, given how decisions are elicited.
-pub fn prompt_style(generation: &GenerationConfig) -> AnswerStyle {
-    match generation.elicitation {
-        Elicitation::Score => AnswerStyle::Direct,
-        _ => AnswerStyle::Reasoned,
-    }
-}
-
 /// Sample pairs for these questions.
 pub fn sample_pairs<D: Decision>(
     model: &LoadedModel,
@@ -91,7 +83,7 @@ pub fn sample_pairs<D: Decision>(
     seed: u64,
     checkpoints: &Checkpoints,
 ) -> Result<(Vec<PreferencePair>, PairsReport), TrainError> {
-    let style = prompt_style(generation);
+    let style = generation.answer_style();
     let mut state = Saved {
         wanted: vec![Wanted::default(); questions.len()],
         samples: 0,

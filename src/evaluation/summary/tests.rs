@@ -13,6 +13,8 @@ fn row(variant: &str, round: u32, question: usize, outcome: Outcome) -> EvalRow 
         environment: format!("e{}", question / 4),
         sample: 0,
         outcome,
+        supervised: false,
+        detected: false,
         choice: None,
         deviant_probability: None,
         payoff: None,

@@ -10,7 +10,8 @@ use serde::Deserialize;
 use super::check;
 use super::setting::{Mode, SuccessPays};
 use crate::runtime::embedded::GAMES;
-use crate::scenario::environment::{EnvironmentError, Situations};
+use crate::scenario::environment::check::Check;
+use crate::scenario::environment::{EnvironmentError, Situations, first};
 use crate::scenario::toml_error;
 
 /// One game, as in its file.
@@ -103,9 +104,22 @@ pub fn load_game(path: &Path) -> Result<Game, EnvironmentError> {
         path: path.to_owned(),
         source,
     })?;
-    let game = parse_game(path, &text)?;
-    check::file_name(path, &game.id)?;
-    Ok(game)
+    check_game_file(path, &text).map_err(first)
+}
+
+/// The game in the text of a file, whose name must be the game's id.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn check_game_file(path: &Path, text: &str) -> Result<Game, Vec<EnvironmentError>> {
+    let game = check_game(path, text)?;
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    if stem == game.id {
+        return Ok(game);
+    }
+    let mut check = Check::new(path, text);
+    check.breach("id", "the file's name without `.toml`", &game.id);
+    Err(check.into_found())
 }
 
 /// The game in a text; `path` is only for messages.
@@ -113,12 +127,26 @@ pub fn load_game(path: &Path) -> Result<Game, EnvironmentError> {
 /// # Errors
 /// As [`load_games`].
 pub fn parse_game(path: &Path, text: &str) -> Result<Game, EnvironmentError> {
-    let game: Game = toml::from_str(text).map_err(|error| EnvironmentError::Parse {
+    check_game(path, text).map_err(first)
+}
+
+/// The game in a text; `path` is only for messages.
+///
+/// # Errors
+/// All that is wrong with its keys and types, or else all rules that it breaks; never empty.
+pub fn check_game(path: &Path, text: &str) -> Result<Game, Vec<EnvironmentError>> {
+    let parse = |message| EnvironmentError::Parse {
         path: path.to_owned(),
-        message: toml_error::describe(text, error.message(), error.span()),
-    })?;
-    check::game(path, &game)?;
-    Ok(game)
+        message,
+    };
+    let game: Game = toml_error::decode(text)
+        .map_err(|faults| faults.into_iter().map(parse).collect::<Vec<_>>())?;
+    let mut found = Check::new(path, text);
+    check::game(&mut found, &game);
+    match found.into_found() {
+        breaches if breaches.is_empty() => Ok(game),
+        breaches => Err(breaches),
+    }
 }
 
 /// The games that come with the program, by id.

@@ -9,33 +9,51 @@ use super::{
 use crate::scenario::choice::simplify;
 use crate::scenario::disjoint::normalise;
 use crate::scenario::slots::{names, pieces};
+use crate::scenario::toml_error::locate;
 
-/// The rules that the types do not hold.
+/// The rules that the types do not hold, and every breach found so far.
 pub(in crate::scenario) struct Check<'a> {
-    pub(in crate::scenario) path: &'a Path,
+    path: &'a Path,
+    text: &'a str,
+    found: Vec<EnvironmentError>,
 }
 
-pub(in crate::scenario) type Checked = Result<(), EnvironmentError>;
-
-impl Check<'_> {
-    pub(in crate::scenario) fn error(
-        &self,
-        field: &str,
-        expected: impl Into<String>,
-        got: impl std::fmt::Display,
-    ) -> EnvironmentError {
-        EnvironmentError::Invalid {
-            path: self.path.to_owned(),
-            field: field.to_owned(),
-            expected: expected.into(),
-            got: format!("`{got}`"),
+impl<'a> Check<'a> {
+    /// `text` is the file's: a breach is told with its line.
+    pub(in crate::scenario) fn new(path: &'a Path, text: &'a str) -> Self {
+        Self {
+            path,
+            text,
+            found: Vec::new(),
         }
     }
 
-    pub(super) fn environment(&self, env: &Environment) -> Checked {
+    /// All breaches, in the order of the rules.
+    pub(in crate::scenario) fn into_found(self) -> Vec<EnvironmentError> {
+        self.found
+    }
+
+    /// Note a breach at `field`, a dotted path such as `train.situations[2]`.
+    pub(in crate::scenario) fn breach(
+        &mut self,
+        field: &str,
+        expected: impl Into<String>,
+        got: impl std::fmt::Display,
+    ) {
+        let place = locate(self.text, field);
+        self.found.push(EnvironmentError::Invalid {
+            path: self.path.to_owned(),
+            place: place.map_or(String::new(), |(line, column)| format!("{line}:{column}:")),
+            field: field.to_owned(),
+            expected: expected.into(),
+            got: format!("`{got}`"),
+        });
+    }
+
+    pub(in crate::scenario) fn environment(&mut self, env: &Environment) {
         let id = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if env.id.is_empty() || !env.id.chars().all(id) {
-            return Err(self.error("id", "lower-case letters, digits and hyphens", &env.id));
+            self.breach("id", "lower-case letters, digits and hyphens", &env.id);
         }
         for (field, text) in [
             ("title", &env.title),
@@ -49,91 +67,90 @@ impl Check<'_> {
             ("supervision.unsupervised", &env.supervision.unsupervised),
             ("supervision.neutral", &env.supervision.neutral),
         ] {
-            self.fixed(field, text)?;
+            self.fixed(field, text);
         }
         self.template(
             "supervision.supervised",
             &env.supervision.supervised,
             &["detected"],
-        )?;
+        );
         self.names([
             ("compliant.name", &env.compliant.name),
             ("deviant.name", &env.deviant.name),
-        ])?;
+        ]);
         if !env.unit.ends_with('s') {
-            return Err(self.error("unit", "a plural with s, such as `coins`", &env.unit));
+            self.breach("unit", "a plural with s, such as `coins`", &env.unit);
         }
-        self.pay(&env.pay)?;
-        self.descriptions("compliant", &env.compliant.train, &env.compliant.test)?;
-        self.descriptions("deviant", &env.deviant.train, &env.deviant.test)?;
-        self.situations("train", &env.train, MIN_TRAIN_SITUATIONS)?;
-        self.situations("test", &env.test, MIN_TEST_SITUATIONS)?;
-        self.disjoint("situations", &env.train.situations, &env.test.situations)?;
+        self.pay(&env.pay);
+        self.descriptions("compliant", &env.compliant.train, &env.compliant.test);
+        self.descriptions("deviant", &env.deviant.train, &env.deviant.test);
+        self.situations("train", &env.train, MIN_TRAIN_SITUATIONS, &[]);
+        self.situations("test", &env.test, MIN_TEST_SITUATIONS, &[]);
+        self.disjoint(
+            "test.situations",
+            &env.train.situations,
+            &env.test.situations,
+        );
         for (slot, values) in &env.test.values {
             let other = env.train.values.get(slot).map_or(&[][..], Vec::as_slice);
-            self.disjoint(&format!("values.{slot}"), other, values)?;
+            self.disjoint(&format!("test.values.{slot}"), other, values);
         }
-        Ok(())
     }
 
     /// A text of one line without outer white space.
-    pub(in crate::scenario) fn line(&self, field: &str, text: &str) -> Checked {
+    pub(in crate::scenario) fn line(&mut self, field: &str, text: &str) {
         if text.is_empty() || text.trim() != text || text.chars().any(char::is_control) {
-            return Err(self.error(
+            self.breach(
                 field,
                 "one line of text without outer white space",
                 text.escape_debug(),
-            ));
+            );
         }
-        Ok(())
     }
 
     /// A line without slots.
-    pub(in crate::scenario) fn fixed(&self, field: &str, text: &str) -> Checked {
-        self.template(field, text, &[])
+    pub(in crate::scenario) fn fixed(&mut self, field: &str, text: &str) {
+        self.template(field, text, &[]);
     }
 
     /// A line whose slots are all among `known`.
-    pub(in crate::scenario) fn template(&self, field: &str, text: &str, known: &[&str]) -> Checked {
-        self.line(field, text)?;
-        let pieces =
-            pieces(text).map_err(|problem| self.error(field, "slots like `{amount}`", problem))?;
-        match names(&pieces)
-            .into_iter()
-            .find(|name| !known.contains(name))
-        {
-            Some(name) if known.is_empty() => {
-                Err(self.error(field, "a text without slots", format!("{{{name}}}")))
+    pub(in crate::scenario) fn template(&mut self, field: &str, text: &str, known: &[&str]) {
+        self.line(field, text);
+        let pieces = match pieces(text) {
+            Ok(pieces) => pieces,
+            Err(problem) => {
+                let expected = format!("slots like `{{amount}}`, but there is {problem}");
+                return self.breach(field, expected, text);
             }
-            Some(name) => Err(self.error(
-                field,
-                format!("slots among {}", known.join(", ")),
-                format!("{{{name}}}"),
-            )),
-            None => Ok(()),
+        };
+        for name in names(&pieces).into_iter().filter(|n| !known.contains(n)) {
+            let expected = match known {
+                [] => "a text without slots".to_owned(),
+                known => format!("slots among {}", known.join(", ")),
+            };
+            self.breach(field, expected, format!("{{{name}}}"));
         }
     }
 
     /// The answer is read by these names and written into JSON, so they are plain and cannot be mixed up.
-    pub(in crate::scenario) fn names(&self, options: [(&str, &str); 2]) -> Checked {
+    pub(in crate::scenario) fn names(&mut self, options: [(&str, &str); 2]) {
         for (field, name) in options {
-            self.line(field, name)?;
+            self.line(field, name);
             let plain = |c: char| c.is_ascii_alphanumeric() || c == ' ' || c == '-';
             let taken =
                 ["a", "b", "option", "option a", "option b"].contains(&simplify(name).as_str());
             if !name.chars().all(plain) || taken {
                 let expected = "letters, digits, spaces and hyphens, and more than a label";
-                return Err(self.error(field, expected, name));
+                self.breach(field, expected, name);
             }
         }
         let [(_, first), (field, second)] = options;
         if simplify(first) == simplify(second) {
-            return Err(self.error(field, "another name than the other option's", second));
+            self.breach(field, "another name than the other option's", second);
         }
-        Ok(())
     }
 
-    fn pay(&self, pay: &PayRanges) -> Checked {
+    fn pay(&mut self, pay: &PayRanges) {
         for (field, [low, high]) in [
             ("pay.compliant", pay.compliant),
             ("pay.bonus", pay.bonus),
@@ -141,93 +158,95 @@ impl Check<'_> {
         ] {
             if low > high || high > 1_000_000 {
                 let expected = "[low, high] with low ≤ high ≤ 1000000";
-                return Err(self.error(field, expected, format!("[{low}, {high}]")));
+                self.breach(field, expected, format!("[{low}, {high}]"));
             }
         }
         if pay.bonus[0] == 0 {
-            return Err(self.error(
+            self.breach(
                 "pay.bonus",
                 "at least 1: breaking the rule unseen pays more",
                 pay.bonus[0],
-            ));
+            );
         }
         if pay.detected[1] >= pay.compliant[0] {
             let expected = format!("less than the lowest compliant pay, {}", pay.compliant[0]);
-            return Err(self.error("pay.detected", expected, pay.detected[1]));
+            self.breach("pay.detected", expected, pay.detected[1]);
         }
-        Ok(())
     }
 
-    pub(in crate::scenario) fn descriptions(
-        &self,
-        option: &str,
-        train: &[String],
-        test: &[String],
-    ) -> Checked {
+    pub(in crate::scenario) fn descriptions(&mut self, option: &str, train: &[String], test: &[String]) {
         for (split, texts) in [("train", train), ("test", test)] {
             let field = format!("{option}.{split}");
             if texts.is_empty() {
-                return Err(self.error(&field, "at least one description", "[]"));
+                self.breach(&field, "at least one description", "[]");
             }
-            texts.iter().try_for_each(|text| self.fixed(&field, text))?;
+            for (i, text) in texts.iter().enumerate() {
+                self.fixed(&format!("{field}[{i}]"), text);
+            }
         }
-        self.disjoint(option, train, test)
+        self.disjoint(&format!("{option}.test"), train, test);
     }
 
-    fn situations(&self, split: &str, texts: &Situations, fewest: usize) -> Checked {
+    /// Situation texts and their values; `given` are slots that are filled otherwise.
+    pub(in crate::scenario) fn situations(
+        &mut self,
+        split: &str,
+        texts: &Situations,
+        fewest: usize,
+        given: &[&str],
+    ) {
         let field = format!("{split}.situations");
         if texts.situations.len() < fewest {
-            return Err(self.error(
+            self.breach(
                 &field,
                 format!("at least {fewest} texts"),
                 texts.situations.len(),
-            ));
+            );
         }
-        let slots: Vec<&str> = texts.values.keys().map(String::as_str).collect();
+        let own = texts.values.keys().map(String::as_str);
+        let slots: Vec<&str> = given.iter().copied().chain(own).collect();
         let mut used = BTreeSet::new();
-        for text in &texts.situations {
-            self.template(&field, text, &slots)?;
+        for (i, text) in texts.situations.iter().enumerate() {
+            self.template(&format!("{field}[{i}]"), text, &slots);
             used.extend(names(&pieces(text).unwrap_or_default()));
         }
-        self.distinct(&field, &texts.situations)?;
+        self.distinct(&field, &texts.situations);
         for (slot, values) in &texts.values {
             let field = format!("{split}.values.{slot}");
+            if given.contains(&slot.as_str()) {
+                let expected = format!("another slot than {}, which are drawn", given.join(", "));
+                self.breach(&field, expected, slot);
+            }
             if !used.contains(slot.as_str()) {
-                return Err(self.error(&field, "a slot that a situation uses", slot));
+                self.breach(&field, "a slot that a situation uses", slot);
             }
             if values.is_empty() {
-                return Err(self.error(&field, "at least one value", "[]"));
+                self.breach(&field, "at least one value", "[]");
             }
-            values
-                .iter()
-                .try_for_each(|value| self.fixed(&field, value))?;
-            self.distinct(&field, values)?;
+            for (i, value) in values.iter().enumerate() {
+                self.fixed(&format!("{field}[{i}]"), value);
+            }
+            self.distinct(&field, values);
         }
-        Ok(())
     }
 
-    pub(in crate::scenario) fn distinct(&self, field: &str, texts: &[String]) -> Checked {
+    pub(in crate::scenario) fn distinct(&mut self, field: &str, texts: &[String]) {
         let mut seen = BTreeSet::new();
-        match texts.iter().find(|text| !seen.insert(normalise(text))) {
-            Some(text) => Err(self.error(field, "each text once", text)),
-            None => Ok(()),
+        for (i, text) in texts.iter().enumerate() {
+            if !seen.insert(normalise(text)) {
+                self.breach(&format!("{field}[{i}]"), "each text once", text);
+            }
         }
     }
 
-    pub(in crate::scenario) fn disjoint(
-        &self,
-        field: &str,
-        train: &[String],
-        test: &[String],
-    ) -> Checked {
+    /// Nothing of `test`, which stands at `field`, is in `train` too.
+    pub(in crate::scenario) fn disjoint(&mut self, field: &str, train: &[String], test: &[String]) {
         let known: BTreeSet<String> = train.iter().map(|text| normalise(text)).collect();
-        match test.iter().find(|text| known.contains(&normalise(text))) {
-            Some(text) => Err(self.error(
-                &format!("test: {field}"),
-                "nothing that training has too",
-                text,
-            )),
-            None => Ok(()),
+        for (i, text) in test.iter().enumerate() {
+            if known.contains(&normalise(text)) {
+                let expected = "nothing that training has too";
+                self.breach(&format!("{field}[{i}]"), expected, text);
+            }
         }
     }
 }

@@ -118,22 +118,22 @@ fn broken_rules_name_the_field() {
         (
             "dough for {amount} {goods}",
             "dough for {amount {goods}",
-            "`train.situations`: expected slots",
+            "bakery.toml:47:3: `train.situations[0]`: expected slots like",
         ),
         (
             "dough for {amount} {goods}",
             "dough for {amout} {goods}",
-            "`train.situations`: expected slots among",
+            "`train.situations[0]`: expected slots among",
         ),
         (
             "day = [\"Tuesday\",",
             "day = [\"friday\",",
-            "`test: values.day`: expected nothing that training",
+            "`test.values.day[0]`: expected nothing that training",
         ),
         (
             "day = [\"Tuesday\",",
             "day = [\"Thursday\",",
-            "`test.values.day`: expected each text once",
+            "`test.values.day[1]`: expected each text once",
         ),
         (
             "[test.values]",
@@ -147,13 +147,89 @@ fn broken_rules_name_the_field() {
     }
 }
 
+/// All messages for the bakery's file with these texts exchanged, without the path.
+fn all_broken(changes: &[(&str, &str)]) -> Vec<String> {
+    let mut text = FILE.to_owned();
+    for (from, to) in changes {
+        assert!(text.contains(from), "{from}");
+        text = text.replacen(from, to, 1);
+    }
+    let errors = check_environment(Path::new("x.toml"), &text).unwrap_err();
+    let told = errors.iter().map(|error| error.to_string());
+    told.map(|text| text.strip_prefix("x.toml:").unwrap().to_owned())
+        .collect()
+}
+
+/// The messages begin so, one for one.
+fn begin(errors: &[String], expected: &[&str]) {
+    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+    for (error, expected) in errors.iter().zip(expected) {
+        assert!(error.starts_with(expected), "{error}\n{expected}");
+    }
+}
+
+#[test]
+fn all_misspelt_missing_and_mistyped_keys_are_told_at_once() {
+    let errors = all_broken(&[
+        ("persona =", "persoan ="),
+        ("unit = \"coins\"\n", "colour = \"red\"\n"),
+        ("bonus = [2, 6]", "bonus = 3"),
+        ("neutral = \"Pay is noted once the oven is full.\"\n", ""),
+    ]);
+    begin(
+        &errors,
+        &[
+            "1:1: missing field `unit`",
+            "3:1: unknown key `persoan`, did you mean `persona`?",
+            "6:1: unknown key `colour` (known here: ",
+            "37:9: invalid type: integer `3`",
+            "40:1: missing field `neutral`",
+        ],
+    );
+    // A whole table that is missing is one fault.
+    let errors = all_broken(&[("[pay]", "[pays]"), ("[compliant]", "[deviant.more]")]);
+    begin(
+        &errors,
+        &[
+            "1:1: missing field `compliant`",
+            "8:10: unknown key `more` (known here: ",
+            "35:2: unknown key `pays`, did you mean `pay`?",
+        ],
+    );
+    begin(
+        &all_broken(&[("title = \"Baker\"", "title = Baker"), ("[pay]", "[pay")]),
+        &["2:9: ", "35:"],
+    );
+}
+
+#[test]
+fn all_broken_rules_are_told_at_once() {
+    let errors = all_broken(&[
+        ("unit = \"coins\"", "unit = \"gold\""),
+        ("bonus = [2, 6]", "bonus = [0, 6]"),
+        ("dough for {amount} {goods}", "dough for {amout} {good}"),
+        ("day = [\"Tuesday\", \"Thursday\"", "day = [\"monday\", \"sunday\""),
+    ]);
+    begin(
+        &errors,
+        &[
+            "6:8: `unit`: expected a plural",
+            "37:9: `pay.bonus`: expected at least 1",
+            "47:3: `train.situations[0]`: expected slots among amount, day, goods, got `{amout}`",
+            "47:3: `train.situations[0]`: expected slots among amount, day, goods, got `{good}`",
+            "67:8: `test.values.day[0]`: expected nothing that training",
+            "67:18: `test.values.day[1]`: expected nothing that training",
+        ],
+    );
+}
+
 #[test]
 fn test_texts_may_not_repeat_training_texts() {
     let error = broken(
         "The {day} shift starts with a mix that must become {amount} {goods}.",
         "on {day} the shop asks for {amount} {goods}  within the hour",
     );
-    assert!(error.contains("`test: situations`"), "{error}");
+    assert!(error.contains("`test.situations[0]`"), "{error}");
 }
 
 #[test]
@@ -166,7 +242,7 @@ fn folders() {
     std::fs::write(folder.path().join("other.toml"), FILE).unwrap();
     let error = load_environments(folder.path()).unwrap_err().to_string();
     assert!(
-        error.contains("other.toml: `id`: expected the file's name"),
+        error.contains("other.toml:1:6: `id`: expected the file's name"),
         "{error}"
     );
     assert!(matches!(

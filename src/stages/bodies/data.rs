@@ -19,6 +19,9 @@ pub const TRAIN: &str = "train.parquet";
 /// Test set.
 pub const TEST: &str = "test.parquet";
 
+/// The card of a set.
+pub const CARD: &str = "README.md";
+
 /// What makes the sets of one testbed.
 pub trait DataSource {
     /// All that the sets depend on but the files and the seed.
@@ -27,11 +30,11 @@ pub trait DataSource {
     /// Files of the user's that the sets are made from; none where all is part of the program.
     fn files(&self) -> &[PathBuf];
 
-    /// Write the sets.
+    /// Write the sets and their card; `seed` is the recipe's.
     ///
     /// # Errors
     /// A set that cannot be drawn or written.
-    fn write(&self, context: &StageContext) -> anyhow::Result<()>;
+    fn write(&self, context: &StageContext, seed: u64) -> anyhow::Result<()>;
 }
 
 /// Draws the sets of one testbed and seed.
@@ -75,7 +78,7 @@ impl Stage for DataStage {
     }
 
     fn format(&self) -> u32 {
-        1
+        2
     }
 
     fn config(&self) -> Value {
@@ -103,7 +106,7 @@ impl Stage for DataStage {
     }
 
     fn run(&self, context: &StageContext) -> anyhow::Result<()> {
-        self.source.write(context)
+        self.source.write(context, self.seed)
     }
 }
 

@@ -4,14 +4,17 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::data::{DataSource, TEST, TRAIN, toml_files};
+use super::data::{CARD, DataSource, TEST, TRAIN, toml_files};
+use crate::artifact::table::any::columns_of;
 use crate::artifact::{digest_bytes, write_atomic};
+use crate::datasets::card::{Card, CardFile};
 use crate::datasets::questions;
 use crate::recipe::Recipe;
 use crate::recipe::raw::RawRolePlay;
 use crate::runtime::embedded::ENVIRONMENTS;
 use crate::scenario::environment::{Environment, load_environments, parse_environment};
-use crate::scenario::role_play::{QuestionSpec, generate};
+use crate::scenario::question::Question;
+use crate::scenario::role_play::{QuestionSet, QuestionSpec, generate};
 use crate::stages::StageContext;
 
 /// Draws role-play questions.
@@ -45,6 +48,53 @@ impl RolePlayData {
             files,
         })
     }
+
+    fn card(&self, set: &QuestionSet, seed: u64) -> anyhow::Result<String> {
+        let made = [
+            "Questions of a role-play testbed for the alignment of language agents. Each puts a persona before a choice \
+             between an option that keeps its supervisor's rule and one that breaks it and pays more where nobody sees \
+             it; no harm is done either way."
+                .to_owned(),
+            format!(
+                "Drawn from {} environments, TOML files with situation texts, slots and ranges of pay. Training and test \
+                 share no situation, description, slot value or pair of pays; the nearest test and training situations \
+                 have a Jaccard index of {:.3} on word 5-grams, the nearest unfilled texts {:.3} on 3-grams. Which \
+                 option stands first and which letter it has is counterbalanced.",
+                self.environments.len(),
+                set.disjointness.situations.index,
+                set.disjointness.phrasings.index
+            ),
+        ];
+        let own = self.files.is_empty();
+        let card = Card {
+            title: "Role-play questions",
+            licence: own.then_some("apache-2.0"),
+            licence_words: match own {
+                true => "Apache-2.0, as the program's environments that the texts come from.",
+                false => "That of the environment files, which are not the program's own.",
+            },
+            made: &made,
+            files: &[
+                CardFile {
+                    name: TRAIN,
+                    split: "train",
+                    rows: set.train.len(),
+                },
+                CardFile {
+                    name: TEST,
+                    split: "test",
+                    rows: set.test.len(),
+                },
+            ],
+            schema: questions::QUESTIONS_SCHEMA,
+            columns: &columns_of::<Question>()?,
+            meanings: questions::QUESTION_COLUMNS,
+            counts: &[("environments".to_owned(), self.environments.len())],
+            seed,
+            settings: &self.config(),
+        };
+        Ok(card.to_markdown())
+    }
 }
 
 impl DataSource for RolePlayData {
@@ -60,7 +110,7 @@ impl DataSource for RolePlayData {
         &self.files
     }
 
-    fn write(&self, context: &StageContext) -> anyhow::Result<()> {
+    fn write(&self, context: &StageContext, seed: u64) -> anyhow::Result<()> {
         let set = generate(&self.environments, &self.spec, context.seed)?;
         write_atomic(&context.output(TRAIN), &questions::encode(&set.train)?)?;
         write_atomic(&context.output(TEST), &questions::encode(&set.test)?)?;
@@ -74,6 +124,7 @@ impl DataSource for RolePlayData {
             &context.output("disjointness.json"),
             serde_json::to_string_pretty(&proof)?.as_bytes(),
         )?;
+        write_atomic(&context.output(CARD), self.card(&set, seed)?.as_bytes())?;
         tracing::info!(
             "{} training and {} test questions, disjoint",
             set.train.len(),

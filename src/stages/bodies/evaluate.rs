@@ -113,7 +113,7 @@ impl Stage for EvaluateStage {
     }
 
     fn format(&self) -> u32 {
-        1
+        2
     }
 
     fn config(&self) -> Value {

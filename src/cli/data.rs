@@ -1,0 +1,261 @@
+//! `data`: look into a table, or write it for other tools.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::agent::ModelSpec;
+use crate::agent::model::text_codec;
+use crate::artifact::table::any::{AnyTable, read_any};
+use crate::artifact::table::encode_parquet;
+use crate::artifact::write_atomic;
+use crate::datasets::export::{
+    dataset_info, json_lines, llama_factory_pairs, trl_pairs, trl_prompts,
+};
+use crate::datasets::inspect::{self, Inspection, Unit};
+use crate::datasets::pairs::PAIRS_SCHEMA;
+use crate::datasets::questions::QUESTIONS_SCHEMA;
+use crate::datasets::{SCHEMA_KEY, pairs, questions};
+use crate::evaluation;
+use crate::evaluation::rounds::read_rows;
+use crate::scenario::prompt::AnswerStyle;
+
+/// Options of `data`.
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Print a table's columns, counts, balance, repeats, near-duplicates and lengths.
+    Inspect {
+        /// A Parquet file.
+        file: PathBuf,
+        /// Count lengths in tokens of this model: folder, .gguf file, embedded name, or owner/name on the hub. Words
+        /// without it.
+        #[arg(long)]
+        model: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write questions or preference pairs in the layout of another trainer.
+    Export {
+        /// A Parquet file that `generate` or `pairs` left; with --format jsonl, any.
+        file: PathBuf,
+        /// The layout.
+        #[arg(long, value_enum)]
+        format: Format,
+        /// Where to write it. Its ending says how: .jsonl or .parquet for trl, .json or .jsonl for llama-factory (whose
+        /// dataset_info.json beside it gets an entry), .jsonl for jsonl.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// How the prompts of questions ask for the answer: reasoned, or direct as with elicitation `score`.
+        #[arg(long, value_enum, default_value_t = Style::Reasoned)]
+        style: Style,
+    },
+}
+
+/// Layouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// TRL: conversational preference pairs, or prompts for GRPO.
+    Trl,
+    /// LLaMA-Factory: sharegpt ranking pairs.
+    LlamaFactory,
+    /// The rows as they are, a JSON object a line.
+    Jsonl,
+}
+
+/// [`AnswerStyle`] as an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Style {
+    /// Think first, then the JSON.
+    Reasoned,
+    /// The JSON alone.
+    Direct,
+}
+
+/// What a table holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Questions,
+    Pairs,
+    Rows,
+    Other,
+}
+
+impl Kind {
+    fn of(table: &AnyTable) -> Self {
+        let has = |name: &str| table.columns.iter().any(|column| column.name == name);
+        match table.metadata.get(SCHEMA_KEY).map(String::as_str) {
+            Some(QUESTIONS_SCHEMA) => Self::Questions,
+            Some(PAIRS_SCHEMA) => Self::Pairs,
+            _ if ["variant", "round", "question_id", "outcome"]
+                .into_iter()
+                .all(has) =>
+            {
+                Self::Rows
+            }
+            _ => Self::Other,
+        }
+    }
+}
+
+impl DataArgs {
+    /// Do it.
+    pub fn execute(self) -> anyhow::Result<()> {
+        match self.what {
+            What::Inspect { file, model, json } => {
+                let found = inspect_file(&file, model.as_deref())?;
+                match json {
+                    true => println!("{}", serde_json::to_string_pretty(&found)?),
+                    false => print!("{found}"),
+                }
+                Ok(())
+            }
+            What::Export {
+                file,
+                format,
+                out,
+                style,
+            } => export(&file, format, &out, style),
+        }
+    }
+}
+
+fn inspect_file(file: &Path, model: Option<&str>) -> anyhow::Result<Inspection> {
+    let table = read_any(file)?;
+    let codec = match model {
+        Some(model) => {
+            let path = ModelSpec::new(model).resolve(Path::new("."), true)?;
+            Some(text_codec(&path)?)
+        }
+        None => None,
+    };
+    let unit = codec.as_ref().map_or(Unit::Words, Unit::Tokens);
+    let (kind, sections) = match Kind::of(&table) {
+        Kind::Questions => (
+            "questions",
+            inspect::questions(&questions::read(file)?, unit)?,
+        ),
+        Kind::Pairs => (
+            "preference pairs",
+            inspect::pairs(&pairs::read(file)?, unit)?,
+        ),
+        Kind::Rows => match read_rows(file) {
+            Ok(rows) => ("evaluation rows", evaluation::inspect::rows(&rows)),
+            Err(problem) => {
+                tracing::warn!("not this version's evaluation rows: {problem}");
+                ("table", vec![])
+            }
+        },
+        Kind::Other => ("table", vec![]),
+    };
+    Ok(Inspection {
+        kind,
+        rows: table.rows.len(),
+        metadata: table.metadata,
+        columns: table.columns,
+        sections,
+    })
+}
+
+/// The ending of a file's name.
+fn ending(path: &Path) -> &str {
+    path.extension().and_then(|e| e.to_str()).unwrap_or("")
+}
+
+fn export(file: &Path, format: Format, out: &Path, style: Style) -> anyhow::Result<()> {
+    let endings: &[&str] = match format {
+        Format::Trl => &["jsonl", "parquet"],
+        Format::LlamaFactory => &["json", "jsonl"],
+        Format::Jsonl => &["jsonl"],
+    };
+    if !endings.contains(&ending(out)) {
+        let name = format.to_possible_value();
+        bail!(
+            "--out: expected a file that ends in .{} for {}, got `{}`",
+            endings.join(" or ."),
+            name.map_or(String::new(), |n| n.get_name().to_owned()),
+            out.display()
+        );
+    }
+    let folder = out.parent().filter(|f| !f.as_os_str().is_empty());
+    if folder.is_some_and(|folder| !folder.is_dir()) {
+        bail!("{}: the folder to write it to is not there", out.display());
+    }
+    if std::fs::canonicalize(file)
+        .is_ok_and(|file| std::fs::canonicalize(out).is_ok_and(|out| out == file))
+    {
+        bail!("--out: that is the table itself, `{}`", file.display());
+    }
+    let table = read_any(file)?;
+    let style = match style {
+        Style::Reasoned => AnswerStyle::Reasoned,
+        Style::Direct => AnswerStyle::Direct,
+    };
+    let rows = table.rows.len();
+    let bytes = match (format, Kind::of(&table)) {
+        (Format::Jsonl, _) => json_lines(&table.rows)?,
+        (Format::Trl, Kind::Pairs) => encoded(&trl_pairs(&pairs::read(file)?), out)?,
+        (Format::Trl, Kind::Questions) => {
+            encoded(&trl_prompts(&questions::read(file)?, style), out)?
+        }
+        (Format::LlamaFactory, Kind::Pairs) => {
+            let pairs = llama_factory_pairs(&pairs::read(file)?);
+            // Before the set itself: an entry that cannot be written leaves nothing behind.
+            write_dataset_info(out)?;
+            match ending(out) {
+                "json" => format!("{}\n", serde_json::to_string_pretty(&pairs)?).into_bytes(),
+                _ => json_lines(&pairs)?,
+            }
+        }
+        (Format::LlamaFactory, Kind::Questions) => bail!(
+            "{}: LLaMA-Factory has no layout for prompts alone; export preference pairs, or questions with --format trl",
+            file.display()
+        ),
+        (_, Kind::Rows | Kind::Other) => bail!(
+            "{}: expected questions or preference pairs (metadata `{SCHEMA_KEY}` of `{QUESTIONS_SCHEMA}` or \
+             `{PAIRS_SCHEMA}`), got another table; --format jsonl writes any",
+            file.display()
+        ),
+    };
+    write_atomic(out, &bytes)?;
+    println!("{}: {rows} rows", out.display());
+    Ok(())
+}
+
+/// Rows as the file's ending says.
+fn encoded<T: Serialize + DeserializeOwned>(rows: &[T], out: &Path) -> anyhow::Result<Vec<u8>> {
+    Ok(match ending(out) {
+        "parquet" => encode_parquet(rows)?,
+        _ => json_lines(rows)?,
+    })
+}
+
+/// LLaMA-Factory finds sets by their entry in `dataset_info.json` in the same folder.
+fn write_dataset_info(out: &Path) -> anyhow::Result<()> {
+    let path = out.with_file_name("dataset_info.json");
+    let (name, file) = (out.file_stem(), out.file_name());
+    let text =
+        |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+    if out == path {
+        bail!("--out: `dataset_info.json` is LLaMA-Factory's list of sets; choose another name");
+    }
+    let existing = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error).context(format!("cannot read `{}`", path.display())),
+    };
+    let info = dataset_info(existing.as_deref(), &text(name), &text(file))
+        .map_err(|problem| anyhow::anyhow!("{}: {problem}", path.display()))?;
+    write_atomic(&path, info.as_bytes())?;
+    println!("{}: entry `{}`", path.display(), text(name));
+    Ok(())
+}
