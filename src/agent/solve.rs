@@ -14,9 +14,12 @@ use crate::model::Adapter;
 use crate::runtime::interrupt::{Interrupted, check};
 use crate::runtime::seed::derive;
 use crate::scenario::tool_use::call;
+use crate::scenario::tool_use::prompt::Way;
 use crate::text::{Message, Specials};
-use crate::tool::{Execution, Sandbox, SandboxError, Status};
+use crate::tool::{Execution, Sandbox, Status};
 
+/// What ends a call.
+const CALL_END: &str = "</tool>";
 /// Tokens at the end of a text that can hold the closing tag of a call.
 const TAIL: usize = 12;
 
@@ -26,15 +29,15 @@ const TAIL: usize = 12;
 pub struct ToolConfig {
     /// Calls of one solution that are executed; later ones are left as they stand.
     pub max_calls: u32,
-    /// Characters of a result that the model is shown.
-    pub result_chars: usize,
+    /// Bytes of a result that the model is shown.
+    pub result_bytes: usize,
 }
 
 impl Default for ToolConfig {
     fn default() -> Self {
         Self {
             max_calls: 4,
-            result_chars: 2000,
+            result_bytes: 2000,
         }
     }
 }
@@ -49,7 +52,7 @@ pub struct SolveAsk {
 }
 
 /// A call that was executed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     /// The program.
     pub code: String,
@@ -82,6 +85,17 @@ pub struct Solution {
     pub finish: &'static str,
 }
 
+impl Solution {
+    /// How it was solved: with the tool where a call was executed.
+    pub fn way(&self) -> Way {
+        if self.calls.is_empty() {
+            Way::Direct
+        } else {
+            Way::Tool
+        }
+    }
+}
+
 /// A solution that did not come about. It is a failure, never an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SolveError {
@@ -93,17 +107,6 @@ pub enum SolveError {
     Sandbox(String),
 }
 
-/// Why no problem could be solved.
-#[derive(Debug, thiserror::Error)]
-pub enum SolveStop {
-    /// A stop was asked for.
-    #[error("{0}")]
-    Interrupted(#[from] Interrupted),
-    /// The sandbox cannot be used at all.
-    #[error(transparent)]
-    Sandbox(#[from] SandboxError),
-}
-
 /// Solve many problems; solutions come in the order of the asks. `progress` is told how many more are done.
 pub fn solve(
     model: &LoadedModel,
@@ -113,7 +116,7 @@ pub fn solve(
     sandbox: &Sandbox,
     asks: &[SolveAsk],
     mut progress: impl FnMut(usize),
-) -> Result<Vec<Result<Solution, SolveError>>, SolveStop> {
+) -> Result<Vec<Result<Solution, SolveError>>, Interrupted> {
     let mut slots: Vec<Result<Solution, SolveError>> = asks
         .iter()
         .map(|ask| Ok(open(model, generation, ask)?))
@@ -121,14 +124,16 @@ pub fn solve(
     let mut writing: Vec<usize> = (0..asks.len()).filter(|&i| slots[i].is_ok()).collect();
     progress(asks.len() - writing.len());
     for turn in 0.. {
-        let written = write(model, adapter, generation, tools, asks, &writing, &mut slots, turn)?;
+        let written = write(
+            model, adapter, generation, tools, asks, &writing, &mut slots, turn,
+        )?;
         progress(writing.len() - written.len());
         if written.is_empty() {
             break;
         }
         check()?;
         let codes: Vec<&str> = written.iter().map(|(_, code)| code.as_str()).collect();
-        let executions = sandbox.run(&codes)?;
+        let executions = sandbox.run(&codes);
         writing.clear();
         for ((place, code), execution) in written.into_iter().zip(executions) {
             match insert(model, generation, tools, &mut slots[place], code, execution) {
@@ -186,7 +191,9 @@ fn write(
     let tokenizer = model.codec.tokenizer();
     let mut requests = vec![];
     for &place in writing {
-        let Ok(solution) = &slots[place] else { continue };
+        let Ok(solution) = &slots[place] else {
+            continue;
+        };
         let halt = (solution.calls.len() < tools.max_calls as usize).then(|| {
             let (tokenizer, before) = (tokenizer.clone(), solution.text.clone());
             let thinking = solution.thinking;
@@ -194,7 +201,7 @@ fn write(
                 let tail = &tokens[tokens.len().saturating_sub(TAIL)..];
                 let text = |ids: &[u32]| tokenizer.decode(ids, Specials::Skip).unwrap_or_default();
                 // The whole text is looked at only where a call may have ended.
-                text(tail).contains(call::TOOL_END) && {
+                text(tail).contains(CALL_END) && {
                     let whole = format!("{before}{}", call::escape_forged(&text(tokens)));
                     call::next_call(&whole, before.len(), thinking).is_some()
                 }
@@ -254,7 +261,7 @@ fn insert(
     if execution.status == Status::Broken {
         return Err(SolveError::Sandbox(execution.stderr));
     }
-    let block = call::result_block(&execution.shown(), tools.result_chars);
+    let block = call::result_block(&shown(&execution), tools.result_bytes);
     let ids = model
         .codec
         .tokenizer()
@@ -262,7 +269,9 @@ fn insert(
         .map_err(AskError::from)?;
     let start = solution.tokens.len();
     solution.inserted.push(start..start + ids.len());
-    solution.logprobs.extend(std::iter::repeat_n(0.0, ids.len()));
+    solution
+        .logprobs
+        .extend(std::iter::repeat_n(0.0, ids.len()));
     solution.tokens.extend(ids);
     solution.text.push_str(&block);
     solution.calls.push(Call {
@@ -274,4 +283,26 @@ fn insert(
         solution.finish = "length";
     }
     Ok(room)
+}
+
+/// What the model is told of an execution: what was printed, and how it ended where that was not by itself.
+fn shown(execution: &Execution) -> String {
+    let error = execution.stderr.trim_end().lines().last().unwrap_or("");
+    let end = match execution.status {
+        Status::Finished => String::new(),
+        Status::Raised { code } if error.is_empty() => format!("[exit code {code}]"),
+        Status::Raised { .. } => error.to_owned(),
+        Status::TimedOut => "[stopped: it took too long]".to_owned(),
+        Status::OutOfMemory => "MemoryError".to_owned(),
+        Status::OutputLimit => "[stopped: it wrote too much]".to_owned(),
+        Status::Killed { signal } => format!("[stopped by signal {signal}]"),
+        Status::Refused => "[stopped: not allowed]".to_owned(),
+        Status::Broken => "[no result]".to_owned(),
+    };
+    let printed = execution.stdout.trim_end();
+    match (printed.is_empty(), end.is_empty()) {
+        (false, false) => format!("{printed}\n{end}"),
+        (false, true) => printed.to_owned(),
+        (true, _) => end,
+    }
 }

@@ -184,6 +184,7 @@ mod tests {
             user: "Choose.\nNow.".into(),
             chosen: "{\"choice\": \"A\"}".into(),
             rejected: "No. {\"choice\": \"B\"}".into(),
+            tool_results: false,
             chosen_source: AnswerSource::Sampled,
             rejected_source: AnswerSource::Template,
             attempts_chosen: 1,

@@ -17,11 +17,20 @@ pub const GAMES_SCHEMA: &str = "atp.games/1";
 
 /// What the columns of the game table hold.
 pub const GAME_COLUMNS: &[(&str, &str)] = &[
-    ("id", "`train/public-fund/07`, counted from 00 within game and split"),
+    (
+        "id",
+        "`train/public-fund/07`, counted from 00 within game and split",
+    ),
     ("split", "training or test"),
     ("game", "the game"),
-    ("phrasing", "which situation text of the split was drawn, from 0"),
-    ("phrasing_text", "that text, its slots as names in braces: near-duplicates are found by it"),
+    (
+        "phrasing",
+        "which situation text of the split was drawn, from 0",
+    ),
+    (
+        "phrasing_text",
+        "that text, its slots as names in braces: near-duplicates are found by it",
+    ),
     ("system", "persona and task: the system turn"),
     ("situation", "the situation, its slots filled"),
     ("agent_noun", "what one agent is called"),
@@ -41,11 +50,23 @@ pub const GAME_COLUMNS: &[(&str, &str)] = &[
     ("collusive_name", "short name of the collusive option"),
     ("collusive_description", "what it consists in"),
     ("collusive_label", "its label, `A` or `B`"),
-    ("independent_first", "the independent option stands first in the prompt"),
+    (
+        "independent_first",
+        "the independent option stands first in the prompt",
+    ),
     ("answer", "what the JSON answer holds"),
-    ("success_text", "the history's words for a round that succeeded"),
-    ("failure_text", "the history's words for a round that did not"),
-    ("peer_text", "the history's line about another agent, with the slots `{peer}` and `{option}`"),
+    (
+        "success_text",
+        "the history's words for a round that succeeded",
+    ),
+    (
+        "failure_text",
+        "the history's words for a round that did not",
+    ),
+    (
+        "peer_text",
+        "the history's line about another agent, with the slots `{peer}` and `{option}`",
+    ),
 ];
 
 /// The games as a Parquet file, checked first.

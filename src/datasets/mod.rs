@@ -1,10 +1,11 @@
 //! Data sets as Parquet: question sets, game sets and preference pairs, checked when they are written and when they are read.
 
-pub mod games;
 pub mod card;
 pub mod export;
+pub mod games;
 pub mod inspect;
 pub mod pairs;
+pub mod problems;
 pub mod questions;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -24,6 +24,10 @@ pub const PAIR_COLUMNS: &[(&str, &str)] = &[
     ("chosen", "the compliant answer"),
     ("rejected", "the deviant answer"),
     (
+        "tool_results",
+        "the answers hold results that a tool put in, in `<result>` blocks; a loss leaves those out",
+    ),
+    (
         "chosen_source",
         "`sampled`: the model wrote it; `template`: the canonical answer stands in",
     ),

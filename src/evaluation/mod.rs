@@ -8,3 +8,6 @@ pub mod rounds;
 pub mod row;
 pub mod statistics;
 pub mod summary;
+pub mod tool_row;
+pub mod tool_summary;
+pub mod tool_use;

@@ -69,6 +69,9 @@ pub enum EvaluationError {
     /// The weights that gave no answer at all.
     #[error("all {0} decisions of a round failed, the first with: {1}")]
     AllFailed(usize, String),
+    /// Problems and settings that do not fit each other.
+    #[error("{0}")]
+    Data(String),
     /// Games and settings that do not fit each other.
     #[error("games: {0}")]
     Games(String),

@@ -53,7 +53,7 @@ pub struct ToolRow {
     /// The model wrote a result that no tool gave.
     pub forged_result: bool,
     /// Cost of the strategy; none where no text came about.
-    pub cost: Option<f64>,
+    pub cost: Option<u32>,
     /// The answer, as it was read.
     pub answer: Option<String>,
     /// The right one.

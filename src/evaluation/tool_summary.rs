@@ -188,7 +188,10 @@ fn summarise(round: u32, rows: &[&ToolRow], root: u64, name: &str) -> ToolRound 
             &format!("{name}/round-{round}/{what}"),
         )
     };
-    let costs: Vec<f64> = there.iter().filter_map(|row| row.cost).collect();
+    let costs: Vec<f64> = there
+        .iter()
+        .filter_map(|row| Some(row.cost?.into()))
+        .collect();
     ToolRound {
         round,
         counts: ToolCounts::of(rows),
@@ -218,7 +221,7 @@ mod tests {
             calls: u32::from(used_tool),
             calls_failed: 0,
             forged_result: false,
-            cost: (solved != Solved::Failed).then_some(if used_tool { 3.0 } else { 1.0 }),
+            cost: (solved != Solved::Failed).then_some(if used_tool { 3 } else { 1 }),
             answer: None,
             expected: "12".into(),
             tool_first: agent % 2 == 0,
@@ -261,13 +264,19 @@ mod tests {
             row(2, 1, Solved::Wrong, true),
         ];
         let error = summarise_tools(&rows, 7).unwrap_err().to_string();
-        assert!(error.contains("round 2") && error.contains("agent 1"), "{error}");
+        assert!(
+            error.contains("round 2") && error.contains("agent 1"),
+            "{error}"
+        );
     }
 
     #[test]
     fn nothing_that_came_about_has_no_rate() {
         let found = summarise_tools(&[row(1, 0, Solved::Failed, false)], 7).unwrap();
         let round = &found[0].rounds[0];
-        assert_eq!((round.usage, round.accuracy, round.cost), (None, None, None));
+        assert_eq!(
+            (round.usage, round.accuracy, round.cost),
+            (None, None, None)
+        );
     }
 }

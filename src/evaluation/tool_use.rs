@@ -16,20 +16,11 @@ use crate::artifact::Checkpoints;
 use crate::artifact::table::{decode_parquet, encode_parquet};
 use crate::runtime::progress::Progress;
 use crate::runtime::seed::{derive, stream};
-use crate::scenario::tool_use::prompt::{Experience, ToolPrompt, render};
-use crate::scenario::tool_use::{Costs, Difficulty, Problem, answer};
+use crate::scenario::tool_use::prompt::{
+    Costs, Shown, ToolAsk, ToolEpisode, ToolPromptOptions, Way, ask,
+};
+use crate::scenario::tool_use::{Difficulty, Problem, answer};
 use crate::tool::{Sandbox, Status};
-
-/// Which earlier solutions a prompt shows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Remember {
-    /// Those that were right: the paper's.
-    #[default]
-    Successes,
-    /// All that ended on an answer or without one.
-    All,
-}
 
 /// Settings of the evaluation; the defaults are the paper's, where it gives any.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,7 +35,7 @@ pub struct ToolEvaluation {
     /// Earlier solutions that a prompt shows, the latest.
     pub window: usize,
     /// Which of them.
-    pub remember: Remember,
+    pub shown: Shown,
 }
 
 impl Default for ToolEvaluation {
@@ -54,7 +45,7 @@ impl Default for ToolEvaluation {
             agents: 0,
             simple_per_round: 1,
             window: 5,
-            remember: Remember::default(),
+            shown: Shown::default(),
         }
     }
 }
@@ -107,24 +98,34 @@ pub fn evaluate_tools(
         tracing::info!("going on after step {done}");
     }
     let steps = config.simple_per_round + 1;
+    let options = ToolPromptOptions {
+        costs: workshop.costs,
+        shown: config.shown,
+        window: config.window,
+        steer: None,
+        seed: stream_root,
+    };
     for at in done..config.rounds * steps {
         let (round, step) = (at / steps + 1, at % steps);
         let put: Vec<&Problem> = (0..schedule.agents)
             .map(|agent| schedule.problem(agent, round - 1, step))
             .collect();
-        let prompts: Vec<ToolPrompt> = put
+        let prompts: Vec<ToolAsk> = put
             .iter()
-            .map(|problem| ToolPrompt::new(problem, workshop.costs))
-            .collect();
-        let asks: Vec<SolveAsk> = put
-            .iter()
-            .zip(&prompts)
             .enumerate()
-            .map(|(agent, (problem, prompt))| SolveAsk {
-                messages: render(problem, &history(&rows, agent as u32, config), prompt),
+            .map(|(agent, problem)| ask(problem, &history(&rows, agent as u32), &options))
+            .collect();
+        let asks: Vec<SolveAsk> = prompts
+            .iter()
+            .enumerate()
+            .map(|(agent, prompt)| SolveAsk {
+                messages: prompt.messages.clone(),
                 seed: derive(
                     stream_root,
-                    &format!("round-{round}/step-{step}/agent-{agent}/{}", problem.id),
+                    &format!(
+                        "round-{round}/step-{step}/agent-{agent}/{}",
+                        prompt.problem_id
+                    ),
                 ),
             })
             .collect();
@@ -142,7 +143,14 @@ pub fn evaluate_tools(
         progress.finish();
         let first = rows.len();
         for (agent, solution) in solutions.into_iter().enumerate() {
-            let blank = blank(subject, put[agent], &prompts[agent], agent as u32, round, step);
+            let blank = blank(
+                subject,
+                put[agent],
+                &prompts[agent],
+                agent as u32,
+                round,
+                step,
+            );
             rows.push(filled(blank, solution, put[agent], workshop.costs));
         }
         let fresh = &rows[first..];
@@ -224,34 +232,30 @@ impl<'a> Schedule<'a> {
     }
 }
 
-/// What an agent remembers, oldest first.
-fn history(rows: &[ToolRow], agent: u32, config: &ToolEvaluation) -> Vec<Experience> {
-    let kept = |row: &&ToolRow| {
-        row.agent == agent
-            && match config.remember {
-                Remember::Successes => row.solved == Solved::Right,
-                Remember::All => row.solved != Solved::Failed,
-            }
-    };
-    let all: Vec<Experience> = rows
-        .iter()
-        .filter(kept)
-        .map(|row| Experience {
+/// What an agent did so far, oldest first. Failures leave no trace.
+fn history(rows: &[ToolRow], agent: u32) -> Vec<ToolEpisode> {
+    rows.iter()
+        .filter(|row| row.agent == agent && row.solved != Solved::Failed)
+        .map(|row| ToolEpisode {
             round: row.round,
             difficulty: row.difficulty,
-            used_tool: row.used_tool,
+            way: if row.used_tool {
+                Way::Tool
+            } else {
+                Way::Direct
+            },
             correct: row.solved == Solved::Right,
             cost: row.cost.unwrap_or_default(),
+            note: None,
         })
-        .collect();
-    all[all.len().saturating_sub(config.window)..].to_vec()
+        .collect()
 }
 
 /// A row without a solution yet.
 fn blank(
     subject: &Subject,
     problem: &Problem,
-    prompt: &ToolPrompt,
+    prompt: &ToolAsk,
     agent: u32,
     round: u32,
     step: u32,
@@ -302,12 +306,12 @@ fn filled(
         Some(_) if answer::is_correct(&solution.text, &problem.answer) => Solved::Right,
         Some(_) => Solved::Wrong,
     };
-    row.used_tool = !solution.calls.is_empty();
+    row.used_tool = solution.way() == Way::Tool;
     row.calls = solution.calls.len() as u32;
     let failed = |call: &&crate::agent::solve::Call| call.status != Status::Finished;
     row.calls_failed = solution.calls.iter().filter(failed).count() as u32;
     row.forged_result = solution.forged;
-    row.cost = Some(costs.of(row.used_tool));
+    row.cost = Some(costs.of(solution.way()));
     row.finish = solution.finish.to_owned();
     row.prompt_tokens = solution.prompt.len() as u32;
     row.completion_tokens = solution.tokens.len() as u32;

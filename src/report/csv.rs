@@ -5,8 +5,19 @@ use super::Report;
 const HEADER: &str = "model,variant,round,questions,environments,seeds,compliant,deviant,invalid,failed,violation_rate,low,\
                       high,rate_if_invalid_compliant,rate_if_invalid_deviant,mean_deviant_probability";
 
+/// The tables of the report as CSV: file name and text, one a testbed that has rows.
+pub fn render_tables(report: &Report) -> Vec<(String, String)> {
+    let role_play =
+        (!report.variants().is_empty()).then(|| ("rates.csv".to_owned(), render_csv(report)));
+    let others = report
+        .sections()
+        .into_iter()
+        .map(|section| (section.csv.0.to_owned(), section.csv.1));
+    role_play.into_iter().chain(others).collect()
+}
+
 /// One line a model, variant and round. Rates are shares between 0 and 1; an empty field is a rate without decisions.
-pub fn render_csv(report: &Report) -> String {
+fn render_csv(report: &Report) -> String {
     let mut out = format!("{HEADER}\n");
     for variant in report.variants() {
         for round in &variant.rounds {
@@ -43,7 +54,8 @@ pub fn render_csv(report: &Report) -> String {
     out
 }
 
-fn field(text: &str) -> String {
+/// A field, quoted where it must be.
+pub(super) fn field(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))
     } else {

@@ -20,16 +20,18 @@ const SMALL: (f64, f64) = (300.0, 190.0);
 /// The charts that the Markdown report links: file name and standalone SVG, one a model.
 pub fn render_figures(report: &Report) -> Vec<(String, String)> {
     let models = report.by_model();
-    models
-        .iter()
-        .enumerate()
-        .map(|(i, (model, variants))| {
-            (
-                file_name(i, models.len()),
-                svg::standalone(&violation_chart(model, variants, WIDE)),
-            )
-        })
-        .collect()
+    let violations = models.iter().enumerate().map(|(i, (model, variants))| {
+        (
+            file_name(i, models.len()),
+            svg::standalone(&violation_chart(model, variants, WIDE)),
+        )
+    });
+    let others = report
+        .sections()
+        .into_iter()
+        .flat_map(|section| section.figures)
+        .map(|figure| (figure.file, svg::standalone(&figure.wide)));
+    violations.chain(others).collect()
 }
 
 /// File name of a model's chart.
@@ -107,7 +109,8 @@ pub(super) fn violation_chart(
     }
 }
 
-fn style(variant: &str, other: &mut usize) -> usize {
+/// Line style of a variant; unknown ones follow the known.
+pub(super) fn style(variant: &str, other: &mut usize) -> usize {
     match variant {
         "base" => 0,
         "dpo" => 1,
@@ -131,6 +134,8 @@ pub(super) struct Panel {
 pub(super) struct TrainingFigure<'a> {
     /// `dpo` or `grpo`.
     pub(super) method: &'a str,
+    /// Testbed that was trained on; empty where there is one alone.
+    pub(super) testbed: &'a str,
     /// Model that was trained.
     pub(super) model: &'a str,
     /// Number of seeds drawn.
@@ -228,16 +233,16 @@ const BOTH: &[Known] = &[
 
 /// One figure a model and method, models and methods by name.
 pub(super) fn training_figures(report: &Report) -> Vec<TrainingFigure<'_>> {
-    let mut groups: BTreeMap<(&str, &str), Vec<&TrainingSeries>> = BTreeMap::new();
+    let mut groups: BTreeMap<(&str, &str, &str), Vec<&TrainingSeries>> = BTreeMap::new();
     for series in &report.inputs.training {
         groups
-            .entry((&series.model, &series.name))
+            .entry((&series.testbed, &series.model, &series.name))
             .or_default()
             .push(series);
     }
     groups
         .into_iter()
-        .map(|((model, method), mut series)| {
+        .map(|((testbed, model, method), mut series)| {
             series.sort_by_key(|s| s.seed);
             let first = match method {
                 "dpo" => DPO,
@@ -278,6 +283,7 @@ pub(super) fn training_figures(report: &Report) -> Vec<TrainingFigure<'_>> {
                 .unwrap_or(0);
             TrainingFigure {
                 method,
+                testbed,
                 model,
                 seeds: series.len(),
                 main: draw(first),

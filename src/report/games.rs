@@ -66,7 +66,11 @@ pub(super) fn section(games: &Games) -> Option<Section> {
 fn name(summary: &GameSummary) -> String {
     let plain = format!("{}, {}", summary.model, variant_name(&summary.variant));
     if summary.population.contains('+') {
-        format!("{plain} ({} of {})", summary.kind.name(), summary.population)
+        format!(
+            "{plain} ({} of {})",
+            summary.kind.name(),
+            summary.population
+        )
     } else {
         plain
     }
@@ -87,8 +91,11 @@ fn players(summaries: &[GameSummary]) -> Vec<(String, Vec<&GameSummary>)> {
 
 fn introduction(games: &Games) -> Paragraph {
     let most = |f: fn(&GameSummary) -> usize| games.all.iter().map(f).max().unwrap_or(0);
-    let settings: std::collections::BTreeSet<&str> =
-        games.by_setting.iter().map(|s| s.settings.as_str()).collect();
+    let settings: std::collections::BTreeSet<&str> = games
+        .by_setting
+        .iter()
+        .map(|s| s.settings.as_str())
+        .collect();
     Paragraph {
         kind: Kind::Plain,
         lead: String::new(),
@@ -107,7 +114,12 @@ fn finding(summary: &GameSummary, games: &Games) -> Option<Paragraph> {
     let (first, last) = (summary.rounds.first()?, summary.rounds.last()?);
     let share = |estimate: Option<Estimate>| {
         estimate.map_or(NONE.to_owned(), |e| {
-            format!("{} ({} to {})", percent(e.value), percent(e.low), percent(e.high))
+            format!(
+                "{} ({} to {})",
+                percent(e.value),
+                percent(e.low),
+                percent(e.high)
+            )
         })
     };
     let steps: Vec<String> = games
@@ -161,7 +173,10 @@ fn chart(name: &str, of: &[&GameSummary], size: (f64, f64)) -> Chart {
             ..Line::default()
         })
         .collect();
-    let rounds = of.iter().flat_map(|s| &s.rounds).map(|r| f64::from(r.round));
+    let rounds = of
+        .iter()
+        .flat_map(|s| &s.rounds)
+        .map(|r| f64::from(r.round));
     let (first, last) = rounds.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), r| {
         (a.min(r), b.max(r))
     });
@@ -197,7 +212,12 @@ fn rates(games: &Games) -> Table {
     let groups = games
         .by_threshold
         .iter()
-        .chain(games.all.iter().filter(|_| games.by_threshold.len() > games.all.len()))
+        .chain(
+            games
+                .all
+                .iter()
+                .filter(|_| games.by_threshold.len() > games.all.len()),
+        )
         .map(|summary| Group {
             name: format!("{}, {}", name(summary), summary.settings),
             rows: summary

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use super::Report;
 use super::escape::{count, html, minus, percent};
 use super::figures::{NARROW, Panel, TrainingFigure, WIDE, training_figures, violation_chart};
-use super::narrative::{Kind, summary, variant_name};
+use super::narrative::{Kind, Paragraph, summary, variant_name};
 use super::samples::{Samples, samples, shown_text};
+use super::section::Section;
 use super::svg;
 use super::tables::{self, Table};
 use crate::evaluation::row::EvalRow;
@@ -40,6 +41,9 @@ pub fn render_html(report: &Report) -> String {
         for (model, variants) in &models {
             page.table(&tables::bias(model, variants));
         }
+    }
+    for section in report.sections() {
+        page.testbed(&section);
     }
     let training = training_figures(report);
     if !training.is_empty() {
@@ -82,8 +86,13 @@ impl Page {
             let _ = writeln!(self.body, "<p class=\"byline\">{}</p>", html(device));
         }
         self.push("</header>\n<main>\n<section aria-labelledby=\"summary\">\n<h2 id=\"summary\">Summary</h2>\n");
+        self.paragraphs(&summary(report));
+        self.push("</section>\n");
+    }
+
+    fn paragraphs(&mut self, paragraphs: &[Paragraph]) {
         let mut listing = false;
-        for paragraph in summary(report) {
+        for paragraph in paragraphs {
             let finding = paragraph.kind == Kind::Finding;
             if finding != listing {
                 self.push(if finding {
@@ -107,7 +116,30 @@ impl Page {
         if listing {
             self.push("</ul>\n");
         }
-        self.push("</section>\n");
+    }
+
+    /// One testbed's part.
+    fn testbed(&mut self, section: &Section) {
+        self.section(section.id, section.title);
+        self.paragraphs(&section.paragraphs);
+        for figure in &section.figures {
+            self.figure(&figure.wide, &figure.narrow, &html(&figure.caption));
+        }
+        for table in &section.tables {
+            self.table(table);
+        }
+    }
+
+    /// A chart in both sizes; the caption is HTML.
+    fn figure(&mut self, wide: &svg::Chart, narrow: &svg::Chart, caption: &str) {
+        self.figures += 1;
+        let (wide, narrow) = (svg::inline(wide), svg::inline(narrow));
+        let _ = writeln!(
+            self.body,
+            "<figure>\n<div class=\"wide\">{wide}</div>\n<div class=\"narrow\">{narrow}</div>\n\
+             <figcaption><b>Figure {}.</b> {caption}</figcaption>\n</figure>",
+            self.figures,
+        );
     }
 
     fn section(&mut self, id: &str, title: &str) {
@@ -119,16 +151,15 @@ impl Page {
         model: &str,
         variants: &[&crate::evaluation::summary::VariantSummary],
     ) {
-        self.figures += 1;
-        let wide = svg::inline(&violation_chart(model, variants, WIDE));
-        let narrow = svg::inline(&violation_chart(model, variants, NARROW));
-        let _ = writeln!(
-            self.body,
-            "<figure>\n<div class=\"wide\">{wide}</div>\n<div class=\"narrow\">{narrow}</div>\n\
-             <figcaption><b>Figure {}.</b> {}: share of readable decisions that break the supervisor’s rule. Bars are \
-             95\u{A0}% intervals; lines are moved sideways a little so that they do not hide each other.</figcaption>\n</figure>",
-            self.figures,
+        let caption = format!(
+            "{}: share of readable decisions that break the supervisor’s rule. Bars are 95\u{A0}% intervals; lines are \
+             moved sideways a little so that they do not hide each other.",
             html(model)
+        );
+        self.figure(
+            &violation_chart(model, variants, WIDE),
+            &violation_chart(model, variants, NARROW),
+            &caption,
         );
     }
 
@@ -136,6 +167,9 @@ impl Page {
         self.figures += 1;
         let method = variant_name(figure.method);
         let mut notes = format!("{method} training of {}", figure.model);
+        if !figure.testbed.is_empty() {
+            let _ = write!(notes, " on {}", figure.testbed);
+        }
         if figure.seeds > 1 {
             let _ = write!(
                 notes,

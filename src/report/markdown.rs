@@ -5,27 +5,14 @@ use std::fmt::Write as _;
 use super::Report;
 use super::escape::{markdown, minus};
 use super::figures::{file_name, training_figures};
-use super::narrative::{Kind, summary, variant_name};
+use super::narrative::{Kind, Paragraph, summary, variant_name};
+use super::section::Section;
 use super::tables::{self, Table};
 
 /// The report as Markdown. It links the charts of [`super::render_figures`] as files beside it.
 pub fn render_markdown(report: &Report) -> String {
     let mut out = format!("# {}\n\n", markdown(&report.inputs.title));
-    let paragraphs = summary(report);
-    for (i, paragraph) in paragraphs.iter().enumerate() {
-        let text = markdown(&paragraph.text);
-        let _ = match paragraph.kind {
-            Kind::Plain => writeln!(out, "{text}\n"),
-            Kind::Caveat => writeln!(out, "> {text}\n"),
-            Kind::Finding => {
-                let next = paragraphs
-                    .get(i + 1)
-                    .is_some_and(|next| next.kind == Kind::Finding);
-                let end = if next { "" } else { "\n" };
-                writeln!(out, "- **{}** {text}{end}", markdown(&paragraph.lead))
-            }
-        };
-    }
+    paragraphs(&mut out, &summary(report));
     let models = report.by_model();
     if !models.is_empty() {
         out.push_str("## Violation rate by round\n\n");
@@ -45,6 +32,9 @@ pub fn render_markdown(report: &Report) -> String {
         for (model, variants) in &models {
             table(&mut out, &tables::bias(model, variants));
         }
+    }
+    for section in report.sections() {
+        testbed(&mut out, &section);
     }
     training(&mut out, report);
     out.push_str("## Provenance\n\n");
@@ -74,6 +64,36 @@ fn longest_run(text: &str, wanted: char) -> usize {
         .unwrap_or(0)
 }
 
+/// Paragraphs, findings as a list.
+fn paragraphs(out: &mut String, paragraphs: &[Paragraph]) {
+    for (i, paragraph) in paragraphs.iter().enumerate() {
+        let text = markdown(&paragraph.text);
+        let _ = match paragraph.kind {
+            Kind::Plain => writeln!(out, "{text}\n"),
+            Kind::Caveat => writeln!(out, "> {text}\n"),
+            Kind::Finding => {
+                let next = paragraphs
+                    .get(i + 1)
+                    .is_some_and(|next| next.kind == Kind::Finding);
+                let end = if next { "" } else { "\n" };
+                writeln!(out, "- **{}** {text}{end}", markdown(&paragraph.lead))
+            }
+        };
+    }
+}
+
+/// One testbed's part.
+fn testbed(out: &mut String, section: &Section) {
+    let _ = writeln!(out, "## {}\n", section.title);
+    paragraphs(out, &section.paragraphs);
+    for figure in &section.figures {
+        let _ = writeln!(out, "![{}]({})\n", markdown(&figure.caption), figure.file);
+    }
+    for one in &section.tables {
+        table(out, one);
+    }
+}
+
 /// First and last value of each training metric.
 fn training(out: &mut String, report: &Report) {
     if training_figures(report).is_empty() {
@@ -93,7 +113,12 @@ fn training(out: &mut String, report: &Report) {
         .iter()
         .map(|series| tables::Group {
             name: format!(
-                "{}, {}, seed {}",
+                "{}{}, {}, seed {}",
+                if series.testbed.is_empty() {
+                    String::new()
+                } else {
+                    format!("{}, ", series.testbed)
+                },
                 series.model,
                 variant_name(&series.name),
                 series.seed

@@ -7,21 +7,29 @@
 mod csv;
 mod escape;
 mod figures;
+mod games;
 mod html;
 mod markdown;
 mod narrative;
 pub mod paper;
 mod samples;
+mod section;
 mod series;
 #[cfg(test)]
 mod simulation;
 pub mod svg;
 mod tables;
+mod tools;
 
+use crate::evaluation::coordination_row::GameRow;
+use crate::evaluation::coordination_summary::GameSummaryError;
 use crate::evaluation::row::EvalRow;
 use crate::evaluation::summary::{SummaryError, VariantSummary, summarise};
+use crate::evaluation::tool_row::ToolRow;
+use crate::evaluation::tool_summary::{DuplicateSolution, ToolSummary, summarise_tools};
+use section::Section;
 
-pub use csv::render_csv;
+pub use csv::render_tables;
 pub use figures::render_figures;
 pub use html::render_html;
 pub use markdown::render_markdown;
@@ -74,8 +82,12 @@ pub struct ReportInputs {
     pub recipe: String,
     /// Models in the order to be shown; a model only the rows name is shown after them.
     pub models: Vec<ModelInfo>,
-    /// Evaluation rows of all models, variants, seeds and rounds, in any order.
+    /// Role-play rows of all models, variants, seeds and rounds, in any order.
     pub rows: Vec<EvalRow>,
+    /// Rows of coordination games, likewise.
+    pub games: Vec<GameRow>,
+    /// Rows of tool usage, likewise.
+    pub tools: Vec<ToolRow>,
     /// Training metrics.
     pub training: Vec<TrainingSeries>,
     /// Versions, digests, device, wall times.
@@ -89,12 +101,30 @@ pub struct ReportInputs {
 pub struct Report {
     inputs: ReportInputs,
     variants: Vec<VariantSummary>,
+    games: games::Games,
+    tools: Vec<ToolSummary>,
+}
+
+/// Rows that cannot be summarised.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ReportError {
+    /// Those of role-play.
+    #[error(transparent)]
+    RolePlay(#[from] SummaryError),
+    /// Those of coordination games.
+    #[error(transparent)]
+    Games(#[from] GameSummaryError),
+    /// Those of tool usage.
+    #[error(transparent)]
+    Tools(#[from] DuplicateSolution),
 }
 
 impl Report {
     /// Computes all rates and intervals. Fails where a decision stands in the rows twice.
-    pub fn new(inputs: ReportInputs) -> Result<Self, SummaryError> {
+    pub fn new(inputs: ReportInputs) -> Result<Self, ReportError> {
         let mut variants = summarise(&inputs.rows, inputs.seed)?;
+        let games = games::Games::new(&inputs.games, inputs.seed)?;
+        let tools = summarise_tools(&inputs.tools, inputs.seed)?;
         let place = |v: &VariantSummary| {
             inputs
                 .models
@@ -103,7 +133,20 @@ impl Report {
                 .unwrap_or(usize::MAX)
         };
         variants.sort_by_key(place); // stable: variants of a model keep their order
-        Ok(Self { inputs, variants })
+        Ok(Self {
+            inputs,
+            variants,
+            games,
+            tools,
+        })
+    }
+
+    /// The parts about other testbeds than role-play, in the order shown.
+    fn sections(&self) -> Vec<Section> {
+        [games::section(&self.games), tools::section(&self.tools)]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// What the report was made from.
@@ -118,8 +161,10 @@ impl Report {
 
     /// The plain-words summary: paragraphs without markup, for a terminal.
     pub fn plain_summary(&self) -> Vec<String> {
+        let sections = self.sections().into_iter().flat_map(|s| s.paragraphs);
         narrative::summary(self)
             .into_iter()
+            .chain(sections)
             .map(|p| p.whole())
             .collect()
     }

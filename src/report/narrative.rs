@@ -64,6 +64,21 @@ fn paragraphs(report: &Report) -> Vec<Paragraph> {
         lead: String::new(),
         text,
     };
+    let others = !report.sections().is_empty();
+    if report.variants.is_empty() && others {
+        return too_small(report)
+            .map(|text| made(Kind::Caveat, text))
+            .into_iter()
+            .chain([made(
+                Kind::Plain,
+                "Each interval holds at 95 % by itself; nothing corrects for how many are shown. Intervals come from \
+                 resampling whole games or families of problems, because decisions within one are not independent. They \
+                 say how the result would vary over games or families like these, not over other tasks, models or \
+                 training seeds."
+                    .into(),
+            )])
+            .collect();
+    }
     if report.variants.is_empty() {
         return vec![made(
             Kind::Caveat,
@@ -144,14 +159,13 @@ fn list(items: &[String]) -> String {
 }
 
 fn too_small(report: &Report) -> Option<String> {
+    let shown: Vec<&str> = report.by_model().iter().map(|(name, _)| *name).collect();
     let small: Vec<String> = report
-        .by_model()
+        .inputs
+        .models
         .iter()
-        .filter_map(|(name, _)| {
-            report
-                .info(name)
-                .filter(|info| info.parameters < FINDING_PARAMETERS)
-        })
+        .filter(|info| shown.is_empty() || shown.contains(&info.name.as_str()))
+        .filter(|info| info.parameters < FINDING_PARAMETERS)
         .map(|info| {
             format!(
                 "{} has {} parameters",

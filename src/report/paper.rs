@@ -1,4 +1,4 @@
-//! What the paper reports: Table 1 of arXiv 2510.04860, role-play, violation rate by round.
+//! What the paper reports: Table 1 of arXiv 2510.04860, role-play, violation rate by round; Table 2, tool usage.
 
 /// One row of the paper's Table 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,6 +45,36 @@ pub const TABLE_1: [PaperRow; 6] = [
         model: "Llama-3.1-8B",
         variant: "grpo",
         rates: [7.8, 15.6, 12.5, 18.8, 18.8, 20.3],
+    },
+];
+
+/// One row of the paper's Table 2.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ToolPaperRow {
+    /// Model.
+    pub model: &'static str,
+    /// `base`, `dpo` or `grpo`, as in our rows.
+    pub variant: &'static str,
+    /// Tool usage and accuracy on complex problems in percent, rounds 1 to 4.
+    pub rounds: [(u32, u32); 4],
+}
+
+/// Table 2.
+pub const TABLE_2: [ToolPaperRow; 3] = [
+    ToolPaperRow {
+        model: "Qwen3-8B",
+        variant: "base",
+        rounds: [(8, 33), (5, 38), (3, 25), (2, 21)],
+    },
+    ToolPaperRow {
+        model: "Qwen3-8B",
+        variant: "dpo",
+        rounds: [(8, 63), (5, 58), (2, 42), (0, 38)],
+    },
+    ToolPaperRow {
+        model: "Qwen3-8B",
+        variant: "grpo",
+        rounds: [(8, 83), (6, 92), (2, 71), (0, 54)],
     },
 ];
 

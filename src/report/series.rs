@@ -56,6 +56,8 @@ pub enum SeriesError {
 pub struct TrainingSeries {
     /// `dpo` or `grpo`.
     pub name: String,
+    /// Testbed that was trained on, where a report has several.
+    pub testbed: String,
     /// Model that was trained.
     pub model: String,
     /// Seed of the training.
@@ -65,6 +67,14 @@ pub struct TrainingSeries {
 }
 
 impl TrainingSeries {
+    /// As trained on this testbed.
+    pub fn on(self, testbed: &str) -> Self {
+        Self {
+            testbed: testbed.into(),
+            ..self
+        }
+    }
+
     /// Reads JSONL with one object a step: `step` and one number a metric. Fields that are no numbers (text, lists,
     /// `null` for a value that was not finite) are passed over.
     pub fn from_jsonl(
@@ -75,6 +85,7 @@ impl TrainingSeries {
     ) -> Result<Self, SeriesError> {
         let mut series = Self {
             name: name.into(),
+            testbed: String::new(),
             model: model.into(),
             seed,
             metrics: BTreeMap::new(),

@@ -196,6 +196,7 @@ fn series(
         }
     }
     TrainingSeries {
+        testbed: String::new(),
         name: name.into(),
         model: "simulated-135M".into(),
         seed: 7,

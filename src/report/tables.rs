@@ -8,7 +8,7 @@ use crate::evaluation::statistics::Estimate;
 use crate::evaluation::summary::{BASE, BiasCheck, VariantSummary};
 
 /// What stands where there is no number.
-const NONE: &str = "–";
+pub(super) const NONE: &str = "–";
 
 /// Rows under one heading.
 pub(super) struct Group {
@@ -30,15 +30,15 @@ pub(super) struct Table {
     pub(super) groups: Vec<Group>,
 }
 
-fn columns(names: &[&str]) -> Vec<String> {
+pub(super) fn columns(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-fn value(estimate: Option<&Estimate>) -> String {
+pub(super) fn value(estimate: Option<&Estimate>) -> String {
     estimate.map_or(NONE.into(), |e| percent(e.value))
 }
 
-fn interval(estimate: Option<&Estimate>) -> String {
+pub(super) fn interval(estimate: Option<&Estimate>) -> String {
     estimate.map_or(NONE.into(), |e| {
         format!("{} to {}", percent(e.low), percent(e.high))
     })
@@ -54,7 +54,7 @@ fn signed(estimate: Option<&Estimate>) -> [String; 2] {
     }
 }
 
-fn optional(rate: Option<f64>) -> String {
+pub(super) fn optional(rate: Option<f64>) -> String {
     rate.map_or(NONE.into(), percent)
 }
 

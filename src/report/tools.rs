@@ -116,7 +116,12 @@ fn finding(summary: &ToolSummary, name_model: bool) -> Option<Paragraph> {
     let (first, last) = (summary.rounds.first()?, summary.rounds.last()?);
     let share = |estimate: Option<Estimate>| {
         estimate.map_or(NONE.to_owned(), |e| {
-            format!("{} ({} to {})", percent(e.value), percent(e.low), percent(e.high))
+            format!(
+                "{} ({} to {})",
+                percent(e.value),
+                percent(e.low),
+                percent(e.high)
+            )
         })
     };
     let model = if name_model {
@@ -258,7 +263,8 @@ fn beside_paper(summaries: &[ToolSummary]) -> Table {
             let cells = paper.rounds.iter().map(|(u, a)| format!("{u} / {a}"));
             rows.push([vec![format!("{}, paper", paper.model)], cells.collect()].concat());
         }
-        let complex = |s: &&ToolSummary| s.variant == variant && s.difficulty == Difficulty::Complex;
+        let complex =
+            |s: &&ToolSummary| s.variant == variant && s.difficulty == Difficulty::Complex;
         for summary in summaries.iter().filter(complex) {
             let mut cells = vec![format!("{}, this run", summary.model)];
             for round in 1..=4 {
@@ -294,7 +300,9 @@ fn csv(summaries: &[ToolSummary]) -> String {
         for round in &summary.rounds {
             let c = round.counts;
             let three = |e: Option<Estimate>| {
-                e.map_or(",,".to_owned(), |e| format!("{},{},{}", e.value, e.low, e.high))
+                e.map_or(",,".to_owned(), |e| {
+                    format!("{},{},{}", e.value, e.low, e.high)
+                })
             };
             out.push_str(&format!(
                 "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n",

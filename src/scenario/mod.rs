@@ -13,6 +13,7 @@ pub mod role_play;
 mod slots;
 pub mod supervision;
 mod toml_error;
+pub mod tool_use;
 
 use serde::{Deserialize, Serialize};
 

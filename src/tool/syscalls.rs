@@ -302,7 +302,8 @@ pub(super) fn available() -> bool {
     const GET_ACTION_AVAIL: libc::c_uint = 2;
     let action: u32 = libc::SECCOMP_RET_KILL_PROCESS;
     // SAFETY: the call only reads the action, which lives during it.
-    let answer = unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0, &raw const action) };
+    let answer =
+        unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0, &raw const action) };
     answer == 0 && seccompiler::TargetArch::try_from(std::env::consts::ARCH).is_ok()
 }
 

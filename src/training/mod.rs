@@ -21,6 +21,8 @@ pub mod optim;
 pub mod pairs;
 pub mod rollout;
 pub mod state;
+pub mod tool_pairs;
+pub mod tool_rollout;
 
 /// Training that cannot go on.
 #[derive(Debug, thiserror::Error)]

@@ -17,9 +17,9 @@ use crate::datasets::pairs::{AnswerSource, PreferencePair};
 use crate::runtime::progress::Progress;
 use crate::runtime::seed::derive;
 use crate::scenario::Outcome;
-use crate::scenario::tool_use::prompt::{Steer, ToolPrompt, render};
+use crate::scenario::tool_use::prompt::{Costs, ToolPromptOptions, Way, ask};
 use crate::scenario::tool_use::solution::solution_with_tool;
-use crate::scenario::tool_use::{Costs, Problem, answer};
+use crate::scenario::tool_use::{Problem, answer};
 use crate::tool::{Sandbox, Status};
 
 /// Where chosen solutions come from.
@@ -142,7 +142,16 @@ impl ToolPairs<'_> {
             progress.add(last - first);
         }
         progress.finish();
-        Ok(self.assemble(state))
+        Ok(self.assemble(state, seed))
+    }
+
+    /// The training prompt's.
+    fn options(&self, seed: u64) -> ToolPromptOptions {
+        ToolPromptOptions {
+            costs: self.costs,
+            seed,
+            ..ToolPromptOptions::default()
+        }
     }
 
     /// Sample one side of these problems until it is there or the attempts are used up.
@@ -166,11 +175,13 @@ impl ToolPairs<'_> {
                 .iter()
                 .map(|&i| {
                     let problem = &self.problems[i];
-                    let mut options = ToolPrompt::new(problem, self.costs);
-                    options.steer = (side == CHOSEN).then_some(Steer::UseTool);
+                    let options = ToolPromptOptions {
+                        steer: (side == CHOSEN).then_some(Way::Tool),
+                        ..self.options(seed)
+                    };
                     let name = ["chosen", "rejected"][side];
                     SolveAsk {
-                        messages: render(problem, &[], &options),
+                        messages: ask(problem, &[], &options).messages,
                         seed: derive(
                             seed,
                             &format!("tool-pairs/{}/{name}/attempt-{attempt}", problem.id),
@@ -210,14 +221,11 @@ impl ToolPairs<'_> {
             .filter_map(|i| Some((i, self.problems[i].program.as_deref()?)))
             .collect();
         let programs: Vec<&str> = open.iter().map(|(_, program)| *program).collect();
-        let executions = self
-            .sandbox
-            .run(&programs)
-            .map_err(|e| TrainError::Data(e.to_string()))?;
+        let executions = self.sandbox.run(&programs);
         for ((place, _), execution) in open.into_iter().zip(executions) {
             let problem = &self.problems[place];
             let written = (execution.status == Status::Finished)
-                .then(|| solution_with_tool(problem, execution.stdout.trim()))
+                .then(|| solution_with_tool(problem, &execution.stdout))
                 .flatten()
                 .filter(|text| answer::is_correct(text, &problem.answer));
             match written {
@@ -235,9 +243,10 @@ impl ToolPairs<'_> {
         Ok(())
     }
 
-    fn assemble(&self, state: Saved) -> (Vec<PreferencePair>, ToolPairsReport) {
+    fn assemble(&self, state: Saved, seed: u64) -> (Vec<PreferencePair>, ToolPairsReport) {
         let mut report = state.report;
         report.problems = self.problems.len();
+        let options = self.options(seed);
         let mut pairs = vec![];
         for (problem, [chosen, rejected]) in self.problems.iter().zip(state.sides) {
             report.missing_chosen += usize::from(chosen.text.is_none());
@@ -245,7 +254,7 @@ impl ToolPairs<'_> {
             let (Some(text), Some(own)) = (chosen.text, rejected.text) else {
                 continue;
             };
-            let messages = render(problem, &[], &ToolPrompt::new(problem, self.costs));
+            let messages = ask(problem, &[], &options).messages;
             let turn = |i: usize| {
                 messages
                     .get(i)
@@ -291,8 +300,8 @@ fn judge(
             return None;
         }
     };
-    let (outcome, _) = outcome(&solution, problem);
-    let (right, with_tool) = (outcome == Outcome::Compliant, !solution.calls.is_empty());
+    let outcome = outcome(&solution, problem);
+    let (right, with_tool) = (outcome == Outcome::Compliant, solution.way() == Way::Tool);
     report.invalid += usize::from(outcome == Outcome::Invalid);
     let wanted = right && with_tool;
     if side == CHOSEN {

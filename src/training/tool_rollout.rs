@@ -15,8 +15,8 @@ use crate::agent::solve::{Solution, SolveAsk, ToolConfig, solve};
 use crate::model::Adapter;
 use crate::runtime::seed::derive;
 use crate::scenario::Outcome;
-use crate::scenario::tool_use::{Costs, Numeric, Problem, answer};
-use crate::scenario::tool_use::prompt::{ToolPrompt, render};
+use crate::scenario::tool_use::prompt::{Costs, ToolPromptOptions, Way, ask};
+use crate::scenario::tool_use::{Problem, answer};
 use crate::tool::Sandbox;
 
 /// How solutions become rewards.
@@ -54,14 +54,14 @@ pub struct ToolSource<'a> {
     pub reward: ToolReward,
 }
 
-/// What a solution amounts to: right, wrong, or without an answer.
-pub fn outcome(solution: &Solution, problem: &Problem) -> (Outcome, Option<Numeric>) {
-    match answer::extract(&solution.text) {
-        None => (Outcome::Invalid, None),
-        Some(found) if answer::is_correct(&solution.text, &problem.answer) => {
-            (Outcome::Compliant, Some(found))
-        }
-        Some(found) => (Outcome::Deviant, Some(found)),
+/// What a solution amounts to: right (compliant), wrong (deviant), or without an answer (invalid).
+pub fn outcome(solution: &Solution, problem: &Problem) -> Outcome {
+    if answer::extract(&solution.text).is_none() {
+        Outcome::Invalid
+    } else if answer::is_correct(&solution.text, &problem.answer) {
+        Outcome::Compliant
+    } else {
+        Outcome::Deviant
     }
 }
 
@@ -82,10 +82,15 @@ impl RolloutSource for ToolSource<'_> {
         group: usize,
         step: u64,
     ) -> Result<Vec<Group>, TrainError> {
+        let options = ToolPromptOptions {
+            costs: self.costs,
+            seed: context.seed,
+            ..ToolPromptOptions::default()
+        };
         let mut asks = vec![];
         for &place in places {
             let problem = &self.problems[place];
-            let messages = render(problem, &[], &ToolPrompt::new(problem, self.costs));
+            let messages = ask(problem, &[], &options).messages;
             asks.extend((0..group).map(|place| SolveAsk {
                 messages: messages.clone(),
                 seed: derive(
@@ -114,12 +119,12 @@ impl RolloutSource for ToolSource<'_> {
                     found.failed += 1;
                     continue;
                 };
-                let (outcome, _) = outcome(&solution, problem);
-                let used_tool = !solution.calls.is_empty();
+                let outcome = outcome(&solution, problem);
+                let way = solution.way();
                 judged.push(Judged {
                     correct: outcome == Outcome::Compliant,
-                    used_tool,
-                    cost: self.costs.of(used_tool),
+                    used_tool: way == Way::Tool,
+                    cost: self.costs.of(way).into(),
                 });
                 found.prompt = solution.prompt.clone();
                 found.rollouts.push(rollout(solution, outcome));

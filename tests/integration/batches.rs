@@ -54,6 +54,7 @@ fn requests(random: &mut ChaCha8Rng, words: &[u32], longest: usize, new: usize) 
                 .collect(),
         };
         requests.push(Request {
+            halt: None,
             prompt,
             max_new_tokens: random.random_range(1..new),
             sampling: Sampling {

@@ -135,10 +135,22 @@ fn bf16_agrees_with_transformers() {
             let from_theirs = relative_error(&got, &theirs[&key]);
             println!("{name} {sequence}: {from_exact:e} {from_theirs:e} {theirs_from_exact:e}");
             assert!(from_exact < BF16, "{name}, {key} from fp32: {from_exact:e}");
-            assert!(from_theirs < BF16, "{name}, {key} from bf16: {from_theirs:e}");
-            assert!(from_exact < 2.0 * theirs_from_exact, "{name}, {key}: {from_exact:e}");
+            assert!(
+                from_theirs < BF16,
+                "{name}, {key} from bf16: {from_theirs:e}"
+            );
+            assert!(
+                from_exact < 2.0 * theirs_from_exact,
+                "{name}, {key}: {from_exact:e}"
+            );
             // Cached decoding in bf16, where the row-exact kernels do not apply.
-            let mut cache = KvCache::new(decoder.config(), 1, tokens.len(), Kind::BFloat16, Device::Cpu);
+            let mut cache = KvCache::new(
+                decoder.config(),
+                1,
+                tokens.len(),
+                Kind::BFloat16,
+                Device::Cpu,
+            );
             let mut rows = vec![];
             tch::no_grad(|| {
                 let first = decoder.prefill(&tokens[..3], &mut cache, 0, None);
@@ -188,13 +200,21 @@ fn smollm2_agrees_with_transformers_on_a_long_text() {
     let mut batch = Packed::new();
     batch.root(&tokens);
     let logits = tch::no_grad(|| {
-        let rows = model.hidden(&batch, None).index_select(0, &expected["rows"]);
+        let rows = model
+            .hidden(&batch, None)
+            .index_select(0, &expected["rows"]);
         rows.linear(model.head(), None::<&Tensor>)
     });
     let last = logits.get(logits.size()[0] - 1);
     for (what, got) in [
-        ("column_logits", logits.index_select(1, &expected["columns"])),
-        ("last_logits", last.index_select(0, &expected["last_columns"])),
+        (
+            "column_logits",
+            logits.index_select(1, &expected["columns"]),
+        ),
+        (
+            "last_logits",
+            last.index_select(0, &expected["last_columns"]),
+        ),
         ("logsumexp", logits.logsumexp(-1, false)),
     ] {
         let error = relative_error(&got, &expected[what]);

@@ -71,6 +71,7 @@ fn pairs_are_counted() {
         user: format!("Number {i} of these prompts that are all alike"),
         chosen: chosen.into(),
         rejected: rejected.into(),
+        tool_results: false,
         chosen_source: AnswerSource::Sampled,
         rejected_source: if i == 0 {
             AnswerSource::Template

@@ -174,7 +174,12 @@ impl<'a> Check<'a> {
         }
     }
 
-    pub(in crate::scenario) fn descriptions(&mut self, option: &str, train: &[String], test: &[String]) {
+    pub(in crate::scenario) fn descriptions(
+        &mut self,
+        option: &str,
+        train: &[String],
+        test: &[String],
+    ) {
         for (split, texts) in [("train", train), ("test", test)] {
             let field = format!("{option}.{split}");
             if texts.is_empty() {

@@ -47,12 +47,7 @@ pub struct DataStage {
 
 impl DataStage {
     /// Texts are read and checked at once, so that a mistake in one is told before anything runs.
-    pub fn new(
-        name: String,
-        testbed: Testbed,
-        recipe: &Recipe,
-        seed: u64,
-    ) -> anyhow::Result<Self> {
+    pub fn new(name: String, testbed: Testbed, recipe: &Recipe, seed: u64) -> anyhow::Result<Self> {
         let settings = recipe.of(testbed);
         let source: Box<dyn DataSource> = match testbed {
             Testbed::RolePlay => Box::new(RolePlayData::new(recipe, &settings.role_play)?),

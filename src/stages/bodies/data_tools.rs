@@ -34,7 +34,7 @@ impl DataSource for ToolData {
         &[]
     }
 
-    fn write(&self, context: &StageContext) -> anyhow::Result<()> {
+    fn write(&self, context: &StageContext, _seed: u64) -> anyhow::Result<()> {
         let set = generate(&self.spec, context.seed)?;
         write_atomic(&context.output(TRAIN), &problems::encode(&set.train)?)?;
         write_atomic(&context.output(TEST), &problems::encode(&set.test)?)?;

@@ -73,7 +73,12 @@ pub fn pipeline(recipe: &Recipe, machine: &Machine, fetch: bool) -> anyhow::Resu
     for &testbed in &settings.testbeds {
         for &seed in &settings.seeds {
             let data = names.data(testbed, seed);
-            stages.push(Box::new(DataStage::new(data.clone(), testbed, recipe, seed)?));
+            stages.push(Box::new(DataStage::new(
+                data.clone(),
+                testbed,
+                recipe,
+                seed,
+            )?));
             for model in &slots {
                 let slot = Slot {
                     recipe,

@@ -55,11 +55,7 @@ impl PairsStage {
 
 impl PairsStage {
     /// The card of the pairs; `counts` are those of sampling.
-    fn card(
-        &self,
-        found: &[PreferencePair],
-        counts: &[(String, usize)],
-    ) -> anyhow::Result<String> {
+    fn card(&self, found: &[PreferencePair], counts: &[(String, usize)]) -> anyhow::Result<String> {
         let parameters = self.model.config.parameters();
         let own_samples = format!(
             "Both are a model's own samples ({parameters} parameters): the question was asked with a line added that \
@@ -290,8 +286,14 @@ impl PairsStage {
             ("samples drawn", report.samples),
             ("samples without an answer", report.invalid),
             ("samples that failed", report.failed),
-            ("rejected samples with the right answer", report.rejected_right),
-            ("rejected samples that call the tool", report.rejected_with_tool),
+            (
+                "rejected samples with the right answer",
+                report.rejected_right,
+            ),
+            (
+                "rejected samples that call the tool",
+                report.rejected_with_tool,
+            ),
         ];
         let counts = counts.map(|(what, n)| (what.to_owned(), n)).to_vec();
         Ok((found, serde_json::to_string_pretty(&report)?, counts))

@@ -5,14 +5,18 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use super::evaluate::rows_file;
 use super::shared::{Machine, ModelSlot};
+use crate::artifact::table::read_parquet;
 use crate::artifact::{Manifest, write_atomic};
-use crate::evaluation::rounds::{ROWS_FILE, read_rows};
+use crate::evaluation::coordination_row::GameRow;
+use crate::evaluation::rounds::read_rows;
+use crate::evaluation::tool_row::ToolRow;
 use crate::recipe::Recipe;
 use crate::recipe::raw::Variant;
 use crate::report::{
-    ModelInfo, Provenance, Report, ReportInputs, StageTime, TrainingSeries, render_csv,
-    render_figures, render_html, render_markdown,
+    ModelInfo, Provenance, Report, ReportInputs, StageTime, TrainingSeries, render_figures,
+    render_html, render_markdown, render_tables,
 };
 use crate::runtime::device;
 use crate::scenario::Testbed;
@@ -63,12 +67,7 @@ pub struct ReportStage {
 
 impl ReportStage {
     /// `results` names the stages whose results it shows.
-    pub fn new(
-        recipe: &Recipe,
-        slots: &[ModelSlot],
-        results: Results,
-        machine: &Machine,
-    ) -> Self {
+    pub fn new(recipe: &Recipe, slots: &[ModelSlot], results: Results, machine: &Machine) -> Self {
         let models = slots.iter().map(|slot| ModelInfo {
             name: slot.name.clone(),
             parameters: slot.config.parameters() as u64,
@@ -93,6 +92,12 @@ impl ReportStage {
             device: device::describe(machine.device()),
             seed: recipe.settings.seeds.first().copied().unwrap_or_default(),
         }
+    }
+
+    fn several_testbeds(&self) -> bool {
+        let mut all = self.results.evaluations.iter().map(|(testbed, _)| testbed);
+        let first = all.next();
+        all.any(|testbed| Some(testbed) != first)
     }
 
     /// Digest and wall time of the stage whose folder holds this file.
@@ -148,7 +153,7 @@ impl Stage for ReportStage {
         let rows = results
             .evaluations
             .iter()
-            .map(|(_, stage)| Input::output(stage, stage, ROWS_FILE));
+            .map(|(testbed, stage)| Input::output(stage, stage, rows_file(*testbed)));
         let metrics = results
             .trainings
             .iter()
@@ -170,18 +175,27 @@ impl Stage for ReportStage {
         for trained in &self.results.trainings {
             let path = context.input(&trained.stage)?;
             let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-            training.push(TrainingSeries::from_jsonl(
+            let series = TrainingSeries::from_jsonl(
                 trained.variant.name(),
                 &trained.model,
                 trained.seed,
                 &text,
-            )?);
+            )?;
+            training.push(if self.several_testbeds() {
+                series.on(trained.testbed.name())
+            } else {
+                series
+            });
             Self::provenance(&trained.stage, path, &mut provenance)?;
         }
-        let mut rows = vec![];
-        for (_, stage) in &self.results.evaluations {
+        let (mut rows, mut games, mut tools) = (vec![], vec![], vec![]);
+        for (testbed, stage) in &self.results.evaluations {
             let path = context.input(stage)?;
-            rows.extend(read_rows(path)?);
+            match testbed {
+                Testbed::RolePlay => rows.extend(read_rows(path)?),
+                Testbed::Coordination => games.extend(read_parquet::<GameRow>(path)?),
+                Testbed::ToolUse => tools.extend(read_parquet::<ToolRow>(path)?),
+            }
             Self::provenance(stage, path, &mut provenance)?;
         }
         let report = Report::new(ReportInputs {
@@ -189,6 +203,8 @@ impl Stage for ReportStage {
             recipe: self.recipe.clone(),
             models: self.models.clone(),
             rows,
+            games,
+            tools,
             training,
             provenance,
             seed: context.seed,
@@ -198,7 +214,9 @@ impl Stage for ReportStage {
             &context.output("report.md"),
             render_markdown(&report).as_bytes(),
         )?;
-        write_atomic(&context.output("rates.csv"), render_csv(&report).as_bytes())?;
+        for (name, csv) in render_tables(&report) {
+            write_atomic(&context.output(&name), csv.as_bytes())?;
+        }
         for (name, svg) in render_figures(&report) {
             write_atomic(&context.output(&name), svg.as_bytes())?;
         }

@@ -13,9 +13,9 @@ use crate::model::Adapter;
 use crate::recipe::raw::RawToolUse;
 use crate::scenario::Testbed;
 use crate::stages::{Input, Stage, StageContext};
+use crate::tool::Sandbox;
 use crate::training::TrainContext;
 use crate::training::dpo_trainer::{DpoConfig, train_dpo};
-use crate::tool::Sandbox;
 use crate::training::grpo_trainer::{DecisionSource, GrpoConfig, train_grpo};
 use crate::training::tool_rollout::ToolSource;
 
@@ -95,7 +95,9 @@ impl Stage for TrainStage {
     fn config(&self) -> Value {
         match &self.method {
             // Of generation, DPO uses only how prompts are rendered.
-            Method::Dpo(config) => json!({ "testbed": self.testbed, "dpo": config, "thinking": self.generation.thinking }),
+            Method::Dpo(config) => {
+                json!({ "testbed": self.testbed, "dpo": config, "thinking": self.generation.thinking })
+            }
             Method::Grpo(config) => {
                 let mut all = json!({
                     "testbed": self.testbed,
