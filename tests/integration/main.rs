@@ -1,6 +1,7 @@
 //! Tests across modules, one file a feature.
 
 mod cli;
+mod coordination;
 mod dpo;
 mod grpo;
 mod kill;
