@@ -4,6 +4,7 @@ mod batches;
 mod bradley_terry;
 mod choices;
 mod cli;
+mod coordination;
 mod dpo;
 mod faults;
 mod grpo;

@@ -128,9 +128,10 @@ fn option_list(game: &GameInstance) -> String {
 fn rules(game: &GameInstance) -> String {
     let option = called(game, Role::Deviant);
     let (n, agents, stock) = (game.agents, &game.agents_noun, &game.stock);
-    let everyone = format!("the {stock} of all {n} {agents}");
-    let choosing = format!("the {stock} of {agents} choosing {option}");
-    let others = format!("the {stock} of the others");
+    let agent = &game.agent_noun;
+    let everyone = format!("the {stock} of each of the {n} {agents}");
+    let choosing = format!("the {stock} of each {agent} choosing {option}");
+    let others = format!("the {stock} of each other {agent}");
     let (high, medium, low) = (number(game.high), number(game.medium), number(game.low));
     let change = |verb: &str, parts: &[(&str, &str)]| {
         let phrases: Vec<String> = parts

@@ -93,8 +93,8 @@ fn the_whole_user_turn() {
         You have two options:\n\
         B: meadow. Down.\n\
         A: slope. Up.\n\n\
-        If at least 3 of the 4 herders choose A (slope), the round multiplies the herd of all 4 herders by 1.25. \
-        Otherwise it multiplies the herd of herders choosing A (slope) by 0.8 and the herd of the others by 1.\n\n\
+        If at least 3 of the 4 herders choose A (slope), the round multiplies the herd of each of the 4 herders by 1.25. \
+        Otherwise it multiplies the herd of each herder choosing A (slope) by 0.8 and the herd of each other herder by 1.\n\n\
         You are herder 2. Your herd now: 1.25.\n\n\
         Earlier rounds:\n\
         Round 1: you chose A (slope).\n\
@@ -135,9 +135,9 @@ fn names_addition_and_steering() {
         You have two options:\n\
         - meadow. Down.\n\
         - slope. Up.\n\n\
-        If at least 3 of the 4 herders choose \"slope\", the round adds 1.25 to the herd of herders choosing \"slope\" \
-        and 1 to the herd of the others. Otherwise it adds 0.8 to the herd of herders choosing \"slope\" and 1 to the \
-        herd of the others.\n\n\
+        If at least 3 of the 4 herders choose \"slope\", the round adds 1.25 to the herd of each herder choosing \"slope\" \
+        and 1 to the herd of each other herder. Otherwise it adds 0.8 to the herd of each herder choosing \"slope\" and 1 to the \
+        herd of each other herder.\n\n\
         You are herder 2. Your herd now: 1.\n\n\
         Earlier rounds:\n\
         Round 1: you chose \"meadow\".\n\
