@@ -239,7 +239,10 @@ fn sandbox() -> Finding {
     let found = sandbox.capabilities();
     let trial = sandbox.run(&["print(6 * 7)"]).remove(0);
     if trial.status != Status::Finished || trial.stdout != "42\n" {
-        let text = format!("{found}, but a trial failed: {:?} {}", trial.status, trial.stderr);
+        let text = format!(
+            "{found}, but a trial failed: {:?} {}",
+            trial.status, trial.stderr
+        );
         return note(text, None);
     }
     let text = format!("{found}; {:.0} ms a program", trial.seconds * 1e3);

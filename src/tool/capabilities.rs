@@ -23,10 +23,8 @@ impl Namespaces {
             flags |= libc::CLONE_NEWUSER;
         }
         if self.separate {
-            flags |= libc::CLONE_NEWPID
-                | libc::CLONE_NEWNET
-                | libc::CLONE_NEWIPC
-                | libc::CLONE_NEWUTS;
+            flags |=
+                libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         }
         flags
     }
@@ -87,7 +85,11 @@ impl std::fmt::Display for Capabilities {
             Some(abi) => write!(f, "Landlock {abi}")?,
             None => write!(f, "no Landlock")?,
         }
-        f.write_str(if self.seccomp { ", seccomp" } else { ", no seccomp" })?;
+        f.write_str(if self.seccomp {
+            ", seccomp"
+        } else {
+            ", no seccomp"
+        })?;
         f.write_str(match (self.namespaces.separate, self.namespaces.user) {
             (true, true) => ", namespaces (user, pid, net, ipc, uts)",
             (true, false) => ", namespaces (pid, net, ipc, uts)",

@@ -25,7 +25,8 @@ impl Domain<'_> {
     /// The ruleset; `None` where the kernel has no Landlock.
     pub(super) fn ruleset(&self) -> Result<Option<OwnedFd>, RulesetError> {
         let read: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
-        let devices = make_bitflags!(AccessFs::{MakeChar | MakeBlock | IoctlDev | Execute | MakeSock});
+        let devices =
+            make_bitflags!(AccessFs::{MakeChar | MakeBlock | IoctlDev | Execute | MakeSock});
         let scratch = AccessFs::from_all(NEWEST) & !devices;
         let null = make_bitflags!(AccessFs::{ReadFile | WriteFile});
         let ruleset = Ruleset::default()

@@ -112,9 +112,7 @@ impl Launch {
             Ok(pid as libc::pid_t)
         };
         // SAFETY: `before` was filled above.
-        unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut())
-        };
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
         Ok(Started {
             pid: made?,
             control,

@@ -302,7 +302,8 @@ pub(super) fn available() -> bool {
     const GET_ACTION_AVAIL: libc::c_uint = 2;
     let action: u32 = libc::SECCOMP_RET_KILL_PROCESS;
     // SAFETY: the call only reads the action, which lives during it.
-    let answer = unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0, &raw const action) };
+    let answer =
+        unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0, &raw const action) };
     answer == 0 && seccompiler::TargetArch::try_from(std::env::consts::ARCH).is_ok()
 }
 
@@ -351,7 +352,10 @@ fn calculate() -> Result<Rules, seccompiler::BackendError> {
         libc::FIONBIO,
         libc::FIONREAD,
     ];
-    rules.insert(libc::SYS_ioctl, one_of(1, requests.map(|r| r as u64))?);
+    rules.insert(
+        libc::SYS_ioctl,
+        one_of(1, requests.map(|r| u64::from(r as u32)))?,
+    );
     Ok(rules)
 }
 

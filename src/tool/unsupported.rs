@@ -40,7 +40,10 @@ impl Capabilities {
 
     /// Everything.
     pub fn missing(&self) -> Option<String> {
-        Some(format!("the sandbox needs Linux, this is {}", std::env::consts::OS))
+        Some(format!(
+            "the sandbox needs Linux, this is {}",
+            std::env::consts::OS
+        ))
     }
 }
 
