@@ -19,7 +19,8 @@ pub struct SandboxConfig {
     pub packages: Option<PathBuf>,
     /// Seconds on the clock, the fork included.
     pub wall_seconds: f64,
-    /// Seconds of processor time; the kernel counts whole seconds, so it is rounded up.
+    /// Seconds of processor time; the kernel counts whole seconds, so it is rounded up, and gives one more
+    /// to a program that ignores SIGXCPU.
     pub cpu_seconds: f64,
     /// MiB of address space beyond what Python and its packages take.
     pub memory_mib: u64,
@@ -33,6 +34,8 @@ pub struct SandboxConfig {
     pub output_kib: usize,
     /// Programs run at a time; 0 for as many as there are processors.
     pub workers: usize,
+    /// Namespaces of their own for workers, where the kernel lets us have them.
+    pub namespaces: bool,
     /// Run programs even where the kernel lacks Landlock or seccomp. They can then read and write what you can.
     pub allow_unsandboxed: bool,
 }
@@ -50,6 +53,7 @@ impl Default for SandboxConfig {
             open_files: 32,
             output_kib: 64,
             workers: 0,
+            namespaces: true,
             allow_unsandboxed: false,
         }
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Instant;
 
-use super::capabilities::Capabilities;
+use super::capabilities::{Capabilities, Namespaces};
 use super::program::{Lost, Request};
 use super::python::Python;
 use super::scratch::Scratch;
@@ -42,7 +42,10 @@ impl Sandbox {
         }
         let python = Python::find(config)?;
         let scratch = Scratch::new().map_err(SandboxError::io("make a scratch folder"))?;
-        let first = Worker::start(&python, config, &scratch, confined)?;
+        if !config.namespaces {
+            capabilities.namespaces = Namespaces::default();
+        }
+        let first = Worker::start(&python, &scratch, capabilities.namespaces, confined)?;
         capabilities.packages.clone_from(&first.packages);
         let mut workers = vec![Mutex::new(Some(first))];
         workers.resize_with(config.worker_count(), || Mutex::new(None));
@@ -159,6 +162,7 @@ impl Sandbox {
     }
 
     fn start_worker(&self) -> Result<Worker, SandboxError> {
-        Worker::start(&self.python, &self.config, &self.scratch, self.confined)
+        let namespaces = self.capabilities.namespaces;
+        Worker::start(&self.python, &self.scratch, namespaces, self.confined)
     }
 }

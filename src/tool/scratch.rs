@@ -117,7 +117,7 @@ mod tests {
             fs::create_dir(&deep).unwrap();
         }
         fs::write(deep.join("leaf"), "x").unwrap();
-        fs::set_permissions(folder.join("dddddd"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(folder.join("dddddd"), Permissions::from_mode(0o000)).unwrap();
         scratch.remove(folder).unwrap();
         assert_eq!(fs::read_dir(scratch.root()).unwrap().count(), 0);
         assert!(outside.path().join("kept").exists());

@@ -352,7 +352,10 @@ fn calculate() -> Result<Rules, seccompiler::BackendError> {
         libc::FIONBIO,
         libc::FIONREAD,
     ];
-    rules.insert(libc::SYS_ioctl, one_of(1, requests.map(|r| r as u64))?);
+    rules.insert(
+        libc::SYS_ioctl,
+        one_of(1, requests.map(|r| u64::from(r as u32)))?,
+    );
     Ok(rules)
 }
 

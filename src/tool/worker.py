@@ -133,9 +133,11 @@ def child(zygote, descriptors, done, memory, cpu, file_size, open_files, folder)
     os.environ.clear()
     os.environ.update({"HOME": os.fsdecode(folder), "TMPDIR": os.fsdecode(folder), "LANG": "C.UTF-8"})
     seed(text)
-    for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, cpu), (resource.RLIMIT_FSIZE, file_size),
-                         (resource.RLIMIT_NPROC, 0), (resource.RLIMIT_NOFILE, open_files)):
+    for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, file_size), (resource.RLIMIT_NPROC, 0),
+                         (resource.RLIMIT_NOFILE, open_files)):
         resource.setrlimit(limit, (value, value))
+    # SIGXCPU says why it ended; who ignores that is killed a second later.
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
     if ruleset:
         system_call(SYS_LANDLOCK_RESTRICT_SELF, "landlock_restrict_self", ruleset[0], 0)
     control.detach()

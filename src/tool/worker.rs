@@ -12,7 +12,7 @@ use super::python::Python;
 use super::rules::Domain;
 use super::scratch::Scratch;
 use super::spawn::{Launch, c_path, failure};
-use super::{SandboxConfig, SandboxError, syscalls};
+use super::{SandboxError, syscalls};
 
 const SOURCE: &str = include_str!("worker.py");
 /// Importing sympy from a cold network disk takes its time.
@@ -45,8 +45,8 @@ impl Worker {
     /// Start one and wait until it has imported everything.
     pub(super) fn start(
         python: &Python,
-        config: &SandboxConfig,
         scratch: &Scratch,
+        namespaces: Namespaces,
         confined: bool,
     ) -> Result<Self, SandboxError> {
         let start_error = |problem: String| SandboxError::Start { problem };
@@ -76,7 +76,7 @@ impl Worker {
         let environment = environment(python).map_err(SandboxError::io("name its variables"))?;
         let launch = (|| {
             Ok(Launch {
-                namespaces: Namespaces::available(),
+                namespaces,
                 executable: c_path(&python.executable)?,
                 arguments: vec![
                     c_path(&python.executable)?,
@@ -132,7 +132,6 @@ impl Worker {
         tracing::debug!(
             pid = worker.pid,
             mib = worker.address_space >> 20,
-            workers = config.worker_count(),
             "sandbox worker ready"
         );
         Ok(worker)
@@ -253,12 +252,6 @@ impl Worker {
             })),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
-    }
-
-    /// Its process id.
-    #[cfg(test)]
-    pub(super) fn pid(&self) -> libc::pid_t {
-        self.pid
     }
 }
 
