@@ -193,7 +193,7 @@ fn a_clock_that_goes_back_decides_nothing() {
     );
     // A clock before the epoch.
     let before = World {
-        back: Some(1_000_000_000),
+        back: Some(2_000_000_000),
         ..World::default()
     };
     let again = run.go(&before);
