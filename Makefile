@@ -1,5 +1,6 @@
 # make reproduce   set up, build, run the laptop recipe: data to report, on this machine
 # make test        set up, build, run all tests (the real 135M model where it matters)
+# make test-kill   424 kills instead of the few of `make test`
 # make check       format, lints, documentation, tests: what every commit must pass
 # RECIPE=… chooses another recipe, RUN_ARGS=… adds options of `atp-pipeline run`
 
@@ -11,7 +12,7 @@ PYTHON ?= python3
 .PHONY: help setup build reproduce test test-kill check fmt clippy doc clean
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 setup:
 	@command -v $(PYTHON) >/dev/null || { echo "setup: $(PYTHON) is missing; install python3 (3.8 or newer)" >&2; exit 1; }
@@ -30,9 +31,10 @@ reproduce: build
 test: setup
 	$(CARGO) test --locked
 
-# The long version of the kill test: every stage killed again and again.
+# The long version of the kill tests: 200 kills spread over all writes and 200 at random moments, with a tiny model, and
+# 24 at random moments with the real one.
 test-kill: setup
-	ATP_KILLS=200 $(CARGO) test --locked --test integration kill -- --nocapture
+	ATP_KILLS=200 ATP_MODEL_KILLS=24 $(CARGO) test --locked --test integration kill -- --nocapture
 
 check: fmt clippy doc test
 

@@ -82,6 +82,7 @@ impl DeviceArgs {
         if self.deterministic {
             device::make_deterministic()
                 .map_err(|problem| anyhow::anyhow!("--deterministic: {problem}"))?;
+            tracing::info!("deterministic algorithms only");
         }
         device::set_threads(self.threads);
         Ok(device::open(self.device)?)

@@ -88,6 +88,7 @@ impl SampleArgs {
                 let line = serde_json::json!({
                     "text": answer.text, "finish": answer.finish,
                     "prompt_tokens": answer.prompt.len(), "completion_tokens": answer.sampled.len(),
+                    "tokens": answer.sampled, "logprobs": answer.logprobs,
                 });
                 println!("{line}");
             } else {

@@ -195,7 +195,10 @@ pub fn make_deterministic() -> Result<(), String> {
         unsafe { std::mem::transmute(torch_function(name)?) };
     // SAFETY: as above.
     unsafe { set(context, true, false) };
-    Ok(())
+    match is_deterministic() {
+        true => Ok(()),
+        false => Err("libtorch did not take the setting".into()),
+    }
 }
 
 /// Whether [`make_deterministic`] is in force, asked of libtorch itself.
@@ -259,6 +262,17 @@ pub fn set_threads(threads: usize) -> usize {
         .num_threads(threads)
         .build_global();
     threads
+}
+
+/// What the bytes of a result computed on a CPU depend on, in words: processor and number of threads.
+pub fn processor() -> String {
+    let described = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = described
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.trim() == "model name")
+        .map_or("unknown processor", |(_, name)| name.trim());
+    format!("{model}, {} threads", tch::get_num_threads())
 }
 
 /// The device in words, for reports.

@@ -30,6 +30,9 @@ pub(super) struct Started {
     pub started: String,
     /// Seconds of the attempts that ended in order.
     pub seconds: f64,
+    /// Processor and threads of the last attempt; empty where it was not written.
+    #[serde(default)]
+    pub processor: String,
 }
 
 /// The paths of one run directory.

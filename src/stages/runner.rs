@@ -14,7 +14,7 @@ use crate::artifact::{
     time,
 };
 use crate::runtime::message::message;
-use crate::runtime::{interrupt, seed};
+use crate::runtime::{device, interrupt, seed};
 
 /// How a list of stages is run.
 #[derive(Debug, Clone, Default)]
@@ -278,9 +278,18 @@ impl Runner {
                     key: digest,
                     started: time::now(),
                     seconds: 0.0,
+                    processor: String::new(),
                 }
             }
         };
+        let processor = device::processor();
+        if ![String::new(), processor.clone()].contains(&started.processor) {
+            tracing::warn!(
+                "`{name}`: was begun on {}, goes on on {processor}: no one machine would give the same bytes",
+                started.processor
+            );
+        }
+        started.processor = processor;
         create_folder(folder)?;
         remove_stale_temporaries(folder)?;
         layout::mark_started(folder, &started)?;

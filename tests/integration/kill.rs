@@ -1,7 +1,7 @@
 //! Runs that are killed or told to stop at some moment, again and again, end with the bytes of one that never was.
 //!
-//! `ATP_KILLS` is the number of `kill -9`, rounded up to whole rounds over the stages that take time; without it one
-//! hits each.
+//! Here on the real small model, at moments drawn at random. `ATP_MODEL_KILLS` is the number of `kill -9`, rounded up to
+//! whole rounds over the stages that take time; without it one hits each. Kills at every write are in `faults::kills`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -188,8 +188,8 @@ fn assert_tidy(run: &Path) {
 
 #[test]
 fn a_run_killed_in_every_stage_ends_with_the_same_bytes() {
-    let kills = std::env::var("ATP_KILLS").map_or(TARGETS.len(), |text| {
-        text.parse().expect("ATP_KILLS is a number")
+    let kills = std::env::var("ATP_MODEL_KILLS").map_or(TARGETS.len(), |text| {
+        text.parse().expect("ATP_MODEL_KILLS is a number")
     });
     let reference = finished();
     let expected = results(&reference.run(), &TINY_STAGES);

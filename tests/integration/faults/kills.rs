@@ -1,6 +1,7 @@
 //! SIGKILL at named writes, one at a time and many in a row; and what would survive a loss of power.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use atp_pipeline::runtime::seed::stream;
 use rand::Rng;
@@ -102,12 +103,16 @@ fn spread(kills: usize) -> Vec<Point> {
         .collect()
 }
 
-/// `ATP_WRITE_KILLS` is a number of kills spread over all operations; without it, seventeen chosen ones.
+/// How many kills `ATP_KILLS` asks for.
+fn asked() -> Option<usize> {
+    let kills = std::env::var("ATP_KILLS").ok();
+    kills.map(|text| text.parse().expect("ATP_KILLS is a number"))
+}
+
+/// `ATP_KILLS` kills spread over all operations; without it, seventeen chosen ones.
 #[test]
 fn a_run_killed_at_a_write_ends_with_the_same_bytes() {
-    let kills = std::env::var("ATP_WRITE_KILLS").ok();
-    let kills = kills.map(|text| text.parse().expect("ATP_WRITE_KILLS is a number"));
-    let points = kills.map_or_else(chosen, spread);
+    let points = asked().map_or_else(chosen, spread);
     let mut stages = BTreeMap::<&str, usize>::new();
     for &point in &points {
         let run = Run::new();
@@ -144,6 +149,47 @@ fn a_run_killed_at_a_write_ends_with_the_same_bytes() {
             "{stage} was never hit: {stages:?}"
         );
     }
+}
+
+/// At moments drawn at random, inside a computation more often than at a write. `ATP_KILLS` says how often.
+#[test]
+fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
+    let begin = Instant::now();
+    let whole = Run::new();
+    whole.finish();
+    let whole = begin.elapsed();
+    let kills = asked().unwrap_or(3);
+    let mut stages = BTreeMap::<&str, usize>::new();
+    let mut done = 0;
+    for attempt in 0.. {
+        assert!(attempt < 2 * kills + 10, "missed too often");
+        let mut random = stream(1, &format!("faults/moment/{attempt}"));
+        let run = Run::new();
+        let mut process = run
+            .command(&World::default(), &[])
+            .spawn()
+            .expect("a process");
+        std::thread::sleep(whole.mul_f64(random.random_range(0.15..1.0)));
+        process.kill().expect("a signal");
+        let ended = process.wait().expect("an end");
+        if ended.success() {
+            continue;
+        }
+        assert_eq!(ended.code(), None);
+        let operations = run.operations();
+        let last = operations.iter().rfind(|o| o.number > 0);
+        *stages
+            .entry(last.and_then(Operation::stage).unwrap_or("run"))
+            .or_default() += 1;
+        let resumed = run.finish();
+        assert!(!resumed.err.contains("damaged"), "{}", resumed.err);
+        run.assert_finished();
+        done += 1;
+        if done == kills {
+            break;
+        }
+    }
+    println!("{done} of {done} kills identical, last at work: {stages:?}");
 }
 
 #[test]

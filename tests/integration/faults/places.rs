@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use super::disk::{Run, When, World, reference, workplace};
-use crate::support::{assert_same, files};
+use crate::support::{Ended, assert_same, files};
 
 fn kill_at(run: &Run, world: &World, number: usize) {
     let killed = run.go(&World {
@@ -48,6 +48,7 @@ fn a_moved_run_goes_on_and_a_copied_one_has_nothing_to_do() {
         "{}",
         resumed.err
     );
+    assert!(!resumed.err.contains("was begun on"), "{}", resumed.err);
     moved.assert_finished();
 
     // A copy is as good as the original, which is gone.
@@ -85,6 +86,29 @@ fn a_moved_run_goes_on_and_a_copied_one_has_nothing_to_do() {
     there.assert_finished();
 }
 
+/// The promise of equal bytes is for one thread count; breaking it in the middle of a stage is said.
+#[test]
+fn another_thread_count_in_the_middle_of_a_stage_is_said() {
+    let run = Run::new();
+    let number = reference().find("train-dpo", "rename", "/step-00000001");
+    kill_at(&run, &World::default(), number);
+    let resumed = run
+        .command(
+            &World::default(),
+            &["--threads", "2", "--only", "train-dpo"],
+        )
+        .output();
+    let resumed = Ended::from(resumed.expect("a process"));
+    assert_eq!(resumed.code, Some(0), "{}", resumed.err);
+    for said in [
+        "`train-dpo`: was begun on ",
+        ", 1 threads, goes on on ",
+        ", 2 threads: ",
+    ] {
+        assert!(resumed.err.contains(said), "no `{said}` in {}", resumed.err);
+    }
+}
+
 /// Separate runs, from scratch, in different folders: the same files, manifests but for their times.
 #[test]
 fn two_runs_in_different_folders_give_the_same_bytes() {
@@ -92,6 +116,29 @@ fn two_runs_in_different_folders_give_the_same_bytes() {
     let run = Run::at(elsewhere.path(), elsewhere.path().join("other"));
     run.finish();
     assert_same(&run.results(), &reference().results);
+}
+
+/// What the deterministic mode forbids on a GPU must not be met on the way; on a CPU it changes nothing.
+#[test]
+fn the_deterministic_mode_gives_the_same_bytes_on_a_cpu() {
+    let run = Run::new();
+    let mut command = run.command(&World::default(), &[]);
+    let ended = command.env("ATP_DETERMINISTIC", "1").output();
+    let ended = Ended::from(ended.expect("a process"));
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(
+        ended.err.contains("deterministic algorithms only"),
+        "{}",
+        ended.err
+    );
+    run.assert_finished();
+    let mut command = run.command(&World::default(), &["--deterministic"]);
+    let ended = command.env("CUBLAS_WORKSPACE_CONFIG", ":0:0").output();
+    let ended = Ended::from(ended.expect("a process"));
+    assert_eq!(ended.code, Some(1), "{}", ended.err);
+    for said in ["--deterministic", "`:0:0`", ":4096:8", "unset"] {
+        assert!(ended.err.contains(said), "no `{said}` in {}", ended.err);
+    }
 }
 
 fn set_times(folder: &Path, time: SystemTime) {
@@ -146,7 +193,7 @@ fn a_clock_that_goes_back_decides_nothing() {
     );
     // A clock before the epoch.
     let before = World {
-        back: Some(1_000_000_000),
+        back: Some(2_000_000_000),
         ..World::default()
     };
     let again = run.go(&before);

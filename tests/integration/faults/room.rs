@@ -131,31 +131,32 @@ fn a_quota_that_is_used_up_is_said_as_such() {
 #[test]
 fn a_read_only_disk_is_one_message() {
     let all = reference();
-    for (number, said) in [
-        // The folder above the run directory, and a mount that turns read-only in the middle of a stage.
-        (1, &["create folder", "run-"][..]),
+    let (mount, mode) = (
+        (libc::EROFS, "Read-only file system"),
+        (libc::EACCES, "Permission denied"),
+    );
+    for (number, said, (error, words)) in [
+        // The folder above the run directory, and what turns read-only in the middle of a stage.
+        (1, &["create folder", "run-"][..], mode),
         (
             all.find_nth("train-dpo", "create", "adapter.safetensors", 1),
             &["adapter.safetensors"],
+            mount,
         ),
         (
             all.find("evaluate-base", "rename", "manifest.json"),
             &["manifest.json"],
+            mode,
         ),
     ] {
-        for (error, words) in [
-            (libc::EROFS, "Read-only file system"),
-            (libc::EACCES, "Permission denied"),
-        ] {
-            let run = Run::new();
-            let ended = run.go(&World {
-                fail: Some((number, error)),
-                ..World::default()
-            });
-            assert_says(&ended, &[said, &[words, "choose"]].concat());
-            run.finish();
-            run.assert_finished();
-        }
+        let run = Run::new();
+        let ended = run.go(&World {
+            fail: Some((number, error)),
+            ..World::default()
+        });
+        assert_says(&ended, &[said, &[words, "choose"]].concat());
+        run.finish();
+        run.assert_finished();
     }
 }
 
