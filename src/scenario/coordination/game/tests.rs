@@ -156,12 +156,12 @@ fn broken_rules_name_the_field() {
         (
             "Place this month's",
             "Place {t} this month's",
-            "`collusive.train`: expected a text without slots",
+            "`collusive.train[0]`: expected a text without slots",
         ),
         (
             "Let your part go to the fund that all households have together.",
             "place this month's money in the common fund",
-            "`test: collusive`: expected nothing that training",
+            "`collusive.test[0]`: expected nothing that training",
         ),
         (
             "success = \"Enough households put in",
@@ -181,7 +181,7 @@ fn broken_rules_name_the_field() {
         (
             "The fund of the block stands open this {season}.",
             "The fund stands open this {saison}.",
-            "`train.situations`: expected slots among",
+            "`train.situations[3]`: expected slots among",
         ),
         (
             "[train.values]",
@@ -196,12 +196,12 @@ fn broken_rules_name_the_field() {
         (
             "season = [\"midsummer\",",
             "season = [\"Late Spring\",",
-            "`test: values.season`: expected nothing that training",
+            "`test.values.season[0]`: expected nothing that training",
         ),
         (
             "Rain came through once more this {season}, and a new {repair} was priced for all {n} homes.",
             "nobody in the building doubts that the {repair} is old, the {season} meeting is over",
-            "`test: situations`",
+            "`test.situations[",
         ),
     ];
     for (from, to, expected) in table {
@@ -220,7 +220,7 @@ fn folders() {
     std::fs::write(folder.path().join("other.toml"), FILE).unwrap();
     let error = load_games(folder.path()).unwrap_err().to_string();
     assert!(
-        error.contains("other.toml: `id`: expected the file's name"),
+        error.contains("`id`: expected the file's name"),
         "{error}"
     );
     assert!(matches!(
