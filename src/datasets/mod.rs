@@ -1,6 +1,8 @@
-//! Data sets as Parquet: question sets and preference pairs, checked when they are written and when they are read.
+//! Data sets as Parquet: question sets, problem sets and preference pairs, checked when they are written and when they are read.
 
+pub mod import;
 pub mod pairs;
+pub mod problems;
 pub mod questions;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -155,6 +155,11 @@ impl Shingles {
         )
     }
 
+    /// All shingles, in order.
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// Shared shingles over all shingles; 0 where both have none.
     pub fn jaccard(&self, other: &Self) -> f64 {
         let shared = self.0.intersection(&other.0).count();

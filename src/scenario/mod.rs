@@ -10,6 +10,7 @@ pub mod question;
 pub mod role_play;
 mod slots;
 mod toml_error;
+pub mod tool_use;
 
 use serde::{Deserialize, Serialize};
 
