@@ -1,9 +1,6 @@
-//! Data sets as Parquet: question sets, game sets and preference pairs, checked when they are written and when they are read.
+//! Data sets as Parquet: question sets, problem sets and preference pairs, checked when they are written and when they are read.
 
-pub mod card;
-pub mod export;
-pub mod games;
-pub mod inspect;
+pub mod import;
 pub mod pairs;
 pub mod problems;
 pub mod questions;

@@ -20,7 +20,11 @@ pub mod prompt;
 pub mod solution;
 
 pub use criteria::{Topic, simple_criteria, topic};
-pub use disjointness::{ProblemDisjointness, ProblemOverlap, check_disjoint};
+pub(crate) use disjointness::Phrasings;
+pub use disjointness::{
+    NEAR_GENERATED, NEAR_IMPORTED, ProblemDisjointness, ProblemOverlap, check_disjoint,
+};
 pub use generate::{ProblemError, ProblemSet, ProblemSpec, generate, split_of};
 pub use number::Numeric;
+pub(crate) use problem::problem_id;
 pub use problem::{Difficulty, Problem, Source};

@@ -220,7 +220,7 @@ const RESIDUE_TRAIN: &[&str] = &[
     "Among the integers {low}, …, {top}, consider those that are remainders of perfect squares on division by {p}. Find their sum.",
 ];
 const RESIDUE_TEST: &[&str] = &[
-    "Squares of integers are divided by the prime {p}. Which sum do the different remainders that are at least {low} have?",
+    "Squares of integers are divided by the prime {p}. What is the sum of all different remainders of size {low} or more?",
     "Compute the sum of the a from {low} to {top} whose Legendre symbol (a/{p}) equals 1.",
 ];
 

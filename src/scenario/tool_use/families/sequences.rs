@@ -173,8 +173,8 @@ fn binomial_sum(rng: &mut ChaCha8Rng) -> Option<Drawn> {
 }
 
 const STRINGS_TRAIN: &[&str] = &[
-    "How many binary strings of length {n} contain exactly {k} ones such that between any two neighbouring ones there are at least {g} zeros?",
-    "In a row of {n} chairs, {k} people sit down so that at least {g} chairs stay free between any two neighbours. In how many ways can the {k} occupied chairs be chosen?",
+    "How many binary strings of length {n} contain exactly {k} ones such that any two neighbouring ones have at least {g} {zeros} between them?",
+    "In a row of {n} chairs, {k} people sit down so that between any two neighbours at least {g} {chairs} free. In how many ways can the {k} occupied chairs be chosen?",
     "From the integers 1 to {n}, how many ways are there to choose {k} so that any two chosen integers differ by more than {g}?",
 ];
 const STRINGS_TEST: &[&str] = &[
@@ -215,14 +215,20 @@ fn binary_strings(rng: &mut ChaCha8Rng) -> Option<Drawn> {
         ways.push(row);
     }
     let second = ways[n as usize][k as usize];
-    let slots = [("n", n), ("k", k), ("g", g), ("h", g + 1)];
+    let mut slots: Vec<(&'static str, String)> = [("n", n), ("k", k), ("g", g), ("h", g + 1)]
+        .map(|(name, value)| (name, value.to_string()))
+        .into();
+    let plural = |one: &str, many: &str| {
+        if g == 1 {
+            one.to_owned()
+        } else {
+            many.to_owned()
+        }
+    };
+    slots.push(("zeros", plural("zero", "zeros")));
+    slots.push(("chairs", plural("chair stays", "chairs stay")));
     let program = format!(
         "from functools import lru_cache\n\n@lru_cache(None)\ndef ways(free, ones):\n    if ones == 0:\n        return 1\n    if free <= 0:\n        return 0\n    return ways(free - 1, ones) + ways(free - 1 - {g}, ones - 1)\n\nprint(ways({n}, {k}))\n"
     );
-    Some(drawn(
-        &[n, k, g],
-        slots.map(|(name, value)| (name, value.to_string())).into(),
-        [first, second],
-        program,
-    ))
+    Some(drawn(&[n, k, g], slots, [first, second], program))
 }

@@ -162,7 +162,7 @@ fn change(rng: &mut ChaCha8Rng) -> Option<Drawn> {
 const SHARING_TRAIN: &[&str] = &[
     "{name} has {a} {item} and gets {b} more from {other}. They are divided equally among {c} children. How many does each child get?",
     "After finding {b} {item}, {name} adds them to the {a} collected earlier and sorts all of them evenly into {c} jars. How many are in each jar?",
-    "{name} brings {a} {item} and {other} brings {b}. A group of {c} people shares them fairly. What does one person receive?",
+    "{name} brings {a} {item} and {other} brings {b}. A group of {c} people shares them fairly. How many does one person receive?",
     "A club owned {a} {item}, then was given {b}. The total is split into {c} equal piles. How large is a pile?",
 ];
 const SHARING_TEST: &[&str] = &[
@@ -198,7 +198,7 @@ const BOXES_TRAIN: &[&str] = &[
 ];
 const BOXES_TEST: &[&str] = &[
     "A bakery receives {a} cartons holding {b} {item} apiece, followed by {c} cartons holding {d} apiece. Count the {item} it received.",
-    "{name} sells {item} in large bags of {b} and small bags of {d}. Today {a} large and {c} small bags were sold. How many {item} is that?",
+    "{name} sells {item} in large bags of {b} and small bags of {d}. Today {a} large and {c} small bags went over the counter. How many {item} were sold?",
     "{other} counted {a} rows of {b} {item}; {name} counted {c} rows of {d} in another room. How many did the two count altogether?",
 ];
 
@@ -248,7 +248,7 @@ const JOURNEY_TRAIN: &[&str] = &[
 const JOURNEY_TEST: &[&str] = &[
     "The first part of {name}'s trip takes {a} hours, covering {b} km in each; the second takes {c} hours, covering {d} km in each. Give the trip's length in kilometres.",
     "{name} and {other} share the wheel: {name} steers for {a} hours at {b} km/h, {other} for {c} hours at {d} km/h. How far do they get, in kilometres?",
-    "A drone flew {a} hours with {b} km/h against the wind, and back near home {c} hours with {d} km/h. Find its flight path in kilometres.",
+    "A drone flew {a} hours at {b} km/h over fields and {c} hours at {d} km/h along a river. Find the length of its flight in kilometres.",
 ];
 
 fn journey(rng: &mut ChaCha8Rng) -> Option<Drawn> {
@@ -268,10 +268,10 @@ const AVERAGE_TRAIN: &[&str] = &[
     "In three games {name} scores {a}, {b} and {c} points. What is the average number of points in a game?",
     "{name} counts {item} on three days and finds {a}, {b} and {c}. How many is that per day on average?",
     "Three friends own {a}, {b} and {c} {item}. If they shared evenly, how many would each have?",
-    "A shop sold {a} {item} in May, {b} in June and {c} in July. Find the monthly mean.",
+    "In May {name} found {a} {item}, in June {b} and in July {c}. Find the monthly mean.",
 ];
 const AVERAGE_TEST: &[&str] = &[
-    "{name}'s last three marks are {a}, {b} and {c}. What is their arithmetic mean?",
+    "{name}'s results in three quizzes were {a}, {b} and {c}. What is their arithmetic mean?",
     "Over three weekends {a}, {b} and {c} visitors came to a museum. How many visitors came on a weekend, on average?",
     "Boxes with {a}, {b} and {c} {item} are repacked so that all three hold equally many. How many are then in one?",
 ];
@@ -297,7 +297,7 @@ const PRICE_TRAIN: &[&str] = &[
 ];
 const PRICE_TEST: &[&str] = &[
     "{other} owes {name} ${c} already and now borrows money for {a} {item}, ${price} for every one. How many dollars is the debt?",
-    "The receipt shows {a} times {item} at ${price}, and one lamp at ${c}. Find the sum on the receipt in dollars.",
+    "On a receipt stand one lamp at ${c} and {a} {item}, all at ${price}. Find the sum on the receipt in dollars.",
     "Wrapping costs ${c} once per order. {name} orders {a} {item}, whose price is ${price} per piece. Give the order's price in dollars.",
 ];
 
@@ -329,8 +329,8 @@ const DISCOUNT_TRAIN: &[&str] = &[
     "Members get {b}% off. {name}, a member, orders {c} {item} listed at ${a} apiece. Find the amount due in dollars.",
 ];
 const DISCOUNT_TEST: &[&str] = &[
-    "{item} at ${a} per piece are marked down by {b}%. {name} takes {c} home. How much money in dollars did that need?",
-    "With a coupon for {b}% of the price, {other} pays less than the usual ${a} for every one of {c} {item}. How many dollars is it altogether?",
+    "{item} at ${a} per piece are marked down by {b}%. {name} takes {c} home. Find the cost of this purchase in dollars.",
+    "A coupon lowers the usual ${a} for one of the {item} by {b}%, however many are bought. {other} buys {c}. How many dollars is it altogether?",
     "The listed price of the {item} is ${a} each; as a student {name} is charged {b}% less. What does {name} spend on {c}, in dollars?",
 ];
 
@@ -354,9 +354,9 @@ const AGES_TRAIN: &[&str] = &[
     "A tree was planted {a} years ago. The house beside it has {b} times that age. How old is the house in {c} years?",
 ];
 const AGES_TEST: &[&str] = &[
-    "If {name} is {a} and {other} is {b} times that, which birthday does {other} celebrate {c} years later?",
+    "If {name} is {a} and {other} is {b} times that age, how old does {other} turn {c} years later?",
     "Suppose an oak is {b} times as old as a birch of {a} years. Find the oak's age when {c} years have passed.",
-    "{name}, aged {a}, has a grandparent whose age is {b} times {name}'s own. State the grandparent's age {c} years hence.",
+    "{name}, aged {a}, has a neighbour whose age is {b} times {name}'s own. State the neighbour's age {c} years hence.",
 ];
 
 fn ages(rng: &mut ChaCha8Rng) -> Option<Drawn> {
@@ -432,7 +432,7 @@ fn rate(rng: &mut ChaCha8Rng) -> Option<Drawn> {
     // The rule of three, the other way round.
     let second = a * c / b;
     let program = format!("each = {a} // {b}\nprint(each * {c})\n");
-    whole(rng, &PACKED, &[a, b, c], [k * c, second], program)
+    whole(rng, &GOODS, &[a, b, c], [k * c, second], program)
 }
 
 const FENCE_TRAIN: &[&str] = &[
@@ -444,7 +444,7 @@ const FENCE_TRAIN: &[&str] = &[
 const FENCE_TEST: &[&str] = &[
     "{name} runs {c} times around a rectangular court with sides of {a} and {b} metres. How many metres does {name} run?",
     "A tablecloth, {a} cm by {b} cm, gets lace along its complete border, {c} rows of it, all equally long. How many centimetres of lace are used?",
-    "Lights hang along the outline of a rectangular square that is {b} m wide and {a} m long, {c} to a metre. Find how many lights hang there.",
+    "Lights hang along the outline of a rectangular plaza that is {b} m wide and {a} m long, {c} to a metre. Find how many lights hang there.",
 ];
 
 fn fence(rng: &mut ChaCha8Rng) -> Option<Drawn> {
@@ -462,7 +462,7 @@ fn fence(rng: &mut ChaCha8Rng) -> Option<Drawn> {
 const COMPARISON_TRAIN: &[&str] = &[
     "{name} has {a} {item}. {other} has {b} more than {name}, and Zoe has {c} times as many as {other}. How many does Zoe have?",
     "Class A gathered {a} {item} and class B {b} more than class A. Class C gathered {c} times what class B did. How many did class C gather?",
-    "On Friday {name} made {a} {item}, on Saturday {b} more than on Friday, and on Sunday {c} times as many as on Saturday. How many on Sunday?",
+    "On Friday {name} found {a} {item}, on Saturday {b} more than on Friday, and on Sunday {c} times as many as on Saturday. How many were found on Sunday?",
     "A red box holds {a} {item}. A blue box holds {b} more, a green one {c} times as many as the blue one. How many are in the green box?",
 ];
 const COMPARISON_TEST: &[&str] = &[

@@ -123,7 +123,6 @@ fn python_would_notice_a_wrong_answer() {
     assert!(found.starts_with("train/complex/0000: expected"), "{found}");
 }
 
-/// Known values of the sequences and theorems behind the families, through their own code.
 #[test]
 fn complex_answers_are_large_and_varied() {
     let set = generate(&ProblemSpec::default(), 5).unwrap();
