@@ -1,6 +1,11 @@
-//! Data sets as Parquet: question sets, problem sets and preference pairs, checked when they are written and when they are read.
+//! Data sets as Parquet: question sets, games, problems and preference pairs, checked when they are written and when they
+//! are read; exports, cards, and problems imported from the hub.
 
+pub mod card;
+pub mod export;
+pub mod games;
 pub mod import;
+pub mod inspect;
 pub mod pairs;
 pub mod problems;
 pub mod questions;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::solve::ToolConfig;
 use crate::agent::{Elicitation, GenerationConfig, ModelSpec};
+use crate::datasets::import::ImportSpec;
 use crate::evaluation::coordination::GameEvaluation;
 use crate::evaluation::rounds::EvaluationConfig;
 use crate::evaluation::tool_use::ToolEvaluation;
@@ -110,10 +111,25 @@ pub struct RawCoordination {
     pub evaluation: GameEvaluation,
 }
 
+/// Where problems come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProblemSource {
+    /// Made by the program.
+    #[default]
+    Generated,
+    /// GSM8K and OpenThoughts, as in the paper.
+    Hub,
+}
+
 /// The tool-use testbed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawToolUse {
+    /// Where problems come from.
+    pub source: ProblemSource,
+    /// The data sets, where they come from the hub.
+    pub hub: ImportSpec,
     /// Where the chosen answers of preference pairs come from.
     pub chosen: ChosenFrom,
     /// What problems are drawn.
