@@ -99,3 +99,65 @@ fn shared(a: &GameInstance, b: &GameInstance) -> Option<&'static str> {
     let rewards = |game: &GameInstance| [game.high, game.medium, game.low];
     (rewards(a) == rewards(b)).then_some("rewards")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::coordination::{GameSetting, GameSpec, generate, shipped_games};
+
+    #[test]
+    fn overlaps_are_found_and_named() {
+        let setting = GameSetting {
+            agents: 8,
+            threshold: 4,
+            high: 1.2,
+            medium: 1.0,
+            low: 0.8,
+        };
+        let games = shipped_games().unwrap();
+        let set = generate(&games, &GameSpec::default(), &[setting], 1).unwrap();
+        let error = |change: &dyn Fn(&mut GameInstance, &GameInstance)| {
+            let mut test = set.test.clone();
+            change(&mut test[4], &set.train[210]);
+            check_disjoint(&set.train, &test).unwrap_err()
+        };
+        assert_eq!(set.train[210].game, set.test[4].game);
+        let near = |error: OverlapError, expected| {
+            let what = match error {
+                OverlapError::Near { what, .. } | OverlapError::Shared { what, .. } => what,
+                other => panic!("{other}"),
+            };
+            assert_eq!(what, expected);
+        };
+        let copy = |test: &mut GameInstance, train: &GameInstance| {
+            test.situation = train.situation.clone() + " Once more.";
+        };
+        near(error(&copy), "situation");
+        let copy = |test: &mut GameInstance, train: &GameInstance| {
+            test.phrasing_text = train.phrasing_text.clone() + " Once more.";
+        };
+        near(error(&copy), "phrasing");
+        let copy = |test: &mut GameInstance, train: &GameInstance| {
+            test.collusive_description = train.collusive_description.to_uppercase();
+        };
+        near(error(&copy), "description of the collusive option");
+        let copy = |test: &mut GameInstance, train: &GameInstance| {
+            test.independent_description = train.independent_description.clone();
+        };
+        near(error(&copy), "description of the independent option");
+        let copy = |test: &mut GameInstance, train: &GameInstance| {
+            (test.high, test.medium, test.low) = (train.high, train.medium, train.low);
+        };
+        near(error(&copy), "rewards");
+        // The same text with the same numbers under another id, and a row in the wrong set.
+        let mut train = set.train.clone();
+        train[9] = GameInstance {
+            id: train[9].id.clone(),
+            ..train[3].clone()
+        };
+        let found = check_disjoint(&train, &set.test).unwrap_err();
+        assert!(matches!(found, OverlapError::Same { .. }), "{found}");
+        let found = check_disjoint(&set.test, &set.train).unwrap_err();
+        assert!(matches!(found, OverlapError::WrongSplit { .. }), "{found}");
+    }
+}
