@@ -77,7 +77,8 @@ struct Outside {
     udp: UdpSocket,
     unix: UnixListener,
     named: UnixListener,
-    before: BTreeMap<PathBuf, (Vec<u8>, u32, i64)>,
+    packages: PathBuf,
+    before: [Tree; 3],
 }
 
 impl Outside {
@@ -100,7 +101,12 @@ impl Outside {
         udp.set_nonblocking(true).unwrap();
         unix.set_nonblocking(true).unwrap();
         named.set_nonblocking(true).unwrap();
-        let before = tree(&outside);
+        let packages = folder.join("packages");
+        let before = [
+            tree(&outside),
+            tree(&packages),
+            tree(&packages.join("__pycache__")),
+        ];
         Self {
             folder: outside,
             temporary: folder.join("temporary"),
@@ -109,6 +115,7 @@ impl Outside {
             udp,
             unix,
             named,
+            packages,
             before,
         }
     }
@@ -120,6 +127,7 @@ impl Outside {
         let home = std::env::var("HOME").unwrap_or_else(|_| "/root".into());
         for (name, value) in [
             ("$OUTSIDE", self.folder.display().to_string()),
+            ("$PACKAGES", self.packages.display().to_string()),
             ("$HOME", home),
             ("$PARENT", std::process::id().to_string()),
             ("$TCP4", port(&self.tcp4).to_string()),
@@ -157,9 +165,10 @@ impl Outside {
             "an abstract socket",
             self.named.accept().err().map(|e| e.kind()),
         )?;
-        let now = tree(&self.folder);
+        let compiled = self.packages.join("__pycache__");
+        let now = [tree(&self.folder), tree(&self.packages), tree(&compiled)];
         if now != self.before {
-            return Err(format!("files outside changed: {:?}", now.keys()));
+            return Err(format!("files outside changed: {now:?}"));
         }
         let roots: Vec<_> = fs::read_dir(&self.temporary).unwrap().flatten().collect();
         let [root] = roots.as_slice() else {
@@ -173,10 +182,12 @@ impl Outside {
     }
 }
 
-/// Content, mode and time of every file.
-fn tree(folder: &Path) -> BTreeMap<PathBuf, (Vec<u8>, u32, i64)> {
+/// Content, mode and time of every file of a folder; nothing if it is not there.
+type Tree = BTreeMap<PathBuf, (Vec<u8>, u32, i64)>;
+
+fn tree(folder: &Path) -> Tree {
     use std::os::unix::fs::MetadataExt;
-    let entries = fs::read_dir(folder).unwrap().flatten();
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let facts = entries.map(|entry| {
         let metadata = entry.metadata().unwrap();
         let content = fs::read(entry.path()).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! At files: reading what is private, changing anything, hiding something for later.
 
 use super::End::{Denied, Is, Says};
-use super::{Row, Status, alone, attacks};
+use super::{Row, SandboxConfig, Status, alone, attacks, attacks_under, strict};
 
 #[test]
 fn files() {
@@ -10,49 +10,83 @@ fn files() {
     });
 }
 
-/// Of the standard library nothing may be changed, whoever owns it: its size is known before and after.
+/// What programs import may not be changed, whoever owns it. The folder is one of the test's own: a sandbox that fails
+/// here would do no harm.
 #[test]
-fn python_itself_stays_as_it_is() {
+fn packages_stay_as_they_are() {
     alone(
-        "sandbox_attacks::files::python_itself_stays_as_it_is",
+        "sandbox_attacks::files::packages_stay_as_they_are",
         |folder| {
-            attacks(
-                folder,
-                &[
-                    Row(
-                        "emptying through a reader",
-                        "attempt(os.open, os.__file__, os.O_RDONLY | os.O_TRUNC)",
-                        Denied(1),
-                    ),
-                    Row(
-                        "emptying without access",
-                        "attempt(os.open, os.__file__, 3 | os.O_TRUNC)",
-                        Denied(1),
-                    ),
-                    Row(
-                        "emptying by name",
-                        "attempt(os.truncate, os.__file__, 0)",
-                        Denied(1),
-                    ),
-                    Row("writing", "attempt(open, os.__file__, 'r+')", Denied(1)),
-                    Row("removing", "attempt(os.remove, os.__file__)", Denied(1)),
-                    Row("its modes", "attempt(os.chmod, os.__file__, 0)", Denied(1)),
-                    Row(
-                        "compiled files",
-                        "import sys\nsys.dont_write_bytecode = False\nfolder = os.path.dirname(os.__file__)\n\
-                     attempt(open, folder + '/__pycache__/breach.pyc', 'wb')\nattempt(open, folder + '/breach.py', 'w')",
-                        Denied(2),
-                    ),
-                    Row(
-                        "the library is whole",
-                        "print('whole' if os.path.getsize(os.__file__) > 10000 else 'BREACH')",
-                        Says("whole"),
-                    ),
-                ],
-            )
+            let packages = folder.join("packages");
+            std::fs::create_dir_all(packages.join("__pycache__")).unwrap();
+            std::fs::write(packages.join("pinned.py"), "value = 5").unwrap();
+            let limits = SandboxConfig {
+                packages: Some(packages),
+                ..strict()
+            };
+            attacks_under(&limits, folder, PACKAGES);
         },
     );
 }
+
+const PACKAGES: &[Row] = &[
+    Row(
+        "emptying through a reader",
+        "attempt(os.open, '$PACKAGES/pinned.py', os.O_RDONLY | os.O_TRUNC)",
+        Denied(1),
+    ),
+    Row(
+        "emptying without access",
+        "attempt(os.open, '$PACKAGES/pinned.py', 3 | os.O_TRUNC)",
+        Denied(1),
+    ),
+    Row(
+        "emptying by name",
+        "attempt(os.truncate, '$PACKAGES/pinned.py', 0)",
+        Denied(1),
+    ),
+    Row(
+        "writing",
+        "attempt(open, '$PACKAGES/pinned.py', 'r+')",
+        Denied(1),
+    ),
+    Row(
+        "removing",
+        "attempt(os.remove, '$PACKAGES/pinned.py')",
+        Denied(1),
+    ),
+    Row(
+        "moving",
+        "attempt(os.rename, '$PACKAGES/pinned.py', 'pinned.py')",
+        Denied(1),
+    ),
+    Row(
+        "its modes",
+        "attempt(os.chmod, '$PACKAGES/pinned.py', 0o777)",
+        Denied(1),
+    ),
+    Row(
+        "its times",
+        "attempt(os.utime, '$PACKAGES/pinned.py', (0, 0))",
+        Denied(1),
+    ),
+    Row(
+        "compiled files",
+        "sys.dont_write_bytecode = False\nimport pinned\nprint(pinned.value)\n\
+         attempt(open, '$PACKAGES/__pycache__/pinned.cpython-311.pyc', 'wb')\nattempt(open, '$PACKAGES/new.py', 'w')",
+        Denied(2),
+    ),
+    Row(
+        "compiled files by the compiler",
+        "import py_compile\nattempt(lambda: py_compile.compile('$PACKAGES/pinned.py', doraise=True))",
+        Denied(1),
+    ),
+    Row(
+        "it can be imported",
+        "import pinned\nprint(pinned.value + 37)",
+        Says("42"),
+    ),
+];
 
 const ROWS: &[Row] = &[
     Row(
