@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use super::disk::{Run, When, World, reference, workplace};
-use crate::support::{Ended, assert_same, files};
+use crate::support::{Ended, TINY_STAGES, assert_same, files};
 
 fn kill_at(run: &Run, world: &World, number: usize) {
     let killed = run.go(&World {
@@ -55,6 +55,17 @@ fn a_moved_run_goes_on_and_a_copied_one_has_nothing_to_do() {
     let copied = Run::new();
     copy(&moved.path, &copied.path);
     drop(moved);
+    // Its links lead into itself before any run has had a chance to mend them.
+    for name in TINY_STAGES {
+        let link = copied.path.join("latest").join(name);
+        let leads_to = link.canonicalize().expect("a link that leads somewhere");
+        let inside = copied.path.canonicalize().expect("a folder");
+        assert!(
+            leads_to.starts_with(inside),
+            "{name}: {}",
+            leads_to.display()
+        );
+    }
     assert_nothing_to_do(&copied);
     copied.assert_finished();
 
