@@ -86,7 +86,11 @@ impl SamplingCorrection {
         for span in spans {
             let product = bounded(span.clone().map(apart).sum(), mask);
             for i in span.clone() {
-                weights[i] = if whole { product } else { bounded(apart(i), mask) };
+                weights[i] = if whole {
+                    product
+                } else {
+                    bounded(apart(i), mask)
+                };
             }
         }
         Some(weights)
@@ -290,8 +294,11 @@ mod tests {
         let sampler = [log(2.0), log(0.5), log(4.0), None];
         let spans = [0..1, 1..4];
         let weights = |mode: SamplingCorrection, cap| {
-            mode.weights(&old, &sampler, &spans, cap)
-                .map(|w| w.iter().map(|w| (w * 1e4).round() / 1e4).collect::<Vec<_>>())
+            mode.weights(&old, &sampler, &spans, cap).map(|w| {
+                w.iter()
+                    .map(|w| (w * 1e4).round() / 1e4)
+                    .collect::<Vec<_>>()
+            })
         };
         assert_eq!(weights(SamplingCorrection::None, 3.0), None);
         for (mode, cap, expected) in [

@@ -515,9 +515,8 @@ fn metrics(
     let rollouts: Vec<&Rollout> = groups.iter().flat_map(|g| &g.rollouts).collect();
     let share = |sum: f64, of: f64| if of > 0.0 { sum / of } else { 0.0 };
     let count = rollouts.len() as f64;
-    let mean = |value: &dyn Fn(&Rollout) -> f64| {
-        share(rollouts.iter().map(|r| value(r)).sum(), count)
-    };
+    let mean =
+        |value: &dyn Fn(&Rollout) -> f64| share(rollouts.iter().map(|r| value(r)).sum(), count);
     let outcome = |wanted| mean(&|r| f64::from(u8::from(r.outcome == wanted)));
     let with_rollouts: Vec<&Group> = groups.iter().filter(|g| !g.rollouts.is_empty()).collect();
     let flat = with_rollouts.iter().filter(|g| g.is_flat()).count();

@@ -31,7 +31,10 @@ fn strengths_agree_with_an_independent_solver() {
         assert_eq!(got.len(), expected.len());
         for (got, expected) in got.iter().zip(&expected) {
             worst = worst.max((got - expected).abs());
-            assert!((got - expected).abs() < 1e-8, "{name}: {got}, scipy has {expected}");
+            assert!(
+                (got - expected).abs() < 1e-8,
+                "{name}: {got}, scipy has {expected}"
+            );
         }
         assert_eq!(got, wins_of(&rows).log_strengths(prior).expect("the same"));
     }
@@ -43,6 +46,10 @@ fn strengths_agree_with_an_independent_solver() {
         serde_json::from_value(described["worked_strengths"].clone()).expect("strengths");
     let got = wins_of(&rows).log_strengths(0.0).expect("connected");
     for (got, expected) in got.iter().zip(published) {
-        assert!((got.exp() - expected).abs() < 6e-4, "{}, published {expected}", got.exp());
+        assert!(
+            (got.exp() - expected).abs() < 6e-4,
+            "{}, published {expected}",
+            got.exp()
+        );
     }
 }

@@ -133,7 +133,15 @@ fn other_losses_agree_with_trl() {
             let reference = reference_logprobs(&model, &[pair], config.loss);
             let mut totals = DpoSums::default();
             let count = pairs.len();
-            accumulate(&model, &adapter, &[pair], &reference, &config, count, &mut totals);
+            accumulate(
+                &model,
+                &adapter,
+                &[pair],
+                &reference,
+                &config,
+                count,
+                &mut totals,
+            );
             close(totals.loss, &case["losses"][i], 1e-5, name);
         }
         for (tensor, parameter) in adapter.named() {
@@ -143,7 +151,11 @@ fn other_losses_agree_with_trl() {
     }
     assert_eq!(cases.len(), 4);
     let hinge = &cases["hinge"]["losses"];
-    assert!(hinge.as_array().is_some_and(|all| all.contains(&0.0.into())));
+    assert!(
+        hinge
+            .as_array()
+            .is_some_and(|all| all.contains(&0.0.into()))
+    );
 }
 
 /// TRL's fifty steps, taken here; `each` sees the step's number, loss and gradient norm.
@@ -172,7 +184,15 @@ fn fifty_steps(mut each: impl FnMut(usize, f64, f64, f64)) -> Adapter {
         let mut totals = DpoSums::default();
         for pair in &pairs {
             let reference = reference_logprobs(&model, &[pair], DpoLoss::Sigmoid);
-            accumulate(&model, &adapter, &[pair], &reference, &config, 2, &mut totals);
+            accumulate(
+                &model,
+                &adapter,
+                &[pair],
+                &reference,
+                &config,
+                2,
+                &mut totals,
+            );
         }
         let lr = optim.lr * Schedule::Cosine.factor(step as u64, total as u64, 0.1);
         each(step, lr, totals.loss / 2.0, optimiser.step(lr));
@@ -222,8 +242,18 @@ fn fifty_steps_agree_with_trl() {
     let adapter = fifty_steps(|step, lr, loss, norm| {
         let expected = &steps[step];
         close(lr, &expected["lr"], 1e-9, "lr");
-        close(loss, &expected["loss"], 1e-4, &format!("loss of step {step}"));
-        close(norm, &expected["grad_norm"], 1e-3, &format!("gradient norm of step {step}"));
+        close(
+            loss,
+            &expected["loss"],
+            1e-4,
+            &format!("loss of step {step}"),
+        );
+        close(
+            norm,
+            &expected["grad_norm"],
+            1e-3,
+            &format!("gradient norm of step {step}"),
+        );
     });
     let last = read_safetensors(&fixture(
         "oracle/dpo/adapter_final/adapter_model.safetensors",

@@ -368,7 +368,10 @@ fn corrections_for_the_sampler_agree_with_trl() {
         }
         let metrics = &expected["metrics"];
         for (name, got) in [
-            ("sampling_logp_difference/mean", sums.mismatch / sums.sampled),
+            (
+                "sampling_logp_difference/mean",
+                sums.mismatch / sums.sampled,
+            ),
             ("sampling_logp_difference/max", sums.mismatch_max),
         ] {
             let expected = number(&metrics[format!("sampling/{name}")]);
