@@ -153,6 +153,21 @@ def small_bpe(pre: str) -> Tokenizer:
     return tokenizer
 
 
+def without_a_merge(tokenizer: Tokenizer) -> Tokenizer:
+    """The same without the merge that makes a word of the texts, as Llama 3 has tokens that no merges lead to: the word is
+    one token where merges are ignored for whole words, and several otherwise."""
+    described = json.loads(tokenizer.to_str())
+    merges = described["model"]["merges"]
+    words = {word for text in TEXTS for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)}
+    parts = {part for merge in merges for part in merge}
+    merge = next(m for m in reversed(merges) if "".join(m) in words and "".join(m) not in parts)
+    merges.remove(merge)
+    word = "".join(merge)
+    without = Tokenizer.from_str(json.dumps(described))
+    print(f"no merge leads to {word!r}")
+    return without
+
+
 def write_gguf(path: Path, tokenizer: Tokenizer, pre: str) -> None:
     described = json.loads(tokenizer.to_str())
     added = {token["id"]: token["special"] for token in described["added_tokens"]}
@@ -188,6 +203,8 @@ def main() -> None:
     smollm2(arguments.model)
     for pre in ("qwen2", "llama-bpe"):
         tokenizer = small_bpe(pre)
+        if pre == "llama-bpe":
+            tokenizer = without_a_merge(tokenizer)
         write_gguf(OUT / f"{pre}.gguf", tokenizer, pre)
         write(OUT / f"{pre}_tokens.json", tokenizer_cases(tokenizer, TEXTS))
         if pre == "qwen2":

@@ -112,6 +112,15 @@ fn smollm2_agrees_with_transformers() {
     }
 }
 
+/// Root mean square of the difference over that of what is expected.
+fn apart(got: &Tensor, expected: &Tensor) -> f64 {
+    let expected = expected.to_kind(Kind::Double);
+    let difference = got.to_kind(Kind::Double) - &expected;
+    (difference.square().mean(Kind::Double) / expected.square().mean(Kind::Double))
+        .sqrt()
+        .double_value(&[])
+}
+
 /// bf16 keeps eight bits, and two correct forwards round at different places: they differ from each other by about as
 /// much as each from fp32. So: as near to fp32 as transformers' bf16 is, give or take the chance of roundings, and no
 /// further from it than two independent errors add up to. Errors are root mean squares, which one logit cannot move.
@@ -120,13 +129,6 @@ fn bf16_agrees_with_transformers() {
     let described = json("oracle/bf16_logits/bf16_logits.json");
     let models = described["models"].as_object().expect("models");
     assert_eq!(models.len(), 4);
-    let apart = |got: &Tensor, expected: &Tensor| {
-        let expected = expected.to_kind(Kind::Double);
-        let difference = got.to_kind(Kind::Double) - &expected;
-        (difference.square().mean(Kind::Double) / expected.square().mean(Kind::Double))
-            .sqrt()
-            .double_value(&[])
-    };
     for name in models.keys() {
         let theirs = tensors(&format!("oracle/bf16_logits/{name}.safetensors"));
         let exact = tensors(&format!("oracle/tiny_models/{name}.expected.safetensors"));
@@ -176,6 +178,40 @@ fn bf16_agrees_with_transformers() {
     }
 }
 
+/// The same at 1500 positions: only the angles of the rotation are to be in f32, and rounded to bf16 they would be radians
+/// off.
+#[test]
+fn bf16_agrees_with_transformers_at_far_positions() {
+    for name in ["llama_gqa4_llama3", "qwen3_gqa2_tied_headdim"] {
+        let expected = tensors(&format!("oracle/bf16_logits/{name}.safetensors"));
+        let tokens = ids(&expected["long_ids"]);
+        let folder = with_context(name, tokens.len());
+        let got = logits(&load_in(folder.path(), Kind::BFloat16), &tokens);
+        let got = got.index_select(0, &expected["long_rows"]);
+        let (theirs, exact) = (&expected["long_logits"], &expected["long_fp32"]);
+        let bound = apart(theirs, exact);
+        for (error, limit) in [
+            (apart(&got, exact), BF16 * bound),
+            (apart(&got, theirs), 2.0 * bound),
+        ] {
+            println!("{name}: {error:e}, transformers {bound:e}");
+            assert!(error < limit, "{name}: {error:e}, limit {limit:e}");
+        }
+    }
+}
+
+/// A tiny model's folder with a longer context.
+fn with_context(name: &str, length: usize) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = fixture("oracle/tiny_models").join(name);
+    let weights = "model.safetensors";
+    std::fs::copy(source.join(weights), folder.path().join(weights)).expect("a copy");
+    let mut config = json(&format!("oracle/tiny_models/{name}/config.json"));
+    config["max_position_embeddings"] = length.into();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).expect("a config");
+    folder
+}
+
 /// Far into a context the angles of the rotation are large, and a frequency that is off by its last bit shows.
 #[test]
 fn far_positions_agree_with_transformers() {
@@ -184,13 +220,7 @@ fn far_positions_agree_with_transformers() {
         let expected = tensors(&format!("oracle/long_positions/{name}.safetensors"));
         let tokens = ids(&expected["ids"]);
         assert!(tokens.len() >= 4000);
-        let folder = tempfile::tempdir().expect("a folder");
-        let source = fixture("oracle/tiny_models").join(name);
-        let weights = "model.safetensors";
-        std::fs::copy(source.join(weights), folder.path().join(weights)).expect("a copy");
-        let mut config = json(&format!("oracle/tiny_models/{name}/config.json"));
-        config["max_position_embeddings"] = tokens.len().into();
-        std::fs::write(folder.path().join("config.json"), config.to_string()).expect("a config");
+        let folder = with_context(name, tokens.len());
         let got = logits(&load(folder.path()), &tokens).index_select(0, &expected["rows"]);
         let error = relative_error(&got, &expected["logits"]);
         println!("{name}: {error:e}");
