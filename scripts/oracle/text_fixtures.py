@@ -154,18 +154,21 @@ def small_bpe(pre: str) -> Tokenizer:
 
 
 def without_a_merge(tokenizer: Tokenizer) -> Tokenizer:
-    """The same without the merge that makes a word of the texts, as Llama 3 has tokens that no merges lead to: the word is
-    one token where merges are ignored for whole words, and several otherwise."""
+    """The same without the last merge that makes a word of the texts, as Llama 3 has tokens that no merges lead to: the
+    word is one token where merges are ignored for whole words, and several otherwise."""
     described = json.loads(tokenizer.to_str())
     merges = described["model"]["merges"]
-    words = {word for text in TEXTS for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)}
     parts = {part for merge in merges for part in merge}
-    merge = next(m for m in reversed(merges) if "".join(m) in words and "".join(m) not in parts)
-    merges.remove(merge)
-    word = "".join(merge)
-    without = Tokenizer.from_str(json.dumps(described))
-    print(f"no merge leads to {word!r}")
-    return without
+    for merge in reversed([m for m in merges if "".join(m) not in parts]):
+        described["model"]["merges"] = [m for m in merges if m != merge]
+        described["model"]["ignore_merges"] = False
+        merging = Tokenizer.from_str(json.dumps(described))
+        described["model"]["ignore_merges"] = True
+        ignoring = Tokenizer.from_str(json.dumps(described))
+        if any(merging.encode(text).ids != ignoring.encode(text).ids for text in TEXTS):
+            print(f"no merge leads to {''.join(merge)!r}")
+            return ignoring
+    raise SystemExit("no such merge")
 
 
 def write_gguf(path: Path, tokenizer: Tokenizer, pre: str) -> None:
