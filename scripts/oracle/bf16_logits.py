@@ -6,10 +6,14 @@ implementation should be about as far from fp32, and from this one, as this one 
 """
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from common import FIXTURES, folder, largest_relative, save_json, save_tensors, say, versions
+from tiny import VOCAB
 
+# Models that are also asked at many positions, where angles of the rotation rounded to bf16 would be radians off.
+LONG = {"llama_gqa4_llama3": 91, "qwen3_gqa2_tied_headdim": 92}
+LENGTH, STEP = 1500, 50
 MODELS = ("llama_gqa2_headdim", "llama_gqa4_llama3", "qwen3_gqa2_tied_headdim", "qwen3_gqa4_sharded")
 
 
@@ -28,6 +32,16 @@ def main():
                 raise SystemExit(f"{name}: logits are {logits.dtype}")
             tensors[f"logits_{i}"] = logits
             apart.append(largest_relative(logits, expected[f"logits_{i}"]))
+        if name in LONG:
+            config = AutoConfig.from_pretrained(path)
+            config.max_position_embeddings = LENGTH
+            ids = torch.randint(3, VOCAB, (LENGTH,), generator=torch.Generator().manual_seed(LONG[name]))
+            rows = torch.arange(STEP - 1, LENGTH, STEP)
+            tensors |= {"long_ids": ids, "long_rows": rows}
+            for key, dtype in (("long_logits", torch.bfloat16), ("long_fp32", torch.float32)):
+                long = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype).eval()
+                tensors[key] = long(ids[None]).logits[0][rows]
+            apart.append(largest_relative(tensors["long_logits"], tensors["long_fp32"]))
         save_tensors(out / f"{name}.safetensors", tensors)
         record["models"][name] = {"fp32_relative": apart}
         say(f"{name}: bf16 against fp32 {apart}")

@@ -153,6 +153,24 @@ def small_bpe(pre: str) -> Tokenizer:
     return tokenizer
 
 
+def without_a_merge(tokenizer: Tokenizer) -> Tokenizer:
+    """The same without the last merge that makes a word of the texts, as Llama 3 has tokens that no merges lead to: the
+    word is one token where merges are ignored for whole words, and several otherwise."""
+    described = json.loads(tokenizer.to_str())
+    merges = described["model"]["merges"]
+    parts = {part for merge in merges for part in merge}
+    for merge in reversed([m for m in merges if "".join(m) not in parts]):
+        described["model"]["merges"] = [m for m in merges if m != merge]
+        described["model"]["ignore_merges"] = False
+        merging = Tokenizer.from_str(json.dumps(described))
+        described["model"]["ignore_merges"] = True
+        ignoring = Tokenizer.from_str(json.dumps(described))
+        if any(merging.encode(text).ids != ignoring.encode(text).ids for text in TEXTS):
+            print(f"no merge leads to {''.join(merge)!r}")
+            return ignoring
+    raise SystemExit("no such merge")
+
+
 def write_gguf(path: Path, tokenizer: Tokenizer, pre: str) -> None:
     described = json.loads(tokenizer.to_str())
     added = {token["id"]: token["special"] for token in described["added_tokens"]}
@@ -188,6 +206,8 @@ def main() -> None:
     smollm2(arguments.model)
     for pre in ("qwen2", "llama-bpe"):
         tokenizer = small_bpe(pre)
+        if pre == "llama-bpe":
+            tokenizer = without_a_merge(tokenizer)
         write_gguf(OUT / f"{pre}.gguf", tokenizer, pre)
         write(OUT / f"{pre}_tokens.json", tokenizer_cases(tokenizer, TEXTS))
         if pre == "qwen2":

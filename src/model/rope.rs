@@ -27,20 +27,22 @@ pub fn inverse_frequencies(config: &ModelConfig) -> Vec<f32> {
             high_freq_factor,
             original_max_position,
         } => {
-            let low_wavelength = original_max_position / low_freq_factor;
-            let high_wavelength = original_max_position / high_freq_factor;
+            // In f32 and in this order too: at position 4000 the last bit of a frequency is 1e-5 of the logits.
+            let low_wavelength = (original_max_position / low_freq_factor) as f32;
+            let high_wavelength = (original_max_position / high_freq_factor) as f32;
+            let factor = *factor as f32;
             plain
                 .map(|frequency| {
-                    let wavelength = 2.0 * std::f64::consts::PI / f64::from(frequency);
+                    let wavelength = (2.0 * std::f64::consts::PI) as f32 / frequency;
                     if wavelength < high_wavelength {
                         frequency
                     } else if wavelength > low_wavelength {
-                        (f64::from(frequency) / factor) as f32
+                        frequency / factor
                     } else {
-                        let smooth = (original_max_position / wavelength - low_freq_factor)
-                            / (high_freq_factor - low_freq_factor);
-                        let f = f64::from(frequency);
-                        ((1.0 - smooth) * f / factor + smooth * f) as f32
+                        let smooth = (*original_max_position as f32 / wavelength
+                            - *low_freq_factor as f32)
+                            / (high_freq_factor - low_freq_factor) as f32;
+                        (1.0 - smooth) * frequency / factor + smooth * frequency
                     }
                 })
                 .collect()
