@@ -12,16 +12,37 @@ pub const PROBLEMS_SCHEMA: &str = "atp.problems/1";
 
 /// What the columns of the problem table hold.
 pub const PROBLEM_COLUMNS: &[(&str, &str)] = &[
-    ("id", "`train/simple/0001`, counted from 0000 within split and difficulty"),
+    (
+        "id",
+        "`train/simple/0001`, counted from 0000 within split and difficulty",
+    ),
     ("split", "training or test"),
     ("difficulty", "simple or complex"),
-    ("family", "its family: the generator's name, or the topic of an imported problem"),
+    (
+        "family",
+        "its family: the generator's name, or the topic of an imported problem",
+    ),
     ("text", "the problem as it is put"),
-    ("phrasing", "the text with slot names in the place of values; the text itself for imported problems"),
-    ("parameters", "what is computed, without names and wording: `a,b,c`. Empty for imported problems"),
-    ("answer", "canonical answer: an integer, a fraction `a/b`, or a decimal"),
-    ("program", "Python that prints the answer; only the standard library"),
-    ("steps", "computation steps; for complex problems a lower bound of 4"),
+    (
+        "phrasing",
+        "the text with slot names in the place of values; the text itself for imported problems",
+    ),
+    (
+        "parameters",
+        "what is computed, without names and wording: `a,b,c`. Empty for imported problems",
+    ),
+    (
+        "answer",
+        "canonical answer: an integer, a fraction `a/b`, or a decimal",
+    ),
+    (
+        "program",
+        "Python that prints the answer; only the standard library",
+    ),
+    (
+        "steps",
+        "computation steps; for complex problems a lower bound of 4",
+    ),
     ("source", "where it comes from"),
 ];
 

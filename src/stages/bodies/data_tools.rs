@@ -62,7 +62,10 @@ impl ToolData {
             origin,
         ];
         let count = |problems: &[Problem], difficulty| {
-            problems.iter().filter(|p| p.difficulty == difficulty).count()
+            problems
+                .iter()
+                .filter(|p| p.difficulty == difficulty)
+                .count()
         };
         let mut counts = vec![];
         for (split, problems) in [("training", &set.train), ("test", &set.test)] {

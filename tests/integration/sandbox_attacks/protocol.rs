@@ -123,7 +123,7 @@ fn a_lost_worker_is_replaced() {
             assert_eq!(next[0].stdout, "42\n", "{next:?}");
             assert_eq!(descendants().len(), 1);
             drop(sandbox);
-            assert_eq!(descendants(), [], "workers end with their sandbox");
+            assert_eq!(descendants(), Vec::<u32>::new(), "workers end with their sandbox");
         },
     );
 }
