@@ -54,6 +54,12 @@ pub struct ModelSpec {
 /// A model that cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
+    /// It would have to be fetched from the hub, and nothing is to be fetched.
+    #[error("model `{source_name}`: not fetched from the hub yet")]
+    NotFetched {
+        /// As the recipe names it.
+        source_name: String,
+    },
     /// Nothing of that name.
     #[error("model `{source_name}`: {problem}")]
     NotFound {
@@ -194,9 +200,9 @@ impl ModelSpec {
             return Ok(folder);
         }
         if !fetch {
-            return Err(not_found(
-                "not fetched from the hub yet, and a dry run fetches nothing".into(),
-            ));
+            return Err(ModelError::NotFetched {
+                source_name: self.source.clone(),
+            });
         }
         from_hub(&self.source)
     }

@@ -114,6 +114,22 @@ impl fmt::Display for Reason {
     }
 }
 
+/// Reasons a person is told at a time; a change of testbed or recipe may have dozens.
+const TOLD: usize = 4;
+
+/// The reasons as one text, the first few in full.
+pub(super) fn in_words(reasons: &[Reason]) -> String {
+    let mut told: Vec<String> = reasons
+        .iter()
+        .take(TOLD)
+        .map(ToString::to_string)
+        .collect();
+    if let Some(more) = reasons.len().checked_sub(TOLD).filter(|more| *more > 0) {
+        told.push(format!("and {more} more"));
+    }
+    told.join("; ")
+}
+
 impl Serialize for Reason {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

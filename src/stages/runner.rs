@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::Context;
 
 use super::layout::{self, CHECKPOINTS, Layout, STARTED, Started};
+use super::reason::in_words;
 use super::{Reason, RunSummary, Source, Stage, StageContext, StageKey, StageReport, State, plan};
 use crate::artifact::file::create_folder;
 use crate::artifact::{
@@ -263,8 +264,7 @@ impl Runner {
         reasons: &[Reason],
     ) -> anyhow::Result<Manifest> {
         let (name, digest) = (stage.name(), key.digest());
-        let why: Vec<_> = reasons.iter().map(ToString::to_string).collect();
-        tracing::info!("`{name}`: running ({})", why.join("; "));
+        tracing::info!("`{name}`: running ({})", in_words(reasons));
         let mut started = match layout::started(folder) {
             Some(started)
                 if started.key == digest && !matches!(reasons, [Reason::Damaged { .. }]) =>

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::Reason;
+use super::reason::in_words;
 
 /// What became of one stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -128,9 +129,8 @@ impl fmt::Display for RunSummary {
             if stage.seconds > 0.0 {
                 write!(f, "  {}", duration(stage.seconds))?;
             }
-            let reasons: Vec<_> = stage.reasons.iter().map(ToString::to_string).collect();
-            if !reasons.is_empty() {
-                write!(f, "  ({})", reasons.join("; "))?;
+            if !stage.reasons.is_empty() {
+                write!(f, "  ({})", in_words(&stage.reasons))?;
             }
             writeln!(f)?;
             if let Some(error) = &stage.error {

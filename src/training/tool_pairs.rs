@@ -131,7 +131,7 @@ impl ToolPairs<'_> {
             let first = step as usize * BATCH;
             let last = self.problems.len().min(first + BATCH);
             for side in [CHOSEN, REJECTED] {
-                self.fill(model, seed, first..last, side, &mut state)?;
+                self.fill(model, seed, first..last, side, &mut state, &mut progress)?;
             }
             if self.chosen != ChosenFrom::Sampled {
                 self.run_programs(first..last, &mut state)?;
@@ -139,7 +139,6 @@ impl ToolPairs<'_> {
             step += 1;
             let bytes = serde_json::to_vec(&state).expect("JSON of plain values");
             checkpoints.save(step, &[(STATE, &bytes)])?;
-            progress.add(last - first);
         }
         progress.finish();
         Ok(self.assemble(state, seed))
@@ -162,6 +161,7 @@ impl ToolPairs<'_> {
         places: std::ops::Range<usize>,
         side: usize,
         state: &mut Saved,
+        progress: &mut Progress,
     ) -> Result<(), TrainError> {
         if side == CHOSEN && self.chosen == ChosenFrom::Program {
             return Ok(());
@@ -196,7 +196,12 @@ impl ToolPairs<'_> {
                 self.tools,
                 self.sandbox,
                 &asks,
-                |_| (),
+                // Later attempts are for few problems and are not counted.
+                |n| {
+                    if side == REJECTED && attempt == 0 {
+                        progress.add(n);
+                    }
+                },
             )?;
             for (&place, solution) in open.iter().zip(solutions) {
                 let report = &mut state.report;

@@ -56,7 +56,7 @@ impl PairsStage {
 impl PairsStage {
     /// The card of the pairs; `counts` are those of sampling.
     fn card(&self, found: &[PreferencePair], counts: &[(String, usize)]) -> anyhow::Result<String> {
-        let parameters = self.model.config.parameters();
+        let parameters = self.model.parameters();
         let own_samples = format!(
             "Both are a model's own samples ({parameters} parameters): the question was asked with a line added that \
              steers to the wanted choice, up to {} times for each answer. The prompt here is without that line. Where no \

@@ -70,7 +70,7 @@ impl ReportStage {
     pub fn new(recipe: &Recipe, slots: &[ModelSlot], results: Results, machine: &Machine) -> Self {
         let models = slots.iter().map(|slot| ModelInfo {
             name: slot.name.clone(),
-            parameters: slot.config.parameters() as u64,
+            parameters: slot.parameters(),
             is_reference_model: REFERENCE_MODELS
                 .iter()
                 .any(|m| slot.spec.source.split('@').next() == Some(m)),

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use tch::Device;
 
 use crate::agent::model::{Precision, describe, identity};
-use crate::agent::{LoadedModel, ModelSpec};
+use crate::agent::{LoadedModel, ModelError, ModelSpec};
 use crate::model::ModelConfig;
 use crate::recipe::Recipe;
 use crate::recipe::raw::RawRecipe;
@@ -61,15 +61,22 @@ pub struct ModelSlot {
     pub name: String,
     /// As the recipe names it.
     pub spec: ModelSpec,
-    /// Shape.
-    pub config: ModelConfig,
-    path: PathBuf,
-    identity: String,
+    /// Its files; none in a dry run that would have to fetch them.
+    found: Option<Found>,
     machine: Machine,
 }
 
+/// A model's files.
+#[derive(Clone)]
+struct Found {
+    config: ModelConfig,
+    path: PathBuf,
+    identity: String,
+}
+
 impl ModelSlot {
-    /// Find the model, with `fetch` on the hub too, and read its shape and identity.
+    /// Find the model, with `fetch` on the hub too, and read its shape and identity. Without, a model of the hub that
+    /// is not on this machine yet is left open: its stages can be planned, but not run.
     pub fn find(
         name: &str,
         spec: &ModelSpec,
@@ -77,27 +84,50 @@ impl ModelSlot {
         machine: &Machine,
         fetch: bool,
     ) -> anyhow::Result<Self> {
-        let path = spec.resolve(base, fetch)?;
+        let found = match spec.resolve(base, fetch) {
+            Ok(path) => Some(Found {
+                config: describe(&path)?,
+                identity: identity(&path)?,
+                path,
+            }),
+            Err(ModelError::NotFetched { source_name }) => {
+                tracing::warn!(
+                    "model `{source_name}` is not on this machine yet; a run would fetch it from the hub first"
+                );
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
         Ok(Self {
             name: name.into(),
             spec: spec.clone(),
-            config: describe(&path)?,
-            identity: identity(&path)?,
-            path,
+            found,
             machine: machine.clone(),
         })
     }
 
     /// The loaded model.
     pub fn load(&self) -> anyhow::Result<Rc<LoadedModel>> {
-        self.machine.model(&self.path, self.spec.precision)
+        let found = self.found.as_ref().ok_or_else(|| ModelError::NotFetched {
+            source_name: self.spec.source.clone(),
+        })?;
+        self.machine.model(&found.path, self.spec.precision)
+    }
+
+    /// Number of parameters; 0 where the model is not there yet.
+    pub fn parameters(&self) -> u64 {
+        self.found
+            .as_ref()
+            .map_or(0, |found| found.config.parameters() as u64)
     }
 
     /// Part of the key of every stage that uses the model: its files and the precision they are used in.
     pub fn identity(&self) -> String {
         format!(
             "{} {:?}",
-            self.identity,
+            self.found
+                .as_ref()
+                .map_or("not fetched yet", |found| &found.identity),
             self.spec.precision.kind(self.machine.device())
         )
     }
