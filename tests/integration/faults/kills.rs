@@ -30,6 +30,8 @@ fn chosen() -> Vec<Point> {
         (all.find("data", "rename", "manifest.json"), When::Before),
         // A checkpoint is in place, the one after it not begun.
         (all.find("pairs", "rename", "/step-00000001"), When::After),
+        // A manifest is half written.
+        (all.find("pairs", "write", "manifest.json"), When::Half),
         // Between two files of a checkpoint; its digests are not written; it is whole and not renamed.
         (
             all.find_nth("train-dpo", "create", "moments.safetensors", 1),
@@ -109,7 +111,7 @@ fn asked() -> Option<usize> {
     kills.map(|text| text.parse().expect("ATP_KILLS is a number"))
 }
 
-/// `ATP_KILLS` kills spread over all operations; without it, seventeen chosen ones.
+/// `ATP_KILLS` kills spread over all operations; without it, eighteen chosen ones.
 #[test]
 fn a_run_killed_at_a_write_ends_with_the_same_bytes() {
     let points = asked().map_or_else(chosen, spread);
