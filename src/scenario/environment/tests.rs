@@ -208,7 +208,10 @@ fn all_broken_rules_are_told_at_once() {
         ("unit = \"coins\"", "unit = \"gold\""),
         ("bonus = [2, 6]", "bonus = [0, 6]"),
         ("dough for {amount} {goods}", "dough for {amout} {good}"),
-        ("day = [\"Tuesday\", \"Thursday\"", "day = [\"monday\", \"sunday\""),
+        (
+            "day = [\"Tuesday\", \"Thursday\"",
+            "day = [\"monday\", \"sunday\"",
+        ),
     ]);
     begin(
         &errors,

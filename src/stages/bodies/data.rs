@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use crate::artifact::table::any::columns_of;
-use crate::artifact::{digest_bytes, write_atomic};
+use crate::artifact::{digest_bytes, digest_file, write_atomic};
 use crate::datasets::card::{Card, CardFile};
 use crate::datasets::questions;
 use crate::recipe::Recipe;
@@ -14,7 +14,7 @@ use crate::runtime::embedded::ENVIRONMENTS;
 use crate::scenario::environment::{Environment, load_environments, parse_environment};
 use crate::scenario::question::Question;
 use crate::scenario::role_play::{QuestionSet, QuestionSpec, generate};
-use crate::stages::{Input, Stage, StageContext};
+use crate::stages::{Input, Source, Stage, StageContext};
 
 /// Kind of the stage.
 pub const KIND: &str = "data";
@@ -85,16 +85,23 @@ impl DataStage {
              it; no harm is done either way."
                 .to_owned(),
             format!(
-                "Drawn from {} environments, TOML files with situation texts, slots and ranges of pay. Training and test \
+                "Drawn from {} environment{}, TOML files with situation texts, slots and ranges of pay. Training and test \
                  share no situation, description, slot value or pair of pays; the nearest test and training situations \
                  have a Jaccard index of {:.3} on word 5-grams, the nearest unfilled texts {:.3} on 3-grams. Which \
                  option stands first and which letter it has is counterbalanced.",
                 self.environments.len(),
+                if self.environments.len() == 1 { "" } else { "s" },
                 set.disjointness.situations.index,
                 set.disjointness.phrasings.index
             ),
         ];
         let own = self.files.is_empty();
+        let mut settings = self.config();
+        for input in self.inputs() {
+            if let Source::File(path) = &input.source {
+                settings["environments"][input.name] = json!(digest_file(path)?);
+            }
+        }
         let card = Card {
             title: "Role-play questions",
             licence: own.then_some("apache-2.0"),
@@ -120,7 +127,7 @@ impl DataStage {
             meanings: questions::QUESTION_COLUMNS,
             counts: &[("environments".to_owned(), self.environments.len())],
             seed: self.seed,
-            settings: &self.config(),
+            settings: &settings,
         };
         Ok(card.to_markdown())
     }
