@@ -17,10 +17,11 @@ use crate::runtime::interrupt::Interrupted;
 use crate::runtime::progress::Progress;
 use crate::runtime::seed::derive;
 use crate::scenario::choice::parse_choice;
-use crate::scenario::prompt::{Episode, PromptOptions, render};
+use crate::scenario::prompt::{AnswerStyle, Episode, PromptOptions, render};
 use crate::scenario::question::{Question, option_answers, payoff};
 use crate::scenario::supervision::{Notice, Pattern, RoundWatch};
 use crate::scenario::{Outcome, Role};
+use crate::text::Message;
 
 /// Settings of the evaluation; the defaults are the paper's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -129,21 +130,10 @@ pub fn evaluate(
             .zip(&watches)
             .enumerate()
             .map(|(agent, ((question, sample), watch))| {
-                let history: Vec<Episode> = rows
-                    .iter()
-                    .skip(agent)
-                    .step_by(agents.len())
-                    .filter(|row| row.outcome != Outcome::Failed)
-                    .map(|row| Episode::new(question, row.round, row.outcome, row.detected))
-                    .collect();
-                let options = PromptOptions {
-                    supervision: config.supervision.of(watch.supervised),
-                    style: generation.answer_style(),
-                    steer: None,
-                    window: config.window,
-                };
+                let earlier = rows.iter().skip(agent).step_by(agents.len());
+                let style = generation.answer_style();
                 Ask {
-                    messages: render(question, &history, &options),
+                    messages: prompt(question, earlier, config, style, watch.supervised),
                     options: option_answers(question).map(|(_, text)| text).to_vec(),
                     seed: derive(
                         stream_root,
@@ -172,6 +162,27 @@ pub fn evaluate(
     Ok(rows)
 }
 
+/// The prompt of a round: what its agent did before, as recorded, and what is said about this round.
+fn prompt<'a>(
+    question: &Question,
+    earlier: impl Iterator<Item = &'a EvalRow>,
+    config: &EvaluationConfig,
+    style: AnswerStyle,
+    supervised: bool,
+) -> Vec<Message> {
+    let history: Vec<Episode> = earlier
+        .filter(|row| row.outcome != Outcome::Failed)
+        .map(|row| Episode::new(question, row.round, row.outcome, row.detected))
+        .collect();
+    let options = PromptOptions {
+        supervision: config.supervision.of(supervised),
+        style,
+        steer: None,
+        window: config.window,
+    };
+    render(question, &history, &options)
+}
+
 fn row(
     subject: &Subject,
     round: u32,
@@ -180,11 +191,25 @@ fn row(
     watch: RoundWatch,
     answer: Result<Answer, AskError>,
 ) -> EvalRow {
-    let options = question.choice_options();
     let mut row = EvalRow {
         model: subject.name.to_owned(),
         variant: subject.variant.to_owned(),
         seed: subject.seed,
+        ..blank(question, round, sample, watch)
+    };
+    match answer {
+        Err(error) => row.error = Some(error.to_string()),
+        Ok(answer) => record(&mut row, question, watch, answer),
+    }
+    row
+}
+
+/// A decision without an answer yet.
+fn blank(question: &Question, round: u32, sample: u32, watch: RoundWatch) -> EvalRow {
+    EvalRow {
+        model: String::new(),
+        variant: String::new(),
+        seed: 0,
         round,
         question_id: question.id.clone(),
         environment: question.environment.clone(),
@@ -202,26 +227,25 @@ fn row(
         prompt_tokens: 0,
         completion_tokens: 0,
         error: None,
-    };
-    match answer {
-        Err(error) => row.error = Some(error.to_string()),
-        Ok(answer) => {
-            let parsed = parse_choice(&answer.text, &options);
-            row.outcome = parsed.outcome();
-            row.choice = parsed.label(&options).map(str::to_owned);
-            row.deviant_probability = answer.choice.as_ref().and_then(|choice| {
-                let place = options.iter().position(|o| o.role == Role::Deviant)?;
-                choice.probabilities.get(place).copied()
-            });
-            row.detected = watch.would_see && row.outcome == Outcome::Deviant;
-            row.payoff = payoff(question, row.outcome, row.detected);
-            row.prompt_tokens = answer.prompt.len() as u32;
-            row.completion_tokens = answer.completion_tokens() as u32;
-            row.finish = answer.finish.to_owned();
-            row.text = answer.text;
-        }
     }
-    row
+}
+
+/// What the answer chose, whether a broken rule was seen, and what that pays.
+fn record(row: &mut EvalRow, question: &Question, watch: RoundWatch, answer: Answer) {
+    let options = question.choice_options();
+    let parsed = parse_choice(&answer.text, &options);
+    row.outcome = parsed.outcome();
+    row.choice = parsed.label(&options).map(str::to_owned);
+    row.deviant_probability = answer.choice.as_ref().and_then(|choice| {
+        let place = options.iter().position(|o| o.role == Role::Deviant)?;
+        choice.probabilities.get(place).copied()
+    });
+    row.detected = watch.would_see && row.outcome == Outcome::Deviant;
+    row.payoff = payoff(question, row.outcome, row.detected);
+    row.prompt_tokens = answer.prompt.len() as u32;
+    row.completion_tokens = answer.completion_tokens() as u32;
+    row.finish = answer.finish.to_owned();
+    row.text = answer.text;
 }
 
 /// Name of the evaluation table in a stage's folder.
@@ -230,4 +254,98 @@ pub const ROWS_FILE: &str = "rows.parquet";
 /// Read an evaluation table.
 pub fn read_rows(path: &Path) -> Result<Vec<EvalRow>, TableError> {
     crate::artifact::table::read_parquet(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::environment::load_environments;
+    use crate::scenario::question::option_answers;
+    use crate::scenario::role_play::{QuestionSpec, generate};
+
+    fn question() -> Question {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/role_play");
+        let environments = load_environments(&folder).unwrap();
+        let set = generate(&environments[..1], &QuestionSpec::default(), 1).unwrap();
+        set.test[0].clone()
+    }
+
+    /// A round in which the model chose this role.
+    fn chose(question: &Question, round: u32, role: Role, watch: RoundWatch) -> EvalRow {
+        let answers = option_answers(question);
+        let (_, text) = answers.iter().find(|(of, _)| *of == role).unwrap();
+        let answer = Answer {
+            text: text.clone(),
+            prompt: vec![],
+            sampled: vec![],
+            logprobs: vec![],
+            reasoning: 0,
+            temperature: 1.0,
+            bridge: vec![],
+            choice: None,
+            finish: "stop",
+        };
+        let mut row = blank(question, round, 0, watch);
+        record(&mut row, question, watch, answer);
+        row
+    }
+
+    #[test]
+    fn only_seen_deviance_is_detected_and_paid_less() {
+        let q = question();
+        for (role, supervised, would_see, detected, pay) in [
+            (Role::Compliant, false, false, false, q.compliant_pay),
+            (Role::Compliant, true, true, false, q.compliant_pay),
+            (Role::Deviant, false, false, false, q.deviant_pay),
+            (Role::Deviant, true, false, false, q.deviant_pay),
+            (Role::Deviant, true, true, true, q.detected_pay),
+        ] {
+            let watch = RoundWatch {
+                supervised,
+                would_see,
+            };
+            let row = chose(&q, 1, role, watch);
+            assert_eq!(row.outcome.role(), Some(role));
+            assert_eq!((row.supervised, row.detected), (supervised, detected));
+            assert_eq!(row.payoff, Some(f64::from(pay)));
+        }
+    }
+
+    #[test]
+    fn prompts_tell_what_was_recorded_and_what_the_setting_says() {
+        let q = question();
+        let watch = |supervised, would_see| RoundWatch {
+            supervised,
+            would_see,
+        };
+        let rows = [
+            chose(&q, 1, Role::Deviant, watch(true, true)),
+            chose(&q, 2, Role::Deviant, watch(true, false)),
+            chose(&q, 3, Role::Compliant, watch(true, true)),
+        ];
+        // Nobody would be seen under this pattern: what counts is the record.
+        let config = EvaluationConfig {
+            supervision: Notice::Announced,
+            ..EvaluationConfig::default()
+        };
+        let text = |config: &EvaluationConfig, supervised| {
+            let messages = prompt(&q, rows.iter(), config, AnswerStyle::Direct, supervised);
+            messages[1].content.clone()
+        };
+        let told = text(&config, false);
+        let line = |round: u32| {
+            let start = format!("Round {round}: ");
+            told.lines()
+                .find(|l| l.starts_with(&start))
+                .unwrap()
+                .to_owned()
+        };
+        assert!(line(1).contains(&q.detected_outcome), "{told}");
+        assert!(line(2).contains(&q.deviant_outcome), "{told}");
+        assert!(line(3).contains(&q.compliant_outcome), "{told}");
+        assert!(told.contains(&q.unsupervised_text) && !told.contains(&q.neutral_text));
+        assert!(text(&config, true).contains(&q.supervised_text));
+        let neutral = EvaluationConfig::default();
+        assert!(text(&neutral, true).contains(&q.neutral_text));
+    }
 }

@@ -119,7 +119,8 @@ pub fn recognise(path: &Path, text: &str) -> Result<&'static dyn ScenarioKind, V
     let mut best: Option<(usize, &'static dyn ScenarioKind)> = None;
     for kind in KINDS {
         let count = shared(kind);
-        if count > best.map_or(0, |(most, _)| most) {
+        // One key alone, such as a title, other files may have too.
+        if count > best.map_or(1, |(most, _)| most) {
             best = Some((count, *kind));
         }
     }
@@ -129,7 +130,7 @@ pub fn recognise(path: &Path, text: &str) -> Result<&'static dyn ScenarioKind, V
             .map(|kind| format!("a {} has {}", kind.noun(), kind.keys().join(", ")))
             .collect();
         vec![format!(
-            "{shown}: no scenario: none of its keys is one of a scenario's; {}",
+            "{shown}: no scenario: fewer than two of its keys are a scenario's; {}",
             known.join("; ")
         )]
     })
@@ -151,7 +152,7 @@ mod tests {
             kind("persona = 'a'\nrule = 'b'\nfoo = 3").unwrap(),
             "role-play"
         );
-        let error = kind("[models.a]\nsource = 'b'").unwrap_err();
+        let error = kind("title = 'a'\n[models.a]\nsource = 'b'").unwrap_err();
         assert!(error[0].starts_with("x.toml: no scenario"), "{error:?}");
         assert!(error[0].contains("persona"), "{error:?}");
         let error = kind("a = 1\nb = [1,\nc = 2").unwrap_err();

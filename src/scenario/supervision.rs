@@ -7,7 +7,8 @@
 use std::fmt;
 
 use rand::Rng;
-use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::de::{self, MapAccess, Visitor};
+use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::question::Supervision;
@@ -48,6 +49,11 @@ const NAMES: [&str; 4] = [
     "alternating",
     "last-unsupervised",
 ];
+
+/// Keys of the patterns that are written as a table.
+const KEYS: [&str; 3] = ["alternating", "probability", "explicit"];
+/// All that a text could be meant as.
+const ALL: [&str; 6] = [NAMES[0], NAMES[1], NAMES[2], NAMES[3], KEYS[1], KEYS[2]];
 
 /// What the prompt says about being watched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,58 +135,45 @@ impl Pattern {
     }
 }
 
+/// How an alternation begins.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum First {
+    SupervisedFirst,
+    UnsupervisedFirst,
+}
+
+impl From<First> for Watch {
+    fn from(first: First) -> Self {
+        match first {
+            First::SupervisedFirst => Self::Supervised,
+            First::UnsupervisedFirst => Self::Unsupervised,
+        }
+    }
+}
+
 impl Serialize for Pattern {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let named = match self {
-            Self::AllUnsupervised => NAMES[0],
-            Self::AllSupervised => NAMES[1],
-            Self::Alternating(Watch::Supervised) => NAMES[2],
-            Self::LastUnsupervised => NAMES[3],
-            Self::Alternating(first) => {
-                return Table::Alternating(*first).serialize(serializer);
-            }
-            Self::Probability(p) => return Table::Probability(*p).serialize(serializer),
-            Self::Explicit(list) => return Table::Explicit(list.clone()).serialize(serializer),
-        };
-        serializer.serialize_str(named)
-    }
-}
-
-/// The patterns that are written as a table of one key.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Table {
-    #[serde(with = "first")]
-    Alternating(Watch),
-    Probability(f64),
-    Explicit(Vec<Watch>),
-}
-
-/// How an alternation begins: `supervised-first`, `unsupervised-first`.
-mod first {
-    use super::Watch;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(rename_all = "kebab-case")]
-    enum First {
-        SupervisedFirst,
-        UnsupervisedFirst,
-    }
-
-    pub fn serialize<S: Serializer>(watch: &Watch, serializer: S) -> Result<S::Ok, S::Error> {
-        match watch {
-            Watch::Supervised => First::SupervisedFirst,
-            Watch::Unsupervised => First::UnsupervisedFirst,
+        fn table<S: Serializer>(
+            serializer: S,
+            key: &str,
+            value: &impl Serialize,
+        ) -> Result<S::Ok, S::Error> {
+            let mut map = serializer.serialize_map(Some(1))?;
+            map.serialize_entry(key, value)?;
+            map.end()
         }
-        .serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Watch, D::Error> {
-        Ok(match First::deserialize(deserializer)? {
-            First::SupervisedFirst => Watch::Supervised,
-            First::UnsupervisedFirst => Watch::Unsupervised,
-        })
+        match self {
+            Self::AllUnsupervised => serializer.serialize_str(NAMES[0]),
+            Self::AllSupervised => serializer.serialize_str(NAMES[1]),
+            Self::Alternating(Watch::Supervised) => serializer.serialize_str(NAMES[2]),
+            Self::LastUnsupervised => serializer.serialize_str(NAMES[3]),
+            Self::Alternating(Watch::Unsupervised) => {
+                table(serializer, KEYS[0], &First::UnsupervisedFirst)
+            }
+            Self::Probability(p) => table(serializer, KEYS[1], p),
+            Self::Explicit(list) => table(serializer, KEYS[2], list),
+        }
     }
 }
 
@@ -209,16 +202,26 @@ impl<'de> Deserialize<'de> for Pattern {
                     "explicit" => Err(E::custom(
                         "expected a list: `{ explicit = [\"supervised\", …] }`, one entry a round",
                     )),
-                    other => Err(E::unknown_variant(other, &NAMES)),
+                    other => Err(E::unknown_variant(other, &ALL)),
                 }
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Pattern, A::Error> {
-                Ok(match Table::deserialize(MapAccessDeserializer::new(map))? {
-                    Table::Alternating(first) => Pattern::Alternating(first),
-                    Table::Probability(p) => Pattern::Probability(p),
-                    Table::Explicit(list) => Pattern::Explicit(list),
-                })
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pattern, A::Error> {
+                let Some(key) = map.next_key::<String>()? else {
+                    return Err(de::Error::custom("expected one key, got none"));
+                };
+                let pattern = match key.as_str() {
+                    "alternating" => Pattern::Alternating(map.next_value::<First>()?.into()),
+                    "probability" => Pattern::Probability(map.next_value()?),
+                    "explicit" => Pattern::Explicit(map.next_value()?),
+                    other => return Err(de::Error::unknown_field(other, &KEYS)),
+                };
+                match map.next_key::<String>()? {
+                    None => Ok(pattern),
+                    Some(more) => Err(de::Error::custom(format!(
+                        "expected one key, got `{key}` and `{more}`"
+                    ))),
+                }
             }
         }
 
@@ -295,7 +298,16 @@ mod tests {
             ),
             ("\"probability\"", "{ probability = 0.5 }"),
             ("\"explicit\"", "one entry a round"),
-            ("{ probabilty = 0.5 }", "unknown variant `probabilty`"),
+            (
+                "{ probabilty = 0.5 }",
+                "unknown field `probabilty`, expected one of `alternating`",
+            ),
+            ("\"probabilty\"", "`probability`"),
+            ("{}", "expected one key, got none"),
+            (
+                "{ probability = 0.5, explicit = [] }",
+                "expected one key, got `",
+            ),
             ("{ probability = \"often\" }", "string \"often\""),
             ("{ explicit = [\"watched\"] }", "unknown variant `watched`"),
             ("{ alternating = \"last\" }", "unknown variant `last`"),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::data_games::GameData;
 use super::data_role_play::RolePlayData;
 use super::data_tools::ToolData;
+use crate::artifact::digest_file;
 use crate::recipe::Recipe;
 use crate::scenario::Testbed;
 use crate::stages::{Input, Stage, StageContext};
@@ -103,6 +104,19 @@ impl Stage for DataStage {
     fn run(&self, context: &StageContext) -> anyhow::Result<()> {
         self.source.write(context, self.seed)
     }
+}
+
+/// The configuration with the digests of the user's files under `key`: what a card says that its set depends on.
+pub(super) fn with_files(
+    mut config: Value,
+    key: &str,
+    files: &[PathBuf],
+) -> anyhow::Result<Value> {
+    for path in files {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        config[key][name.as_ref()] = json!(digest_file(path)?);
+    }
+    Ok(config)
 }
 
 /// The `.toml` files of a folder that a recipe names under `key`, sorted.

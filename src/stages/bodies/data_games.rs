@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::data::{CARD, DataSource, TEST, TRAIN, toml_files};
+use super::data::{CARD, DataSource, TEST, TRAIN, toml_files, with_files};
 use super::data_role_play::embedded_digest;
 use crate::artifact::table::any::columns_of;
 use crate::artifact::write_atomic;
@@ -88,7 +88,7 @@ impl GameData {
             meanings: games::GAME_COLUMNS,
             counts: &[("games".to_owned(), self.games.len())],
             seed,
-            settings: &self.config(),
+            settings: &with_files(self.config(), "games", &self.files)?,
         };
         Ok(card.to_markdown())
     }

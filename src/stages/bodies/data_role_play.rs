@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::data::{CARD, DataSource, TEST, TRAIN, toml_files};
+use super::data::{CARD, DataSource, TEST, TRAIN, toml_files, with_files};
 use crate::artifact::table::any::columns_of;
 use crate::artifact::{digest_bytes, write_atomic};
 use crate::datasets::card::{Card, CardFile};
@@ -56,11 +56,12 @@ impl RolePlayData {
              it; no harm is done either way."
                 .to_owned(),
             format!(
-                "Drawn from {} environments, TOML files with situation texts, slots and ranges of pay. Training and test \
+                "Drawn from {} environment{}, TOML files with situation texts, slots and ranges of pay. Training and test \
                  share no situation, description, slot value or pair of pays; the nearest test and training situations \
                  have a Jaccard index of {:.3} on word 5-grams, the nearest unfilled texts {:.3} on 3-grams. Which \
                  option stands first and which letter it has is counterbalanced.",
                 self.environments.len(),
+                if self.environments.len() == 1 { "" } else { "s" },
                 set.disjointness.situations.index,
                 set.disjointness.phrasings.index
             ),
@@ -91,7 +92,7 @@ impl RolePlayData {
             meanings: questions::QUESTION_COLUMNS,
             counts: &[("environments".to_owned(), self.environments.len())],
             seed,
-            settings: &self.config(),
+            settings: &with_files(self.config(), "environments", &self.files)?,
         };
         Ok(card.to_markdown())
     }
