@@ -3,6 +3,7 @@
 //! A kind is a type with [`ScenarioKind`] and an entry in [`KINDS`]. A file does not say its kind: it is the one whose
 //! keys it has most of, so that a misspelt key does not hide it.
 
+mod coordination;
 mod role_play;
 
 use std::path::Path;
@@ -16,7 +17,7 @@ use super::toml_error;
 use crate::text::Message;
 
 /// All kinds of scenario files.
-pub static KINDS: &[&dyn ScenarioKind] = &[&role_play::RolePlayKind];
+pub static KINDS: &[&dyn ScenarioKind] = &[&role_play::RolePlayKind, &coordination::CoordinationKind];
 
 /// A kind of scenario file.
 pub trait ScenarioKind: Sync {

@@ -20,3 +20,4 @@ mod sandbox;
 mod sandbox_attacks;
 mod stages;
 mod support;
+mod testbeds;

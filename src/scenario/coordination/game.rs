@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::check;
 use super::setting::{Mode, SuccessPays};
@@ -15,7 +15,7 @@ use crate::scenario::environment::{EnvironmentError, Situations, first};
 use crate::scenario::toml_error;
 
 /// One game, as in its file.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Game {
     /// Name of the game and of its file: lower-case letters, digits, hyphens.
@@ -49,7 +49,7 @@ pub struct Game {
 }
 
 /// Texts of one option.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptionText {
     /// Short name: letters, digits, spaces, hyphens.
@@ -61,7 +61,7 @@ pub struct OptionText {
 }
 
 /// Texts about a round that is over.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct HistoryText {
     /// The threshold was met.
