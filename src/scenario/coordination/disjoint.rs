@@ -1,6 +1,5 @@
 //! Proof that training and test games do not overlap, by the measures of [`crate::scenario::disjoint`]: situations and
-//! phrasings are not near each other,
-//! no description is shared, and no training game has the rewards of a test game.
+//! phrasings are not near each other, no description is shared, and no training game has the rewards of a test game.
 
 use std::collections::BTreeMap;
 
