@@ -88,14 +88,14 @@ impl Wins {
         let mut open = vec![0];
         seen[0] = true;
         while let Some(from) = open.pop() {
-            for to in 0..self.items {
+            for (to, seen) in seen.iter_mut().enumerate() {
                 let wins = if forward {
                     self.of(from, to)
                 } else {
                     self.of(to, from)
                 };
-                if wins > 0.0 && !seen[to] {
-                    seen[to] = true;
+                if wins > 0.0 && !*seen {
+                    *seen = true;
                     open.push(to);
                 }
             }

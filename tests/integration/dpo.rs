@@ -102,8 +102,8 @@ fn one_batch_agrees_with_trl_down_to_every_gradient() {
     assert_eq!(seen, gradients.len());
 }
 
-/// IPO, hinge and label smoothing, with their gradients; of the hinge's pairs one is beyond the margin. IPO's squares
-/// reach 40, hence an error relative to the loss.
+/// IPO, hinge and label smoothing, with their gradients; of the hinge's pairs one is beyond the margin. The hinge takes sums
+/// of log-probabilities, whose last place is 2e-6, times a β of 2: TRL itself is 9e-6 from its definition there.
 #[test]
 fn other_losses_agree_with_trl() {
     let described = &json("oracle/dpo/dpo.json")["losses"];
@@ -143,7 +143,7 @@ fn other_losses_agree_with_trl() {
                 count,
                 &mut totals,
             );
-            close(totals.loss, &case["losses"][i], 1e-5, name);
+            close(totals.loss, &case["losses"][i], 3e-5, name);
         }
         for (tensor, parameter) in adapter.named() {
             let error = relative_error(&parameter.grad(), &gradients[&format!("{name}/{tensor}")]);
