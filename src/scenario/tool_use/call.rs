@@ -265,17 +265,17 @@ fn decode(code: &str) -> String {
 /// Blank lines at both ends and indentation that all lines share are taken off; lines end in `\n`.
 fn dedent(code: &str) -> String {
     let lines: Vec<&str> = code.lines().map(str::trim_end).collect();
-    let full = |line: &&str| !line.is_empty();
-    let Some(first) = lines.iter().position(|line| full(&line)) else {
+    let full = |line: &str| !line.is_empty();
+    let Some(first) = lines.iter().position(|line| full(line)) else {
         return String::new();
     };
-    let last = lines.iter().rposition(|line| full(&line)).unwrap_or(first);
+    let last = lines.iter().rposition(|line| full(line)).unwrap_or(first);
     let lines = &lines[first..=last];
     // Code that begins on the tag's own line has no indentation there.
     let indent = |line: &&str| line.len() - line.trim_start_matches([' ', '\t']).len();
     let shared = lines
         .iter()
-        .filter(|l| full(l))
+        .filter(|line| full(line))
         .map(indent)
         .min()
         .unwrap_or(0);

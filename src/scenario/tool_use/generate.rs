@@ -222,7 +222,7 @@ fn deal(families: usize, count: usize) -> Vec<usize> {
     (0..count)
         .map(|i| {
             let (round, place) = (i / families, i % families);
-            let turn = if families % 2 == 0 {
+            let turn = if families.is_multiple_of(2) {
                 round % families
             } else {
                 0
