@@ -12,7 +12,7 @@ RUN_DIRECTORY holds finished stages `data` and `pairs`. The exports go to a temp
   makes ids that hold prompt and answers. Its package must be importable (`pip install --no-deps llamafactory torchaudio`
   is enough for that); without it this part is named as left out.
 
-Prints one JSON line with the versions and what was checked; exits with an error at the first disagreement.
+Its last line is JSON: the versions and what was checked. It exits with an error at the first disagreement.
 """
 import json
 import os

@@ -10,5 +10,6 @@ mod model;
 mod optim;
 mod pipeline;
 mod resume;
+mod scenario;
 mod stages;
 mod support;
