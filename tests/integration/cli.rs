@@ -398,8 +398,8 @@ fn commands_work_as_typed() {
     let help = call(at, &["--help"]);
     assert_eq!(help.code, Some(0));
     for command in [
-        "run", "status", "generate", "pairs", "train", "evaluate", "report", "sample", "score",
-        "bench", "doctor",
+        "run", "status", "generate", "pairs", "train", "evaluate", "report", "scenario", "data",
+        "sample", "score", "bench", "doctor",
     ] {
         assert!(help.out.contains(&format!("  {command} ")), "{command}");
         let help = call(at, &[command, "--help"]);

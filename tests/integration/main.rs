@@ -18,6 +18,7 @@ mod resume;
 mod sampling;
 mod sandbox;
 mod sandbox_attacks;
+mod scenario;
 mod stages;
 mod support;
 mod testbeds;
