@@ -190,10 +190,17 @@ const ROWS: &[Row] = &[
         "print('DENIED', dict(os.environ))\nlibc.getenv.restype = ctypes.c_char_p\nprint(libc.getenv(b'ATP_SANDBOX_TEST_SECRET'), libc.getenv(b'PATH'))",
         Says("None None"),
     ),
+    // Where the kernel put the strings when Python was started: after the last argument, up to the program's name.
+    // Taking a variable away removes its pointer, not its text.
     Row(
         "the environment in memory",
-        "values, index = ctypes.POINTER(ctypes.c_char_p).in_dll(libc, 'environ'), 0\nwhile values and values[index]:\n    print(values[index])\n    index += 1",
-        Is(Status::Finished),
+        "end = ctypes.c_void_p.in_dll(libc, '__libc_stack_end').value\n\
+         words = ctypes.cast(end, ctypes.POINTER(ctypes.c_void_p))\n\
+         at, texts = words[words[0]], []\n\
+         while len(texts) < 500 and not (texts and texts[-1].startswith(b'/')):\n    \
+             text = ctypes.string_at(at)\n    texts.append(text)\n    at += len(text) + 1\n\
+         print(b' '.join(texts[1:]).decode()[:4000])",
+        Says("PYTHONHASHSEED=0"),
     ),
     Row(
         "the arguments",
