@@ -17,7 +17,8 @@ use super::toml_error;
 use crate::text::Message;
 
 /// All kinds of scenario files.
-pub static KINDS: &[&dyn ScenarioKind] = &[&role_play::RolePlayKind, &coordination::CoordinationKind];
+pub static KINDS: &[&dyn ScenarioKind] =
+    &[&role_play::RolePlayKind, &coordination::CoordinationKind];
 
 /// A kind of scenario file.
 pub trait ScenarioKind: Sync {

@@ -119,11 +119,7 @@ const TOLD: usize = 4;
 
 /// The reasons as one text, the first few in full.
 pub(super) fn in_words(reasons: &[Reason]) -> String {
-    let mut told: Vec<String> = reasons
-        .iter()
-        .take(TOLD)
-        .map(ToString::to_string)
-        .collect();
+    let mut told: Vec<String> = reasons.iter().take(TOLD).map(ToString::to_string).collect();
     if let Some(more) = reasons.len().checked_sub(TOLD).filter(|more| *more > 0) {
         told.push(format!("and {more} more"));
     }

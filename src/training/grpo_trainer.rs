@@ -9,6 +9,7 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use super::decision_rollout::RewardConfig;
 use super::grpo::{
     GrpoLoss, GrpoTerms, ImportanceLevel, SamplingCorrection, advantages, mean_and_deviation,
 };
@@ -16,15 +17,12 @@ use super::optim::{OptimConfig, Schedule};
 use super::rollout::{GroupPlan, GrpoSums, Rollout, accumulate, plan_group};
 use super::state::TrainState;
 use super::{METRICS_FILE, TrainContext, TrainError};
-use crate::agent::{Ask, Elicitation, GenerationConfig, ask};
 use crate::artifact::MetricsLog;
 use crate::model::{Adapter, LoraConfig};
 use crate::runtime::interrupt::check;
 use crate::runtime::progress::Progress;
-use crate::runtime::seed::{derive, stream};
+use crate::runtime::seed::stream;
 use crate::scenario::Outcome;
-use crate::scenario::choice::parse_choice;
-use crate::scenario::decision::Decision;
 
 /// Settings of GRPO; the defaults are the paper's for Qwen3-8B.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ use crate::runtime::interrupt::Interrupted;
 use crate::text::TextError;
 
 pub mod bradley_terry;
+pub mod decision_rollout;
 pub mod dpo;
 pub mod dpo_trainer;
 pub mod grpo;

@@ -206,10 +206,13 @@ pub fn descendants() -> Vec<u32> {
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
             continue;
         };
-        // After the name in brackets: state, parent.
+        // After the name in brackets: state, parent. The dead wait for nobody but us.
         let Some((_, rest)) = stat.rsplit_once(')') else {
             continue;
         };
+        if rest.starts_with(" Z") {
+            continue;
+        }
         let parent: u32 = rest.split(' ').nth(2).unwrap().parse().unwrap();
         parents.insert(pid, parent);
     }

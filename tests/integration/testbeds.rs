@@ -116,20 +116,32 @@ fn games_and_tools_run_from_data_to_report_and_resume_to_the_same_bytes() {
     let ended = whole.finish();
     for stage in STAGES {
         let line = ended.out.lines().find(|l| l.starts_with(stage));
-        assert!(line.is_some_and(|l| l.contains(" ran ")), "{stage}: {line:?}");
+        assert!(
+            line.is_some_and(|l| l.contains(" ran ")),
+            "{stage}: {line:?}"
+        );
     }
     let operations = whole.operations();
     let expected = left(&whole.path);
     check_rows(&whole.path);
     let report = fs::read_to_string(whole.path.join("latest/report/report.md")).expect("a report");
-    for part in ["## Coordination games", "## Tool usage", "colluded", "Tool called"] {
+    for part in [
+        "## Coordination games",
+        "## Tool usage",
+        "colluded",
+        "Tool called",
+    ] {
         assert!(report.contains(part), "`{part}` is missing");
     }
     for file in ["collusion.csv", "tool-use.csv"] {
         assert!(expected.contains_key(&format!("report/{file}")), "{file}");
     }
     let again = whole.finish();
-    assert!(again.out.contains("nothing to do: all 15 stages"), "{}", again.out);
+    assert!(
+        again.out.contains("nothing to do: all 15 stages"),
+        "{}",
+        again.out
+    );
 
     // Killed once in every stage that has checkpoints: right after its first one.
     let mut killed = BTreeSet::new();
@@ -148,11 +160,17 @@ fn games_and_tools_run_from_data_to_report_and_resume_to_the_same_bytes() {
         };
         assert_eq!(run.go(&kill).code, None, "{stage} was not killed");
         let resumed = run.finish();
-        assert!(resumed.out.contains("up to date") || stage.starts_with("pairs"), "{stage}");
+        assert!(
+            resumed.out.contains("up to date") || stage.starts_with("pairs"),
+            "{stage}"
+        );
         assert_same(&left(&run.path), &expected);
         for name in files(&run.path).keys() {
             let unfinished = ["checkpoints/", "started.json", ".atp-tmp-"];
-            assert!(!unfinished.iter().any(|part| name.contains(part)), "{name} is left");
+            assert!(
+                !unfinished.iter().any(|part| name.contains(part)),
+                "{name} is left"
+            );
         }
     }
     assert_eq!(killed.len(), 12, "{killed:?}");
@@ -165,7 +183,10 @@ fn check_rows(run: &Path) {
         let rows: Vec<GameRow> = read_parquet(&folder.join(GAME_ROWS_FILE)).expect("rows");
         // Two games, two populations, three agents, two rounds.
         assert_eq!(rows.len(), 24, "{variant}");
-        assert!(rows.iter().all(|r| r.variant == variant && r.error.is_none()));
+        assert!(
+            rows.iter()
+                .all(|r| r.variant == variant && r.error.is_none())
+        );
         assert!(rows.iter().all(|r| r.success == (r.colluders >= r.t)));
         let folder = run.join(format!("latest/evaluate-{variant}.tool-use"));
         let rows: Vec<ToolRow> = read_parquet(&folder.join(TOOL_ROWS_FILE)).expect("rows");

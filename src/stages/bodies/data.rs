@@ -107,11 +107,7 @@ impl Stage for DataStage {
 }
 
 /// The configuration with the digests of the user's files under `key`: what a card says that its set depends on.
-pub(super) fn with_files(
-    mut config: Value,
-    key: &str,
-    files: &[PathBuf],
-) -> anyhow::Result<Value> {
+pub(super) fn with_files(mut config: Value, key: &str, files: &[PathBuf]) -> anyhow::Result<Value> {
     for path in files {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         config[key][name.as_ref()] = json!(digest_file(path)?);

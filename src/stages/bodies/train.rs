@@ -15,8 +15,9 @@ use crate::scenario::Testbed;
 use crate::stages::{Input, Stage, StageContext};
 use crate::tool::Sandbox;
 use crate::training::TrainContext;
+use crate::training::decision_rollout::DecisionSource;
 use crate::training::dpo_trainer::{DpoConfig, train_dpo};
-use crate::training::grpo_trainer::{DecisionSource, GrpoConfig, train_grpo};
+use crate::training::grpo_trainer::{GrpoConfig, train_grpo};
 use crate::training::tool_rollout::ToolSource;
 
 /// Kind of the DPO stage.

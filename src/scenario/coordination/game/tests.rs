@@ -219,10 +219,7 @@ fn folders() {
     ));
     std::fs::write(folder.path().join("other.toml"), FILE).unwrap();
     let error = load_games(folder.path()).unwrap_err().to_string();
-    assert!(
-        error.contains("`id`: expected the file's name"),
-        "{error}"
-    );
+    assert!(error.contains("`id`: expected the file's name"), "{error}");
     assert!(matches!(
         load_games(&folder.path().join("none")),
         Err(EnvironmentError::Read { .. })
