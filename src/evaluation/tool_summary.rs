@@ -224,7 +224,7 @@ mod tests {
             cost: (solved != Solved::Failed).then_some(if used_tool { 3 } else { 1 }),
             answer: None,
             expected: "12".into(),
-            tool_first: agent % 2 == 0,
+            tool_first: agent.is_multiple_of(2),
             text: String::new(),
             finish: "stop".into(),
             prompt_tokens: 1,

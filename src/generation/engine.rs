@@ -17,7 +17,9 @@ use crate::runtime::interrupt::{Interrupted, check};
 
 /// Says of the tokens generated so far whether the text is to end with the last of them.
 #[derive(Clone)]
-pub struct Halt(Arc<dyn Fn(&[u32]) -> bool + Send + Sync>);
+pub struct Halt(Arc<Ends>);
+
+type Ends = dyn Fn(&[u32]) -> bool + Send + Sync;
 
 impl Halt {
     /// End where this says so. It is asked after every token, so it should look at the last few only.
