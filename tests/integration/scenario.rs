@@ -144,16 +144,22 @@ fn everything_wrong_with_scenarios_is_told() {
             "2 problems",
         ],
     );
-    // Two environments with the same texts are wrong only together.
+    // A test description that another environment has in training is wrong only in their company.
     put(&[]);
-    let copy = text.replacen("\"bakery\"", "\"twin\"", 1);
-    fs::write(at.join("environments/twin.toml"), copy).expect("a file");
+    let taxi = fs::read_to_string(at.join("environments/taxi.toml")).expect("a file");
+    let twin = taxi.replacen("\"taxi\"", "\"twin\"", 1).replacen(
+        "Obey the rule: park at your own stand until someone comes.",
+        "Put each piece on the scale first, as the rule asks.",
+        1,
+    );
+    fs::write(at.join("environments/twin.toml"), twin).expect("a file");
     refused(
         at,
         &check,
         &[
             "twin.toml: role-play environment",
-            "environments: questions",
+            "environments: questions: test question test/twin/",
+            "shares its description of the compliant option with train/bakery/",
             "1 problem found",
         ],
     );
@@ -432,13 +438,12 @@ fn the_documented_keys_are_the_known_ones() {
     assert_eq!(lists.len(), tables.len(), "{all}");
     let mut known: Vec<String> = vec![];
     for (table, keys) in tables.iter().zip(&lists) {
-        let leaf = |key: &&str| !tables.contains(&format!("{key}.").as_str());
-        known.extend(
-            keys.iter()
-                .copied()
-                .filter(|k| leaf(k))
-                .map(|key| format!("{table}{key}")),
-        );
+        for key in keys {
+            let inner = table.is_empty() && tables.contains(&format!("{key}.").as_str());
+            if !inner {
+                known.push(format!("{table}{key}"));
+            }
+        }
     }
     let page = fs::read_to_string(repository("data/README.md")).expect("the page");
     let mut documented: Vec<String> = page
