@@ -548,3 +548,18 @@ fn unknown_keys_are_refused() {
     assert!(serde_json::from_str::<ImportSpec>(r#"{"openthoughts_files": 5}"#).is_ok());
     assert!(serde_json::from_str::<ImportSpec>(r#"{"files": 5}"#).is_err());
 }
+
+/// Written by pyarrow, as the files on the hub are: Snappy. Made by scripts/oracle/hub_fixture.py.
+#[test]
+fn a_file_written_by_pyarrow_is_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hub");
+    let mut rows = Vec::new();
+    columns::strings(
+        &folder.join("gsm8k.parquet"),
+        ["question", "answer"],
+        |[question, answer]| rows.push(gsm8k::problem(question, answer, Split::Train)),
+    )
+    .unwrap();
+    let answers: Vec<String> = rows.into_iter().map(|row| row.unwrap().answer).collect();
+    assert_eq!(answers, ["42", "60"]);
+}

@@ -52,7 +52,11 @@ mod tests {
     fn known_values() {
         assert_eq!((gcd(84, 36), gcd(7, 0), lcm(4, 6)), (12, 7, 12));
         assert_eq!(
-            (binomial(52, 5), binomial(5, 6), binomial(5, 0) + binomial(5, 5)),
+            (
+                binomial(52, 5),
+                binomial(5, 6),
+                binomial(5, 0) + binomial(5, 5)
+            ),
             (2_598_960, 0, 2)
         );
         assert_eq!((factorial(0), factorial(10)), (1, 3_628_800));
