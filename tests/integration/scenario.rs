@@ -288,7 +288,7 @@ fn tables_are_inspected_and_exported() {
         "length bias",
         "lengths in tokens",
         "attempts",
-        "atp.schema: atp.pairs/1",
+        "atp.schema: atp.pairs/2",
     ] {
         assert!(out.contains(part), "{part}\n{out}");
     }
@@ -449,6 +449,7 @@ fn the_documented_keys_are_the_known_ones() {
     let mut documented: Vec<String> = page
         .lines()
         .skip_while(|line| *line != "### Keys")
+        .take_while(|line| !line.starts_with("## "))
         .filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned()))
         .collect();
     known.sort();
