@@ -9,7 +9,7 @@
 #    identical texts, and the largest difference of a token's log-probability up to the first other token.
 # 3. Scores of the same lines in two orders: the largest difference.
 #
-# RUNS is 2 by default; MODEL names another model. One JSON line a measurement on standard output, words on standard
+# RUNS is 2 by default; MODEL names another model, ELICITATION another way to decide (constrained by default). One JSON line a measurement on standard output, words on standard
 # error. Needs python3, without packages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -25,7 +25,7 @@ echo "work folder: $work, device: $ATP_DEVICE" >&2
 # --- 1. Whole runs ---------------------------------------------------------------------------------------------------
 recipe=(
     run smoke --model "$model"
-    --set 'generation.elicitation="constrained"' --set generation.max_new_tokens=48
+    --set "generation.elicitation=\"${ELICITATION:-constrained}\"" --set generation.max_new_tokens=48
     --set role_play.train_per_environment=2 --set dpo.epochs=2
 )
 for mode in plain deterministic; do

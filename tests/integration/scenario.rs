@@ -204,7 +204,8 @@ fn everything_wrong_with_scenarios_is_told() {
         out.ends_with("160 training and 64 test questions can be drawn, disjoint\n"),
         "{out}"
     );
-    assert_eq!(told(at, &["scenario", "list"]).lines().count(), 16);
+    // Sixteen environments and seven games.
+    assert_eq!(told(at, &["scenario", "list"]).lines().count(), 23);
 }
 
 #[test]
