@@ -9,6 +9,7 @@ use super::DeviceArgs;
 use crate::recipe::Recipe;
 use crate::recipe::plan::DEFAULT_RECIPE;
 use crate::recipe::raw::StageKind;
+use crate::scenario::Testbed;
 use crate::stages::bodies::{Machine, pipeline};
 use crate::stages::{RunOptions, run};
 
@@ -100,10 +101,28 @@ impl TrainArgs {
             ("lora.rank", self.rank.map(|v| v.to_string())),
             ("group", self.group.map(|v| v.to_string())),
         ];
+        // A testbed's own table lies over the one at the top; what was typed lies over both.
+        let recipe = Recipe::load(&self.run.recipe, &self.run.assignments)?;
+        let own = |testbed: &&Testbed| {
+            let (all, here) = (&recipe.settings, recipe.of(**testbed));
+            all.dpo != here.dpo || all.grpo != here.grpo
+        };
+        let tables: Vec<String> = [table.to_owned()]
+            .into_iter()
+            .chain(
+                recipe
+                    .settings
+                    .testbeds
+                    .iter()
+                    .filter(own)
+                    .map(|testbed| format!("{}.{table}", testbed.key())),
+            )
+            .collect();
         for (key, value) in given {
-            self.run
-                .assignments
-                .extend(value.map(|value| format!("{table}.{key}={value}")));
+            for table in value.iter().flat_map(|_| &tables) {
+                let value = value.as_deref().unwrap_or_default();
+                self.run.assignments.push(format!("{table}.{key}={value}"));
+            }
         }
         let out = self.out.clone();
         let folders = self.run.run_stages(&[kind])?;

@@ -155,14 +155,6 @@ impl Document {
         }
     }
 
-    /// Whether a value was written at this dotted path.
-    pub fn has(&self, path: &str) -> bool {
-        let keys: Vec<&str> = path.split('.').collect();
-        let (last, parents) = keys.split_last().expect("a split gives at least one part");
-        self.merged()
-            .is_ok_and(|table| table_at(&table, parents).is_some_and(|t| t.contains_key(*last)))
-    }
-
     /// Decode the merged recipe. `T` should deny unknown fields.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, RecipeError> {
         let table = self.merged()?;

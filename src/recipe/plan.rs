@@ -301,6 +301,18 @@ fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), Recipe
             format!("expected 0 to 1, got {got}"),
         );
     }
+    if let Err((field, problem)) = settings.coordination.evaluation.check() {
+        return fail(&format!("coordination.evaluation.{field}"), problem);
+    }
+    if let Err(problem) = settings.coordination.draw.check() {
+        return fail("coordination.draw", problem.to_string());
+    }
+    if let Err((field, problem)) = settings.tool_use.evaluation.check() {
+        return fail(&format!("tool_use.evaluation.{field}"), problem);
+    }
+    if let Err(problem) = settings.tool_use.sandbox.check() {
+        return fail("tool_use.sandbox", problem.to_string());
+    }
     if !(0.0..0.5).contains(&settings.dpo.label_smoothing) {
         let got = settings.dpo.label_smoothing;
         return fail(
@@ -400,4 +412,70 @@ fn check_lora(lora: &LoraConfig) -> Result<(), (&'static str, String)> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(text: &str, assignments: &[&str]) -> Result<Recipe, RecipeError> {
+        let text = format!("[models.m]\nsource = \"smollm2-135m-instruct\"\n{text}");
+        let mut document = Document::from_text(Path::new("r.toml"), &text)?;
+        for assignment in assignments {
+            document.set(assignment)?;
+        }
+        Recipe::check(&document, "r".into(), ".".into())
+    }
+
+    const TWO: &str = "[grpo]\ngroup = 6\nepochs = 2\n[coordination.grpo]\ngroup = 8\n[coordination.grpo.optim]\nlr = 3e-6\n";
+
+    #[test]
+    fn a_testbeds_own_tables_lie_over_those_at_the_top() {
+        let beds = "testbeds=[\"role_play\", \"coordination\"]";
+        let found = recipe(TWO, &[beds]).unwrap();
+        assert_eq!(found.settings.grpo.group, 6);
+        let own = &found.of(Testbed::Coordination).grpo;
+        assert_eq!((own.group, own.epochs, own.optim.lr), (8, 2, 3e-6));
+        let other = &found.of(Testbed::RolePlay).grpo;
+        assert_eq!((other.group, other.optim.lr), (6, 5e-6));
+        // An assignment lies over what the file says in the same place.
+        let set = recipe(TWO, &[beds, "coordination.grpo.group=4"]).unwrap();
+        assert_eq!(set.of(Testbed::Coordination).grpo.group, 4);
+    }
+
+    #[test]
+    fn the_resolved_text_gives_the_same_recipe_again() {
+        let beds = "testbeds=[\"coordination\", \"tool_use\"]";
+        let found = recipe(TWO, &[beds]).unwrap();
+        let document = Document::from_text(Path::new("r.toml"), &found.text).unwrap();
+        let again = Recipe::check(&document, "r".into(), ".".into()).unwrap();
+        assert_eq!(again.text, found.text);
+        for testbed in [Testbed::Coordination, Testbed::ToolUse] {
+            assert_eq!(again.of(testbed).grpo, found.of(testbed).grpo);
+            assert_eq!(again.of(testbed).generation, found.of(testbed).generation);
+        }
+        assert!(!found.text.contains("role_play.folder") && !found.text.contains("[role_play]"));
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_testbed_is_told_with_its_place() {
+        let wrong = |text: &str| recipe(text, &[]).unwrap_err().to_string();
+        let told = wrong("[coordination.grpo]\ngroup = 1\n");
+        assert!(
+            told.contains("r.toml:4:") && told.contains("expected 2 or more"),
+            "{told}"
+        );
+        let told = wrong("[tool_use.grpo]\ngruop = 8\n");
+        assert!(
+            told.contains("r.toml:4:") && told.contains("group"),
+            "{told}"
+        );
+        let told = wrong("[coordination.evaluation]\nrounds = 0\n");
+        assert!(told.contains("coordination.evaluation.rounds"), "{told}");
+        let told = wrong("testbeds = []\n");
+        assert!(
+            told.contains("testbeds") || told.contains("models.m"),
+            "{told}"
+        );
+    }
 }
