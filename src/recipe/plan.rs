@@ -472,10 +472,5 @@ mod tests {
         );
         let told = wrong("[coordination.evaluation]\nrounds = 0\n");
         assert!(told.contains("coordination.evaluation.rounds"), "{told}");
-        let told = wrong("testbeds = []\n");
-        assert!(
-            told.contains("testbeds") || told.contains("models.m"),
-            "{told}"
-        );
     }
 }
