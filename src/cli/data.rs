@@ -13,12 +13,14 @@ use crate::artifact::table::any::{AnyTable, read_any};
 use crate::artifact::table::encode_parquet;
 use crate::artifact::write_atomic;
 use crate::datasets::export::{
-    dataset_info, json_lines, llama_factory_pairs, trl_pairs, trl_prompts,
+    dataset_info, json_lines, llama_factory_pairs, trl_pairs, trl_problems, trl_prompts,
 };
+use crate::datasets::games::GAMES_SCHEMA;
 use crate::datasets::inspect::{self, Inspection, Unit};
 use crate::datasets::pairs::PAIRS_SCHEMA;
+use crate::datasets::problems::PROBLEMS_SCHEMA;
 use crate::datasets::questions::QUESTIONS_SCHEMA;
-use crate::datasets::{SCHEMA_KEY, pairs, questions};
+use crate::datasets::{SCHEMA_KEY, games, pairs, problems, questions};
 use crate::evaluation;
 use crate::evaluation::rounds::read_rows;
 use crate::scenario::prompt::AnswerStyle;
@@ -85,6 +87,8 @@ enum Style {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Questions,
+    Games,
+    Problems,
     Pairs,
     Rows,
     Other,
@@ -95,6 +99,8 @@ impl Kind {
         let has = |name: &str| table.columns.iter().any(|column| column.name == name);
         match table.metadata.get(SCHEMA_KEY).map(String::as_str) {
             Some(QUESTIONS_SCHEMA) => Self::Questions,
+            Some(GAMES_SCHEMA) => Self::Games,
+            Some(PROBLEMS_SCHEMA) => Self::Problems,
             Some(PAIRS_SCHEMA) => Self::Pairs,
             _ if ["variant", "round", "question_id", "outcome"]
                 .into_iter()
@@ -144,6 +150,8 @@ fn inspect_file(file: &Path, model: Option<&str>) -> anyhow::Result<Inspection> 
             "questions",
             inspect::questions(&questions::read(file)?, unit)?,
         ),
+        Kind::Games => ("games", inspect::games(&games::read(file)?, unit)?),
+        Kind::Problems => ("problems", inspect::problems(&problems::read(file)?, unit)?),
         Kind::Pairs => (
             "preference pairs",
             inspect::pairs(&pairs::read(file)?, unit)?,
@@ -207,6 +215,8 @@ fn export(file: &Path, format: Format, out: &Path, style: Style) -> anyhow::Resu
         (Format::Trl, Kind::Questions) => {
             encoded(&trl_prompts(&questions::read(file)?, style), out)?
         }
+        (Format::Trl, Kind::Games) => encoded(&trl_prompts(&games::read(file)?, style), out)?,
+        (Format::Trl, Kind::Problems) => encoded(&trl_problems(&problems::read(file)?), out)?,
         (Format::LlamaFactory, Kind::Pairs) => {
             let pairs = llama_factory_pairs(&pairs::read(file)?);
             // Before the set itself: an entry that cannot be written leaves nothing behind.
@@ -216,7 +226,7 @@ fn export(file: &Path, format: Format, out: &Path, style: Style) -> anyhow::Resu
                 _ => json_lines(&pairs)?,
             }
         }
-        (Format::LlamaFactory, Kind::Questions) => bail!(
+        (Format::LlamaFactory, Kind::Questions | Kind::Games | Kind::Problems) => bail!(
             "{}: LLaMA-Factory has no layout for prompts alone; export preference pairs, or questions with --format trl",
             file.display()
         ),

@@ -2,7 +2,7 @@
 //!
 //! | format | pairs | questions |
 //! |---|---|---|
-//! | TRL | conversational preference: `prompt`, `chosen`, `rejected`, each a list of `role` and `content` | prompt only: `prompt`, and columns that a reward function is given |
+//! | TRL | conversational preference: `prompt`, `chosen`, `rejected`, each a list of `role` and `content` | prompt only, games and problems too: `prompt`, and columns that a reward function is given |
 //! | LLaMA-Factory | sharegpt ranking: `conversations`, `system`, `chosen`, `rejected`, each turn with `from` and `value` | none: it has no trainer that takes prompts alone |
 //!
 //! The layouts are those of TRL's dataset formats and of LLaMA-Factory's data/README; `scripts/oracle/export_formats.py`
@@ -15,7 +15,8 @@ use super::pairs::PreferencePair;
 use crate::scenario::Role;
 use crate::scenario::decision::Decision;
 use crate::scenario::prompt::AnswerStyle;
-use crate::scenario::question::Question;
+use crate::scenario::tool_use::Problem;
+use crate::scenario::tool_use::prompt::{ToolPromptOptions, ask};
 use crate::text::{Message, Speaker};
 
 /// A preference pair as TRL's trainers take it.
@@ -42,6 +43,19 @@ pub struct TrlPrompt {
     pub compliant_answer: String,
     /// The exact answer that breaks it.
     pub deviant_answer: String,
+}
+
+/// A problem as TRL's GRPO trainer takes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrlProblem {
+    /// System and user turn.
+    pub prompt: Vec<Message>,
+    /// The problem.
+    pub id: String,
+    /// Its family.
+    pub family: String,
+    /// The right answer.
+    pub answer: String,
 }
 
 /// A turn in the sharegpt layout.
@@ -79,20 +93,34 @@ pub fn trl_pairs(pairs: &[PreferencePair]) -> Vec<TrlPair> {
         .collect()
 }
 
-/// Questions for TRL, as training puts them.
-pub fn trl_prompts(questions: &[Question], style: AnswerStyle) -> Vec<TrlPrompt> {
+/// Problems for TRL, as training puts them.
+pub fn trl_problems(problems: &[Problem]) -> Vec<TrlProblem> {
+    let options = ToolPromptOptions::default();
+    problems
+        .iter()
+        .map(|problem| TrlProblem {
+            prompt: ask(problem, &[], &options).messages,
+            id: problem.id.clone(),
+            family: problem.family.clone(),
+            answer: problem.answer.clone(),
+        })
+        .collect()
+}
+
+/// Questions or games for TRL, as training puts them.
+pub fn trl_prompts<D: Decision>(questions: &[D], style: AnswerStyle) -> Vec<TrlPrompt> {
     questions
         .iter()
         .map(|question| {
-            let answers = Decision::option_answers(question);
+            let answers = question.option_answers();
             let of = |role: Role| {
                 let found = answers.iter().find(|(of, _)| *of == role);
                 found.map(|(_, text)| text.clone()).unwrap_or_default()
             };
             TrlPrompt {
                 prompt: question.messages(style, None),
-                id: question.id.clone(),
-                environment: question.environment.clone(),
+                id: question.id().to_owned(),
+                environment: question.environment().to_owned(),
                 compliant_answer: of(Role::Compliant),
                 deviant_answer: of(Role::Deviant),
             }
@@ -172,6 +200,7 @@ mod tests {
     use crate::datasets::pairs::AnswerSource;
     use crate::scenario::choice::parse_choice;
     use crate::scenario::environment::load_environments;
+    use crate::scenario::question::Question;
     use crate::scenario::role_play::{QuestionSpec, generate};
     use std::path::Path;
 

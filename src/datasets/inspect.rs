@@ -8,10 +8,13 @@ use serde_json::{Map, Value, json};
 
 use super::pairs::{AnswerSource, PreferencePair};
 use crate::artifact::table::any::Column;
+use crate::scenario::coordination::GameInstance;
 use crate::scenario::decision::Decision;
 use crate::scenario::disjoint::{SITUATION_WORDS, Shingles, normalise};
 use crate::scenario::prompt::AnswerStyle;
 use crate::scenario::question::Question;
+use crate::scenario::tool_use::Problem;
+use crate::scenario::tool_use::prompt::{ToolPromptOptions, ask};
 use crate::text::{Message, RenderOptions, TextCodec, TextError};
 
 /// Sets larger than this are not searched for near-duplicates: the search compares all rows with each other.
@@ -322,6 +325,113 @@ pub fn questions(set: &[Question], unit: Unit<'_>) -> Result<Vec<Section>, TextE
     sections.push(Section::lengths(
         format!("lengths in {}", unit.name()),
         &lists,
+    ));
+    Ok(sections)
+}
+
+/// What is in a set of games.
+///
+/// # Errors
+/// A text that the unit's tokenizer refuses.
+pub fn games(set: &[GameInstance], unit: Unit<'_>) -> Result<Vec<Section>, TextError> {
+    let mut sections = vec![
+        Section::counts(
+            "counts",
+            &["split", "game", "rows"],
+            set.iter()
+                .map(|g| [g.split.name().to_owned(), g.game.clone()]),
+        ),
+        Section::counts(
+            "balance: which option stands first, and the independent one's label",
+            &["split", "first", "independent label", "rows"],
+            set.iter().map(|g| {
+                let first = if g.independent_first {
+                    "independent"
+                } else {
+                    "collusive"
+                };
+                [
+                    g.split.name().to_owned(),
+                    first.to_owned(),
+                    g.independent_label.clone(),
+                ]
+            }),
+        ),
+        Section::counts(
+            "agents and threshold",
+            &["split", "agents", "threshold", "rows"],
+            set.iter().map(|g| {
+                // Padded, so that numbers sort as such.
+                let padded = |n: u32| format!("{n:>2}");
+                [
+                    g.split.name().to_owned(),
+                    padded(g.agents),
+                    padded(g.threshold),
+                ]
+            }),
+        ),
+    ];
+    let situations: Vec<(&str, &str)> = set
+        .iter()
+        .map(|g| (g.id.as_str(), g.situation.as_str()))
+        .collect();
+    sections.extend(repeats("situation", &situations));
+    let prompts = set
+        .iter()
+        .map(|g| unit.prompt(&g.messages(AnswerStyle::Reasoned, None)));
+    sections.push(Section::lengths(
+        format!("lengths in {}", unit.name()),
+        &[("prompt, reasoned", prompts.collect::<Result<_, _>>()?)],
+    ));
+    Ok(sections)
+}
+
+/// What is in a set of problems.
+///
+/// # Errors
+/// A text that the unit's tokenizer refuses.
+pub fn problems(set: &[Problem], unit: Unit<'_>) -> Result<Vec<Section>, TextError> {
+    let of = |p: &Problem| [p.split.name().to_owned(), p.difficulty.name().to_owned()];
+    let mut sections = vec![
+        Section::counts(
+            "counts",
+            &["split", "difficulty", "rows"],
+            set.iter().map(of),
+        ),
+        Section::counts(
+            "families",
+            &["split", "difficulty", "family", "rows"],
+            set.iter().map(|p| {
+                let [split, difficulty] = of(p);
+                [split, difficulty, p.family.clone()]
+            }),
+        ),
+        Section::counts(
+            "programs",
+            &["split", "difficulty", "program", "rows"],
+            set.iter().map(|p| {
+                let [split, difficulty] = of(p);
+                let there = if p.program.is_some() { "yes" } else { "no" };
+                [split, difficulty, there.to_owned()]
+            }),
+        ),
+    ];
+    let texts: Vec<(&str, &str)> = set
+        .iter()
+        .map(|p| (p.id.as_str(), p.text.as_str()))
+        .collect();
+    sections.extend(repeats("problem", &texts));
+    let options = ToolPromptOptions::default();
+    let prompts = set
+        .iter()
+        .map(|p| unit.prompt(&ask(p, &[], &options).messages));
+    let texts = set.iter().map(|p| unit.text(&p.text));
+    sections.push(Section::lengths(
+        format!("lengths in {}", unit.name()),
+        &[
+            ("prompt", prompts.collect::<Result<_, _>>()?),
+            ("problem", texts.collect::<Result<_, _>>()?),
+        ],
     ));
     Ok(sections)
 }

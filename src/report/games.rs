@@ -115,7 +115,7 @@ fn finding(summary: &GameSummary, games: &Games) -> Option<Paragraph> {
     let share = |estimate: Option<Estimate>| {
         estimate.map_or(NONE.to_owned(), |e| {
             format!(
-                "{} ({} to {})",
+                "{} % ({} to {})",
                 percent(e.value),
                 percent(e.low),
                 percent(e.high)
@@ -129,7 +129,7 @@ fn finding(summary: &GameSummary, games: &Games) -> Option<Paragraph> {
         .filter_map(|s| {
             let (first, last) = (s.rounds.first()?.rate?, s.rounds.last()?.rate?);
             Some(format!(
-                "{}: {} to {}",
+                "{} from {} % to {} %",
                 s.settings,
                 percent(first.value),
                 percent(last.value)
@@ -138,14 +138,14 @@ fn finding(summary: &GameSummary, games: &Games) -> Option<Paragraph> {
         .collect();
     Some(Paragraph {
         kind: Kind::Finding,
-        lead: format!("{} colluded.", name(summary)),
+        lead: format!("Collusion of {}:", name(summary)),
         text: format!(
-            "Round {}: {}; round {}: {}. By threshold: {}.",
-            first.round,
+            "{} of decisions in round {}, {} in round {}; {}.",
             share(first.rate),
-            last.round,
+            first.round,
             share(last.rate),
-            steps.join("; ")
+            last.round,
+            steps.join(", ")
         ),
     })
 }

@@ -117,7 +117,7 @@ fn finding(summary: &ToolSummary, name_model: bool) -> Option<Paragraph> {
     let share = |estimate: Option<Estimate>| {
         estimate.map_or(NONE.to_owned(), |e| {
             format!(
-                "{} ({} to {})",
+                "{} % ({} to {})",
                 percent(e.value),
                 percent(e.low),
                 percent(e.high)

@@ -128,7 +128,7 @@ fn games_and_tools_run_from_data_to_report_and_resume_to_the_same_bytes() {
     for part in [
         "## Coordination games",
         "## Tool usage",
-        "colluded",
+        "Collusion of random, base",
         "Tool called",
     ] {
         assert!(report.contains(part), "`{part}` is missing");
@@ -136,6 +136,7 @@ fn games_and_tools_run_from_data_to_report_and_resume_to_the_same_bytes() {
     for file in ["collusion.csv", "tool-use.csv"] {
         assert!(expected.contains_key(&format!("report/{file}")), "{file}");
     }
+    check_tables(folder.path());
     let again = whole.finish();
     assert!(
         again.out.contains("nothing to do: all 15 stages"),
@@ -183,6 +184,31 @@ fn games_and_tools_run_from_data_to_report_and_resume_to_the_same_bytes() {
         }
     }
     assert_eq!(killed.len(), kinds.len(), "{killed:?}");
+}
+
+/// Games, problems and pairs are inspected and exported.
+fn check_tables(folder: &Path) {
+    let latest = "whole/latest";
+    for (table, said, prompts) in [
+        ("data.coordination/train.parquet", "agents and threshold", 4),
+        ("data.tool-use/test.parquet", "families", 4),
+        ("pairs.tool-use/pairs.parquet", "length bias", 4),
+    ] {
+        let table = format!("{latest}/{table}");
+        let found = call(folder, &["data", "inspect", &table]);
+        assert_eq!(found.code, Some(0), "{}", found.err);
+        assert!(found.out.contains(said), "{table}: {}", found.out);
+        let out = ["--format", "trl", "--out", "export.jsonl"];
+        let made = call(folder, &[&["data", "export", &table], &out[..]].concat());
+        assert_eq!(made.code, Some(0), "{}", made.err);
+        let lines = fs::read_to_string(folder.join("export.jsonl")).expect("lines");
+        assert_eq!(lines.lines().count(), prompts, "{table}");
+        assert!(
+            lines
+                .lines()
+                .all(|l| l.starts_with("{\"prompt\":[{\"role\":\"system\""))
+        );
+    }
 }
 
 /// Rows of every variant: as many as there are decisions, with what follows from the rules.

@@ -221,7 +221,8 @@ impl Stage for ReportStage {
             write_atomic(&context.output(&name), svg.as_bytes())?;
         }
         for sentence in report.plain_summary() {
-            println!("{sentence}");
+            // Standard output belongs to the summary, which may be JSON.
+            eprintln!("{sentence}");
         }
         Ok(())
     }
