@@ -247,7 +247,7 @@ fn the_report_says_what_a_small_model_is_good_for() {
             "{name}"
         );
     }
-    assert!(run.ended.out.contains(statement), "also on the terminal");
+    assert!(run.ended.err.contains(statement), "also on the terminal");
     let html = text("report.html");
     assert!(html.contains("<svg"));
     for outside in ["src=\"http", "@import", "<link", "<script src"] {
