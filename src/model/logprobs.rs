@@ -208,3 +208,21 @@ pub fn sums(logprobs: &Tensor, spans: &[Range<usize>]) -> Tensor {
         .collect();
     Tensor::stack(&all, 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_tool_put_in_is_no_target() {
+        let mut targets = Targets::default();
+        let (rows, tokens) = ([4, 5, 6, 7, 8], [10, 11, 12, 13, 14]);
+        let span = targets.push_without(&rows, &tokens, 0.7, &[1..3, 4..5]);
+        assert_eq!(
+            (targets.rows.as_slice(), targets.tokens.as_slice()),
+            (&[4, 7][..], &[10, 13][..])
+        );
+        assert_eq!(targets.spans[span], 0..2);
+        assert_eq!(targets.temperatures, [0.7, 0.7]);
+    }
+}

@@ -19,6 +19,7 @@ mod sampling;
 mod sandbox;
 mod sandbox_attacks;
 mod scenario;
+mod solve;
 mod stages;
 mod support;
 mod testbeds;
