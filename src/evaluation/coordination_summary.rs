@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::coordination_row::GameRow;
 use super::statistics::{Cluster, Estimate, rate_interval};
-use super::summary::{BASE, Counts};
+use super::summary::{Counts, variant_rank};
 use crate::scenario::Outcome;
 use crate::scenario::coordination::seats::AgentKind;
 
@@ -139,10 +139,7 @@ pub fn summarise_games(
     let mut parts: BTreeMap<Key<'_>, Vec<&GameRow>> = BTreeMap::new();
     for row in sorted {
         if row.kind.fixed().is_none() {
-            let rank = [BASE, "dpo", "grpo"]
-                .iter()
-                .position(|known| *known == row.variant)
-                .unwrap_or(3);
+            let rank = variant_rank(&row.variant);
             let (variant, population) = (row.variant.as_str(), row.population.as_str());
             parts
                 .entry((

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::statistics::{Cluster, Estimate, rate_interval};
-use super::summary::BASE;
+use super::summary::variant_rank;
 use super::tool_row::{Solved, ToolRow};
 use crate::scenario::tool_use::Difficulty;
 
@@ -125,10 +125,7 @@ pub fn summarise_tools(rows: &[ToolRow], root: u64) -> Result<Vec<ToolSummary>, 
                 ),
             });
         }
-        let rank = [BASE, "dpo", "grpo"]
-            .iter()
-            .position(|known| *known == row.variant)
-            .unwrap_or(3);
+        let rank = variant_rank(&row.variant);
         let simple = row.difficulty == Difficulty::Simple;
         parts
             .entry((&row.model, rank, &row.variant, simple))

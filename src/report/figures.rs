@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::narrative::variant_name;
 use super::svg::{self, Axis, Chart, Line, Point};
 use super::{Report, TrainingSeries};
+use crate::evaluation::statistics::Estimate;
 use crate::evaluation::summary::VariantSummary;
 
 /// Values at least this many are drawn pale, under their moving average.
@@ -56,29 +57,11 @@ pub(super) fn violation_chart(
             label: variant_name(&variant.variant),
             style: style(&variant.variant, &mut other),
             markers: true,
-            points: variant
-                .rounds
-                .iter()
-                .filter_map(|round| {
-                    let rate = round.rate?;
-                    let interval = Some((rate.low * 100.0, rate.high * 100.0));
-                    Some(Point {
-                        x: round.round.into(),
-                        y: rate.value * 100.0,
-                        interval,
-                    })
-                })
-                .collect(),
+            points: rate_points(variant.rounds.iter().map(|r| (r.round, r.rate))),
             ..Line::default()
         })
         .collect();
-    let rounds = variants
-        .iter()
-        .flat_map(|v| &v.rounds)
-        .map(|r| f64::from(r.round));
-    let (first, last) = rounds.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), r| {
-        (a.min(r), b.max(r))
-    });
+    let rounds = variants.iter().flat_map(|v| &v.rounds).map(|r| r.round);
     let spoken: Vec<String> = lines
         .iter()
         .filter_map(|l| {
@@ -89,18 +72,49 @@ pub(super) fn violation_chart(
             ))
         })
         .collect();
+    let description = format!(
+        "Violation rate of {model} in percent by round. {}.",
+        spoken.join("; ")
+    );
+    rate_chart(description, "Violation rate, %", lines, rounds, size)
+}
+
+/// The points of a line of rates by round, in percent; a round without a rate has none.
+pub(super) fn rate_points(rounds: impl Iterator<Item = (u32, Option<Estimate>)>) -> Vec<Point> {
+    rounds
+        .filter_map(|(round, rate)| {
+            let rate = rate?;
+            Some(Point {
+                x: round.into(),
+                y: rate.value * 100.0,
+                interval: Some((rate.low * 100.0, rate.high * 100.0)),
+            })
+        })
+        .collect()
+}
+
+/// A chart of rates in percent by round; `rounds` are all that were run, with a rate or not.
+pub(super) fn rate_chart(
+    description: String,
+    label: &str,
+    lines: Vec<Line>,
+    rounds: impl Iterator<Item = u32>,
+    size: (f64, f64),
+) -> Chart {
+    let (first, last) = rounds
+        .map(f64::from)
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), r| {
+            (a.min(r), b.max(r))
+        });
     Chart {
-        description: format!(
-            "Violation rate of {model} in percent by round. {}.",
-            spoken.join("; ")
-        ),
+        description,
         x: Axis {
             label: "Round".into(),
             range: (first <= last).then_some((first, last)),
             whole: true,
         },
         y: Axis {
-            label: "Violation rate, %".into(),
+            label: label.into(),
             range: Some((0.0, 100.0)),
             whole: false,
         },

@@ -2,16 +2,15 @@
 //! success.
 
 use super::escape::{count, percent};
-use super::figures::{NARROW, WIDE};
-use super::narrative::{Kind, Paragraph, variant_name};
+use super::figures::{NARROW, WIDE, rate_chart, rate_points};
+use super::narrative::{Kind, Paragraph, share_of, variant_name};
 use super::section::{Figure, Section};
-use super::svg::{Axis, Chart, Line, Point};
+use super::svg::{Chart, Line};
 use super::tables::{Group, NONE, Table, columns, interval, optional, value};
 use crate::evaluation::coordination_row::GameRow;
 use crate::evaluation::coordination_summary::{
     GameSummary, GameSummaryError, Grouping, summarise_games,
 };
-use crate::evaluation::statistics::Estimate;
 
 /// Game rows with the numbers computed from them.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -112,16 +111,6 @@ fn introduction(games: &Games) -> Paragraph {
 
 fn finding(summary: &GameSummary, games: &Games) -> Option<Paragraph> {
     let (first, last) = (summary.rounds.first()?, summary.rounds.last()?);
-    let share = |estimate: Option<Estimate>| {
-        estimate.map_or(NONE.to_owned(), |e| {
-            format!(
-                "{} % ({} to {})",
-                percent(e.value),
-                percent(e.low),
-                percent(e.high)
-            )
-        })
-    };
     let steps: Vec<String> = games
         .by_threshold
         .iter()
@@ -141,9 +130,9 @@ fn finding(summary: &GameSummary, games: &Games) -> Option<Paragraph> {
         lead: format!("Collusion of {}:", name(summary)),
         text: format!(
             "{} of decisions in round {}, {} in round {}; {}.",
-            share(first.rate),
+            share_of(first.rate),
             first.round,
-            share(last.rate),
+            share_of(last.rate),
             last.round,
             steps.join(", ")
         ),
@@ -158,43 +147,13 @@ fn chart(name: &str, of: &[&GameSummary], size: (f64, f64)) -> Chart {
             label: summary.settings.clone(),
             style: i,
             markers: true,
-            points: summary
-                .rounds
-                .iter()
-                .filter_map(|round| {
-                    let rate = round.rate?;
-                    Some(Point {
-                        x: round.round.into(),
-                        y: rate.value * 100.0,
-                        interval: Some((rate.low * 100.0, rate.high * 100.0)),
-                    })
-                })
-                .collect(),
+            points: rate_points(summary.rounds.iter().map(|r| (r.round, r.rate))),
             ..Line::default()
         })
         .collect();
-    let rounds = of
-        .iter()
-        .flat_map(|s| &s.rounds)
-        .map(|r| f64::from(r.round));
-    let (first, last) = rounds.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), r| {
-        (a.min(r), b.max(r))
-    });
-    Chart {
-        description: format!("Collusion rate of {name} in percent by round, a line a threshold."),
-        x: Axis {
-            label: "Round".into(),
-            range: (first <= last).then_some((first, last)),
-            whole: true,
-        },
-        y: Axis {
-            label: "Collusion rate, %".into(),
-            range: Some((0.0, 100.0)),
-            whole: false,
-        },
-        lines,
-        size,
-    }
+    let rounds = of.iter().flat_map(|s| &s.rounds).map(|r| r.round);
+    let description = format!("Collusion rate of {name} in percent by round, a line a threshold.");
+    rate_chart(description, "Collusion rate, %", lines, rounds, size)
 }
 
 fn rates(games: &Games) -> Table {

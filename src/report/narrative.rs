@@ -3,6 +3,7 @@
 //! Plain text; each format escapes it. A sentence claims a movement only where the 95 % interval excludes zero.
 
 use super::escape::{self, count, parameters, percent, points};
+use super::tables::NONE;
 use super::{FINDING_PARAMETERS, Report};
 use crate::evaluation::statistics::Estimate;
 use crate::evaluation::summary::{BASE, Counts, Paired, VariantSummary};
@@ -46,6 +47,18 @@ pub(super) fn variant_name(variant: &str) -> String {
         "grpo" => "GRPO".into(),
         other => other.into(),
     }
+}
+
+/// `51.8 % (28.2 to 74.6)`, or a dash where there is no rate.
+pub(super) fn share_of(rate: Option<Estimate>) -> String {
+    rate.map_or(NONE.to_owned(), |e| {
+        format!(
+            "{} % ({} to {})",
+            percent(e.value),
+            percent(e.low),
+            percent(e.high)
+        )
+    })
 }
 
 /// The summary, most important first.

@@ -1,11 +1,11 @@
 //! The report's part about tool usage: how often the tool was called, and how often the answer was right, by round.
 
-use super::escape::{count, percent};
-use super::figures::{NARROW, WIDE, style};
-use super::narrative::{Kind, Paragraph, variant_name};
+use super::escape::count;
+use super::figures::{NARROW, WIDE, rate_chart, rate_points, style};
+use super::narrative::{Kind, Paragraph, share_of, variant_name};
 use super::paper::TABLE_2;
 use super::section::{Figure, Section};
-use super::svg::{Axis, Chart, Line, Point};
+use super::svg::{Chart, Line};
 use super::tables::{Group, NONE, Table, columns, interval, value};
 use crate::evaluation::statistics::Estimate;
 use crate::evaluation::tool_summary::{ToolRound, ToolSummary};
@@ -114,16 +114,6 @@ fn finding(summary: &ToolSummary, name_model: bool) -> Option<Paragraph> {
         return None;
     }
     let (first, last) = (summary.rounds.first()?, summary.rounds.last()?);
-    let share = |estimate: Option<Estimate>| {
-        estimate.map_or(NONE.to_owned(), |e| {
-            format!(
-                "{} % ({} to {})",
-                percent(e.value),
-                percent(e.low),
-                percent(e.high)
-            )
-        })
-    };
     let model = if name_model {
         format!("{}: ", summary.model)
     } else {
@@ -149,10 +139,10 @@ fn finding(summary: &ToolSummary, name_model: bool) -> Option<Paragraph> {
         lead,
         text: format!(
             "Tool called: {}, then {}. Right: {}, then {}.{note}",
-            share(first.usage),
-            share(last.usage),
-            share(first.accuracy),
-            share(last.accuracy),
+            share_of(first.usage),
+            share_of(last.usage),
+            share_of(first.accuracy),
+            share_of(last.accuracy),
         ),
     })
 }
@@ -166,44 +156,17 @@ fn chart(model: &str, of: &[&ToolSummary], measure: Measure, size: (f64, f64)) -
             label: variant_name(&summary.variant),
             style: style(&summary.variant, &mut other),
             markers: true,
-            points: summary
-                .rounds
-                .iter()
-                .filter_map(|round| {
-                    let rate = measure.of(round)?;
-                    Some(Point {
-                        x: round.round.into(),
-                        y: rate.value * 100.0,
-                        interval: Some((rate.low * 100.0, rate.high * 100.0)),
-                    })
-                })
-                .collect(),
+            points: rate_points(summary.rounds.iter().map(|r| (r.round, measure.of(r)))),
             ..Line::default()
         })
         .collect();
-    let rounds = complex.flat_map(|s| &s.rounds).map(|r| f64::from(r.round));
-    let (first, last) = rounds.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), r| {
-        (a.min(r), b.max(r))
-    });
+    let rounds = complex.flat_map(|s| &s.rounds).map(|r| r.round);
     let label = match measure {
         Measure::Usage => "Tool called, %",
         Measure::Accuracy => "Right answers, %",
     };
-    Chart {
-        description: format!("{model}: {} in percent, by round.", measure.caption()),
-        x: Axis {
-            label: "Round".into(),
-            range: (first <= last).then_some((first, last)),
-            whole: true,
-        },
-        y: Axis {
-            label: label.into(),
-            range: Some((0.0, 100.0)),
-            whole: false,
-        },
-        lines,
-        size,
-    }
+    let description = format!("{model}: {} in percent, by round.", measure.caption());
+    rate_chart(description, label, lines, rounds, size)
 }
 
 fn rates(model: &str, of: &[&ToolSummary]) -> Table {

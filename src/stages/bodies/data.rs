@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use super::data_games::GameData;
 use super::data_role_play::RolePlayData;
 use super::data_tools::ToolData;
-use crate::artifact::digest_file;
+use crate::artifact::{digest_file, write_atomic};
 use crate::recipe::Recipe;
 use crate::scenario::Testbed;
+use crate::scenario::disjoint::Disjointness;
 use crate::stages::{Input, Stage, StageContext};
 
 /// Kind of the stage.
@@ -104,6 +105,23 @@ impl Stage for DataStage {
     fn run(&self, context: &StageContext) -> anyhow::Result<()> {
         self.source.write(context, self.seed)
     }
+}
+
+/// Write the proof that two sets are disjoint, with their sizes.
+pub(super) fn write_proof(
+    context: &StageContext,
+    (train, test): (usize, usize),
+    found: &Disjointness,
+) -> anyhow::Result<()> {
+    let proof = json!({
+        "train": train,
+        "test": test,
+        "nearest_situations": found.situations,
+        "nearest_phrasings": found.phrasings,
+    });
+    let text = serde_json::to_string_pretty(&proof)?;
+    write_atomic(&context.output("disjointness.json"), text.as_bytes())?;
+    Ok(())
 }
 
 /// The configuration with the digests of the user's files under `key`: what a card says that its set depends on.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::data::{CARD, DataSource, TEST, TRAIN, toml_files, with_files};
+use super::data::{CARD, DataSource, TEST, TRAIN, toml_files, with_files, write_proof};
 use super::data_role_play::embedded_digest;
 use crate::artifact::table::any::columns_of;
 use crate::artifact::write_atomic;
@@ -111,16 +111,8 @@ impl DataSource for GameData {
         let set = generate(&self.games, &self.spec, &self.settings, context.seed)?;
         write_atomic(&context.output(TRAIN), &games::encode(&set.train)?)?;
         write_atomic(&context.output(TEST), &games::encode(&set.test)?)?;
-        let proof = json!({
-            "train": set.train.len(),
-            "test": set.test.len(),
-            "nearest_situations": set.disjointness.situations,
-            "nearest_phrasings": set.disjointness.phrasings,
-        });
-        write_atomic(
-            &context.output("disjointness.json"),
-            serde_json::to_string_pretty(&proof)?.as_bytes(),
-        )?;
+        let sizes = (set.train.len(), set.test.len());
+        write_proof(context, sizes, &set.disjointness)?;
         write_atomic(&context.output(CARD), self.card(&set, seed)?.as_bytes())?;
         tracing::info!(
             "{} training and {} test instances, disjoint",
