@@ -77,6 +77,24 @@ impl Matrix {
     }
 }
 
+/// The first rows of a buffer as the product reads them: at once, or in halves.
+#[derive(Debug)]
+pub struct Rows {
+    whole: TensorMap,
+    half: TensorMap,
+}
+
+impl Rows {
+    /// So many of them.
+    pub fn new(buffer: &Tensor, columns: u32) -> Result<Self, GpuError> {
+        let rows = buffer.narrow(0, 0, i64::from(columns));
+        Ok(Self {
+            whole: TensorMap::new(&rows, columns)?,
+            half: TensorMap::new(&rows, columns / 2)?,
+        })
+    }
+}
+
 /// The A matrices beside a weight matrix.
 #[derive(Debug)]
 pub struct Low<'a> {
@@ -239,7 +257,7 @@ impl Kernels {
         at: At,
         columns: u32,
         w: &Matrix,
-        x: &TensorMap,
+        x: &Rows,
         y: &Tensor,
         low: Option<&Low>,
     ) -> Result<(), GpuError> {
@@ -252,9 +270,13 @@ impl Kernels {
         let (y, out) = (pointer(y), low.map_or(0, |low| pointer(low.out)));
         let tile = 64 * product.groups;
         let tiles = (outputs as u32).div_ceil(tile) + (update_rows as u32).div_ceil(tile);
+        let (x, tiles, cluster) = match product.pair {
+            true => (x.half, tiles.next_multiple_of(2), 2),
+            false => (x.whole, tiles, product.split),
+        };
         let shape = Shape {
             shared: product.shared(),
-            cluster: product.split,
+            cluster,
             ..Shape::new((tiles * product.split, 1), product.threads())
         };
         at.launch(
@@ -263,7 +285,7 @@ impl Kernels {
             kernel_arguments![
                 *weights,
                 *updates,
-                *x,
+                x,
                 y,
                 outputs,
                 out,

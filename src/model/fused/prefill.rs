@@ -7,8 +7,9 @@
 use tch::{Kind, Tensor};
 
 use super::decode::bucket;
+use super::kernels::Rows as Inputs;
 use super::kernels::{Draw, PAGE, Rotation, Updates};
-use super::state::{Results, State};
+use super::state::Results;
 use super::{Fused, MOST_ROWS};
 use crate::runtime::flash::{Rows, flash_attention};
 use crate::runtime::gpu::GpuError;
@@ -105,7 +106,7 @@ impl Fused {
             at,
             columns,
             &self.head,
-            &State::map(&b.x, columns)?,
+            &Inputs::new(&b.x, columns)?,
             &b.logits,
             None,
         )?;

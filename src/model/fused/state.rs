@@ -6,7 +6,7 @@ use super::kernels::{CHUNK, Draw, PAGE, Plan, RESULTS, Slots};
 use super::pages::PagePool;
 use super::{Fused, MOST_ROWS};
 use crate::model::config::ModelConfig;
-use crate::runtime::gpu::{Event, GpuError, Pinned, Stream, TensorMap, pointer};
+use crate::runtime::gpu::{Event, GpuError, Pinned, Stream, pointer};
 
 /// Everything that a step reads and writes beside the weights.
 #[derive(Debug)]
@@ -147,14 +147,15 @@ impl State {
     pub fn pages(&self) -> usize {
         self.pages
     }
-
-    /// A map of a buffer's first rows.
-    pub(super) fn map(buffer: &Tensor, columns: u32) -> Result<TensorMap, GpuError> {
-        TensorMap::new(&buffer.narrow(0, 0, i64::from(columns)), columns)
-    }
 }
 
 impl Fused {
+    /// Whether what is there has room for this.
+    pub fn suffices(&self, pages: usize, longest: usize, most_new: usize) -> bool {
+        let state = self.state.as_ref();
+        state.is_some_and(|s| s.pages >= pages && s.longest >= longest && s.most_new >= most_new)
+    }
+
     /// Make room for this many pages, texts of `longest` tokens and `most_new` new ones. Gives the pages there are:
     /// fewer where memory does not suffice, down to `least`. What is there and large enough stays, with its contents;
     /// `false` says that it was made anew.
@@ -165,11 +166,13 @@ impl Fused {
         longest: usize,
         most_new: usize,
     ) -> Result<(usize, bool), GpuError> {
+        if self.suffices(pages, longest, most_new) {
+            return Ok((self.ready().pages, true));
+        }
         if let Some(state) = &self.state
-            && (state.pages >= pages
-                || state.pages >= least && state.longest >= longest && self.room()? < pages)
-            && state.longest >= longest
-            && state.most_new >= most_new
+            && state.pages >= least
+            && self.room()? <= state.pages
+            && self.suffices(least, longest, most_new)
         {
             return Ok((state.pages, true));
         }
