@@ -1,15 +1,15 @@
 //! One step: a token for each row, from the embedding to the draw, recorded once for each number of rows.
 
 use super::adapters::Packed;
-use super::kernels::{At, BUCKETS, Low, Rotation, Rows, Updates};
+use super::kernels::{At, BUCKETS, Low, Rotation, Updates, first_rows};
 use super::{Fused, Layer};
-use crate::runtime::gpu::GpuError;
+use crate::runtime::gpu::{GpuError, TensorMap};
 
 /// Which buffers a projection reads.
 struct Inputs {
-    x: Rows,
-    attended: Rows,
-    gated: Rows,
+    x: TensorMap,
+    attended: TensorMap,
+    gated: TensorMap,
 }
 
 /// The smallest recorded step that holds this many rows.
@@ -34,9 +34,9 @@ impl Fused {
         let (k, state, at) = (&self.kernels, self.ready(), self.on_stream(true));
         let b = &state.buffers;
         let inputs = Inputs {
-            x: Rows::new(&b.x, rows)?,
-            attended: Rows::new(&b.attended, rows)?,
-            gated: Rows::new(&b.gated, rows)?,
+            x: first_rows(&b.x, rows)?,
+            attended: first_rows(&b.attended, rows)?,
+            gated: first_rows(&b.gated, rows)?,
         };
         k.plan(at, rows, &state.slots, &state.plan)?;
         let first = &self.layers[0].input_norm;
@@ -81,7 +81,7 @@ impl Fused {
         let (k, state) = (&self.kernels, self.ready());
         let (b, plan) = (&state.buffers, &state.plan);
         let adapter: Option<&Packed> = self.adapter.as_ref();
-        let project = |joint: usize, x: &Rows| -> Result<Updates, GpuError> {
+        let project = |joint: usize, x: &TensorMap| -> Result<Updates, GpuError> {
             let low = adapter.map(|a| Low {
                 a: &a.pair(index, joint).a,
                 out: &b.low,

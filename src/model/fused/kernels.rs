@@ -41,6 +41,8 @@ pub struct Updates {
     pub width: i32,
     /// Rows of one adapter's B.
     pub outputs: i32,
+    /// Number of adapters.
+    pub count: i32,
 }
 
 /// A weight matrix and the product that serves it, by number of columns.
@@ -77,22 +79,9 @@ impl Matrix {
     }
 }
 
-/// The first rows of a buffer as the product reads them: at once, or in halves.
-#[derive(Debug)]
-pub struct Rows {
-    whole: TensorMap,
-    half: TensorMap,
-}
-
-impl Rows {
-    /// So many of them.
-    pub fn new(buffer: &Tensor, columns: u32) -> Result<Self, GpuError> {
-        let rows = buffer.narrow(0, 0, i64::from(columns));
-        Ok(Self {
-            whole: TensorMap::new(&rows, columns)?,
-            half: TensorMap::new(&rows, columns / 2)?,
-        })
-    }
+/// The first rows of a buffer as the product reads them.
+pub fn first_rows(buffer: &Tensor, columns: u32) -> Result<TensorMap, GpuError> {
+    TensorMap::new(&buffer.narrow(0, 0, i64::from(columns)), columns)
 }
 
 /// The A matrices beside a weight matrix.
@@ -257,7 +246,7 @@ impl Kernels {
         at: At,
         columns: u32,
         w: &Matrix,
-        x: &Rows,
+        x: &TensorMap,
         y: &Tensor,
         low: Option<&Low>,
     ) -> Result<(), GpuError> {
@@ -270,13 +259,9 @@ impl Kernels {
         let (y, out) = (pointer(y), low.map_or(0, |low| pointer(low.out)));
         let tile = 64 * product.groups;
         let tiles = (outputs as u32).div_ceil(tile) + (update_rows as u32).div_ceil(tile);
-        let (x, tiles, cluster) = match product.pair {
-            true => (x.half, tiles.next_multiple_of(2), 2),
-            false => (x.whole, tiles, product.split),
-        };
         let shape = Shape {
             shared: product.shared(),
-            cluster,
+            cluster: product.split,
             ..Shape::new((tiles * product.split, 1), product.threads())
         };
         at.launch(
@@ -285,7 +270,7 @@ impl Kernels {
             kernel_arguments![
                 *weights,
                 *updates,
-                x,
+                *x,
                 y,
                 outputs,
                 out,
@@ -433,10 +418,10 @@ impl Kernels {
         updates: Updates,
     ) -> Result<(), GpuError> {
         let ([y, out], count) = (addresses([y, out]), rows as i32);
-        let columns = (self.config.intermediate_size as u32 / 2).div_ceil(128);
+        let columns = (self.config.intermediate_size as u32).div_ceil(128);
         at.launch(
             self.gate,
-            Shape::new((columns, (rows as u32).div_ceil(8)), 128),
+            Shape::new((columns, (rows as u32).div_ceil(16)), 128),
             kernel_arguments![y, out, count, updates],
         )
     }

@@ -7,8 +7,7 @@
 use tch::{Kind, Tensor};
 
 use super::decode::bucket;
-use super::kernels::Rows as Inputs;
-use super::kernels::{Draw, PAGE, Rotation, Updates};
+use super::kernels::{Draw, PAGE, Rotation, Updates, first_rows};
 use super::state::Results;
 use super::{Fused, MOST_ROWS};
 use crate::runtime::flash::{Rows, flash_attention};
@@ -106,7 +105,7 @@ impl Fused {
             at,
             columns,
             &self.head,
-            &Inputs::new(&b.x, columns)?,
+            &first_rows(&b.x, columns)?,
             &b.logits,
             None,
         )?;

@@ -16,8 +16,6 @@ pub struct Product {
     pub stages: u32,
     /// Blocks that share a tile's inner dimension.
     pub split: u32,
-    /// Blocks of two tiles fetch x for each other.
-    pub pair: bool,
 }
 
 /// Shared memory that a block may use, with a little left for alignment and barriers.
@@ -45,7 +43,6 @@ impl Product {
             columns,
             stages: (SHARED / stage).min(8),
             split,
-            pair: split == 1 && columns >= 128,
         }
     }
 
@@ -56,10 +53,8 @@ impl Product {
             columns,
             stages,
             split,
-            pair,
         } = self;
-        let pair = u8::from(pair);
-        format!("gemm_{groups}_{columns}_{stages}_{split}_{pair}")
+        format!("gemm_{groups}_{columns}_{stages}_{split}")
     }
 
     /// Threads a block: the multiplying groups, and the loading warp or group.
@@ -143,11 +138,9 @@ pub fn source(config: &ModelConfig, rank: i64, products: &BTreeSet<Product>) -> 
         columns,
         stages,
         split,
-        pair,
     } in products
     {
-        let pair = u8::from(*pair);
-        let _ = writeln!(text, "GEMM({groups}, {columns}, {stages}, {split}, {pair})");
+        let _ = writeln!(text, "GEMM({groups}, {columns}, {stages}, {split})");
     }
     text += include_str!("kernels/attention.cu");
     text += include_str!("kernels/elementwise.cu");

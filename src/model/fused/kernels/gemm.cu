@@ -3,9 +3,6 @@
 // A block owns 64·GROUPS weight rows and one of SPLIT parts of the inner dimension; the blocks of a tile are a cluster
 // and add their parts over distributed shared memory in a fixed order. Weights do not depend on the kernel before, so
 // their first stages are under way before it ends. Tiles beyond the weights are rows of the adapters' A matrices.
-//
-// With many rows of x the way from the L2 cache is what is short: then the blocks of two tiles are a pair, each fetches
-// half of x for both.
 
 struct alignas(64) TensorMap { char bytes[128]; };
 
@@ -25,19 +22,6 @@ DEVICE void load_tile(u32 to, const TensorMap* map, u32 bar, int k, int row, u64
         "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5;"
         ::"r"(to), "l"(map), "r"(bar), "r"(k), "r"(row), "l"(policy) : "memory");
 }
-// The same into both blocks of a pair, and each one's barrier.
-DEVICE void load_for_both(u32 to, const TensorMap* map, u32 bar, int k, int row, u64 policy) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint "
-        "[%0], [%1, {%3, %4}], [%2], %5, %6;"
-        ::"r"(to), "l"(map), "r"(bar), "r"(k), "r"(row), "h"((u16)3), "l"(policy) : "memory");
-}
-DEVICE void barrier_arrive_at(u32 bar, int block) {
-    asm volatile(
-        "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}"
-        ::"r"(bar), "r"(block) : "memory");
-}
 const u64 READ_ONCE = 0x12F0000000000000ull, READ_OFTEN = 0x14F0000000000000ull;
 
 // A tile of rows of 64 numbers, 128 bytes, swizzled as the accelerator wrote it.
@@ -55,7 +39,7 @@ DEVICE void cluster_barrier() {
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-template <int GROUPS, int COLUMNS, int STAGES, int SPLIT, bool PAIR>
+template <int GROUPS, int COLUMNS, int STAGES, int SPLIT>
 DEVICE void gemm(const TensorMap* weights, const TensorMap* updates, const TensorMap* inputs, u16* y, int outputs,
                  u16* xa, int update_rows, int inner, int rows) {
     constexpr int TILE = 64 * GROUPS, PITCH = TILE + 4;
@@ -64,51 +48,41 @@ DEVICE void gemm(const TensorMap* weights, const TensorMap* updates, const Tenso
     char* shared = (char*)(((u64)raw + 1023) & ~1023ull);
     u64* barriers = (u64*)(shared + STAGES * (W_BYTES + X_BYTES));
     const u32 base = shared_address(shared), full = shared_address(barriers), empty = full + 8 * STAGES;
-    static_assert(!PAIR || SPLIT == 1, "a pair has whole tiles");
-    const int rank = blockIdx.x % SPLIT, half = blockIdx.x % 2, weight_tiles = (outputs + TILE - 1) / TILE;
+    const int rank = blockIdx.x % SPLIT, weight_tiles = (outputs + TILE - 1) / TILE;
     int tile = blockIdx.x / SPLIT;
     const TensorMap* map = weights;
     if (tile >= weight_tiles) map = updates, tile -= weight_tiles, y = xa, outputs = update_rows;
     const int blocks = (inner + 63) / 64, first = blocks * rank / SPLIT, count = blocks * (rank + 1) / SPLIT - first;
     if (threadIdx.x == 0) {
-        for (int s = 0; s < STAGES; s++) barrier_init(full + 8 * s, 1), barrier_init(empty + 8 * s, PAIR ? 2 * GROUPS : GROUPS);
+        for (int s = 0; s < STAGES; s++) barrier_init(full + 8 * s, 1), barrier_init(empty + 8 * s, GROUPS);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
-    // Neither of a pair reaches into the other before it is ready.
-    if (PAIR) cluster_barrier();
-    else __syncthreads();
+    __syncthreads();
     let_next_start();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     if (warp >= 4 * GROUPS) {
         if (tight(GROUPS, COLUMNS)) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
         if (warp == 4 * GROUPS && lane == 0) {
             auto stage_of = [&](int i) { return base + (i % STAGES) * (W_BYTES + X_BYTES); };
-            auto load_inputs = [&](int i) {
-                const u32 to = stage_of(i) + W_BYTES, bar = full + 8 * (i % STAGES);
-                if (PAIR)
-                    load_for_both(to + half * X_BYTES / 2, inputs, bar, (first + i) * 64, half * COLUMNS / 2, READ_OFTEN);
-                else
-                    load_tile(to, inputs, bar, (first + i) * 64, 0, READ_OFTEN);
-            };
             const int ahead = count < STAGES ? count : STAGES;
             for (int i = 0; i < ahead; i++) {
                 barrier_expect(full + 8 * i, W_BYTES + X_BYTES);
                 load_tile(stage_of(i), map, full + 8 * i, (first + i) * 64, tile * TILE, READ_ONCE);
             }
             wait_for_previous();
-            for (int i = 0; i < ahead; i++) load_inputs(i);
+            for (int i = 0; i < ahead; i++)
+                load_tile(stage_of(i) + W_BYTES, inputs, full + 8 * i, (first + i) * 64, 0, READ_OFTEN);
             for (int i = ahead; i < count; i++) {
                 const u32 bar = full + 8 * (i % STAGES);
                 barrier_wait(empty + 8 * (i % STAGES), (i / STAGES - 1) & 1);
                 barrier_expect(bar, W_BYTES + X_BYTES);
                 load_tile(stage_of(i), map, bar, (first + i) * 64, tile * TILE, READ_ONCE);
-                load_inputs(i);
+                load_tile(stage_of(i) + W_BYTES, inputs, bar, (first + i) * 64, 0, READ_OFTEN);
             }
         }
         wait_for_previous();
         __syncwarp();
         if (SPLIT > 1) cluster_barrier(), cluster_barrier();
-        if (PAIR) cluster_barrier();
     } else {
         if (tight(GROUPS, COLUMNS)) asm volatile("setmaxnreg.inc.sync.aligned.u32 160;");
         const int group = warp / 4;
@@ -130,17 +104,12 @@ DEVICE void gemm(const TensorMap* weights, const TensorMap* updates, const Tenso
             }
             asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
             asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-            if (i > 0 && threadIdx.x % 128 == 0) {
-                const u32 bar = empty + 8 * ((i - 1) % STAGES);
-                if (PAIR) barrier_arrive_at(bar, 0), barrier_arrive_at(bar, 1);
-                else barrier_arrive(bar);
-            }
+            if (i > 0 && threadIdx.x % 128 == 0) barrier_arrive(empty + 8 * ((i - 1) % STAGES));
         }
         asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
         #pragma unroll
         for (int i = 0; i < COLUMNS / 2; i++) asm volatile("" : "+f"(sums[i])::"memory");
-        // All stages have been read by all: their memory now holds the sums, (COLUMNS, TILE) in f32. The other of a pair
-        // writes nothing here any more: this block has seen all that it waited for.
+        // All stages have been read by all: their memory now holds the sums, (COLUMNS, TILE) in f32.
         asm volatile("bar.sync 1, %0;" ::"n"(128 * GROUPS) : "memory");
         wait_for_previous();
         float* out = (float*)shared;
@@ -174,16 +143,15 @@ DEVICE void gemm(const TensorMap* weights, const TensorMap* updates, const Tenso
             }
             *(uint2*)(y + (long)b * outputs + n) = make_uint2(pack(sum.x, sum.y), pack(sum.z, sum.w));
         }
-        if (SPLIT > 1 || PAIR) cluster_barrier();
+        if (SPLIT > 1) cluster_barrier();
     }
 }
 
-#define GEMM(GROUPS, COLUMNS, STAGES, SPLIT, PAIR)                                                                         \
-    extern "C" __global__ void __launch_bounds__(threads(GROUPS, COLUMNS), 1)                                        \
-        gemm_##GROUPS##_##COLUMNS##_##STAGES##_##SPLIT##_##PAIR(                                                     \
+#define GEMM(GROUPS, COLUMNS, STAGES, SPLIT)                                                                         \
+    extern "C" __global__ void __launch_bounds__(threads(GROUPS, COLUMNS), 1)                                                 \
+        gemm_##GROUPS##_##COLUMNS##_##STAGES##_##SPLIT(                                                              \
             const __grid_constant__ TensorMap weights, const __grid_constant__ TensorMap updates,                    \
             const __grid_constant__ TensorMap inputs, u16* y, int outputs, u16* xa, int update_rows, int inner,      \
             int rows) {                                                                                              \
-        gemm<GROUPS, COLUMNS, STAGES, SPLIT, PAIR>(&weights, &updates, &inputs, y, outputs, xa, update_rows, inner,  \
-                                                   rows);                                                            \
+        gemm<GROUPS, COLUMNS, STAGES, SPLIT>(&weights, &updates, &inputs, y, outputs, xa, update_rows, inner, rows); \
     }
