@@ -43,9 +43,8 @@ impl Batch<'_> {
                 changes.push([*slot as i32, at as i32, page as i32]);
             }
             let request = &self.requests[sequence.running.index];
-            let made = sequence.running.tokens.len();
             self.fused
-                .start(*slot, text.len(), made, draw(request), uniforms)?;
+                .start(*slot, text.len(), 0, draw(request), uniforms)?;
         }
         self.fused.set_pages(&changes)?;
         let mut from = 0;
@@ -173,7 +172,7 @@ impl Batch<'_> {
 }
 
 /// The uniform numbers that the plain sampler would take from the request's stream, one a token.
-fn uniforms(request: &Request) -> Vec<f64> {
+pub(super) fn uniforms(request: &Request) -> Vec<f64> {
     if request.sampling.temperature == 0.0 {
         return Vec::new();
     }
@@ -182,7 +181,8 @@ fn uniforms(request: &Request) -> Vec<f64> {
         .collect()
 }
 
-fn draw(request: &Request) -> Draw {
+/// A request's settings as the kernel reads them.
+pub(super) fn draw(request: &Request) -> Draw {
     let mut stops = [-1i32; 8];
     for (to, &stop) in stops.iter_mut().zip(&request.stop) {
         *to = stop as i32;

@@ -3,8 +3,8 @@
 //! A turn of the loop: admit what finds a slot and pages, prompts packed up to a token budget; see that every sequence
 //! has a page for its next token; launch a step; then look at the outcome of the step before. The device ends texts
 //! itself, by stop tokens and limits; what the host ends (a [`super::Halt`]) has one token too many on the device, which
-//! is not looked at. When pages run out, the youngest text gives its pages back and is computed again later: its draws
-//! are named by their index, so it goes on as it would have.
+//! is not looked at. When pages run out, the youngest text gives its pages back; what was in them waits on the host, and its draws are named by their index, so
+//! it goes on as it would have.
 
 mod flight;
 mod paging;
@@ -253,6 +253,7 @@ impl<'a> Batch<'a> {
     fn admit(&mut self, progress: &mut impl FnMut(usize)) -> Result<(), Stop> {
         // Small prefills cost nearly as much as large ones, so a few slots are let stand empty for a while.
         let mut enough = self.waiting.len().min(self.slots.len() / 16).max(1);
+        self.readmit()?;
         loop {
             let free: Vec<usize> = (0..self.slots.len())
                 .filter(|&s| self.slots[s].is_none())
@@ -263,11 +264,10 @@ impl<'a> Batch<'a> {
             let mut admitted = Vec::new();
             let mut tokens = 0;
             for slot in free {
-                let Some(next) = self.waiting.front() else {
+                let Some(next) = self.waiting.front().filter(|next| next.saved.is_none()) else {
                     break;
                 };
-                let request = &self.requests[next.index];
-                let text: Vec<u32> = request.prompt.iter().chain(&next.tokens).copied().collect();
+                let text: Vec<u32> = self.requests[next.index].prompt.clone();
                 // Room for growth too, as long as others are running.
                 let reserve = if self.occupied() > 0 {
                     self.occupied() + 1

@@ -1,5 +1,6 @@
 //! Pages of the sequences: shared beginnings, growth, and who gives way when there are none left.
 
+use super::flight::{draw, uniforms};
 use super::{Batch, Sequence, Stop, longest, pages_for};
 use crate::model::fused::PAGE;
 use crate::model::fused::pages::keys;
@@ -53,6 +54,52 @@ impl Batch<'_> {
         }
     }
 
+    /// Let those go on that gave way, as long as there is room for one and a little more.
+    pub(super) fn readmit(&mut self) -> Result<(), Stop> {
+        while let Some(slot) = self.slots.iter().position(Option::is_none)
+            && let Some(next) = self.waiting.front()
+            && let Some(saved) = &next.saved
+        {
+            let request = &self.requests[next.index];
+            let fed = request.prompt.len() + next.tokens.len() - 1;
+            let saved = saved.shallow_clone();
+            let needed = pages_for(fed + 1);
+            let others = self.slots.iter().flatten().count();
+            let Some(pool) = self.fused.state().map(|state| &mut state.pool) else {
+                return Ok(());
+            };
+            if pool.free() < needed + others && others > 0 {
+                return Ok(());
+            }
+            let pages: Vec<u32> = (0..needed).filter_map(|_| pool.take()).collect();
+            let Some(mut running) = self.waiting.pop_front() else {
+                return Ok(());
+            };
+            running.saved = None;
+            let used = saved.size()[2] as usize;
+            self.fused
+                .restore_pages(&pages[..used.min(pages.len())], &saved)?;
+            let changes: Vec<[i32; 3]> = pages
+                .iter()
+                .enumerate()
+                .map(|(at, &page)| [slot as i32, at as i32, page as i32])
+                .collect();
+            self.fused.set_pages(&changes)?;
+            let newest = running.tokens.last().copied().unwrap_or(0);
+            let made = running.tokens.len();
+            self.fused
+                .resume(slot, fed, made, newest, draw(request), &uniforms(request))?;
+            self.turn += 1;
+            self.slots[slot] = Some(Sequence {
+                running,
+                turn: self.turn,
+                pages,
+                fed,
+            });
+        }
+        Ok(())
+    }
+
     /// See that every sequence has a page for its next token.
     pub(super) fn grow(&mut self, progress: &mut impl FnMut(usize)) -> Result<(), Stop> {
         let mut changes = Vec::new();
@@ -98,6 +145,10 @@ impl Batch<'_> {
             && let Some(sequence) = self.slots[slot].take()
         {
             self.fused.stop(slot)?;
+            let mut sequence = sequence;
+            // What lies in the pages goes with it, so that it goes on from the same bits.
+            let used = pages_for(sequence.fed).min(sequence.pages.len());
+            sequence.running.saved = Some(self.fused.save_pages(&sequence.pages[..used])?);
             self.release(&sequence, false);
             self.waiting.push_front(sequence.running);
             self.stats.preempted += 1;

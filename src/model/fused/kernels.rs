@@ -466,7 +466,7 @@ impl Kernels {
         let (tokens, logprobs, status) = (row(0), row(1), row(2));
         at.launch(
             self.sample,
-            Shape::new((rows, 1), 512),
+            Shape::new((rows, 1), 1024),
             kernel_arguments![
                 logits, own, active, length, made, token, draws, tokens, logprobs, status
             ],

@@ -268,6 +268,59 @@ impl Fused {
         Ok(())
     }
 
+    /// Keys and values of these pages, `(layers, 2, pages, kv heads, PAGE, head width)` on the host.
+    pub fn save_pages(&self, pages: &[u32]) -> Result<Tensor, GpuError> {
+        let state = self.ready();
+        self.gpu.synchronise()?;
+        let index = self.index(pages)?;
+        let mut layers = Vec::with_capacity(state.keys.len());
+        for (keys, values) in state.keys.iter().zip(&state.values) {
+            let both = [
+                keys.f_index_select(0, &index)?,
+                values.f_index_select(0, &index)?,
+            ];
+            layers.push(Tensor::f_stack(&both, 0)?.f_to_device(Device::Cpu)?);
+        }
+        Ok(Tensor::f_stack(&layers, 0)?)
+    }
+
+    /// Put what [`Self::save_pages`] gave into other pages.
+    pub fn restore_pages(&self, pages: &[u32], saved: &Tensor) -> Result<(), GpuError> {
+        let state = self.ready();
+        let index = self.index(pages)?;
+        for (layer, (keys, values)) in state.keys.iter().zip(&state.values).enumerate() {
+            let both = saved.f_get(layer as i64)?.f_to_device(self.device)?;
+            let _ = keys
+                .shallow_clone()
+                .f_index_copy_(0, &index, &both.f_get(0)?)?;
+            let _ = values
+                .shallow_clone()
+                .f_index_copy_(0, &index, &both.f_get(1)?)?;
+        }
+        Ok(())
+    }
+
+    fn index(&self, pages: &[u32]) -> Result<Tensor, GpuError> {
+        let numbers: Vec<i64> = pages.iter().map(|&p| i64::from(p)).collect();
+        Ok(Tensor::f_from_slice(&numbers)?.f_to_device(self.device)?)
+    }
+
+    /// Go on with a text in a slot whose pages hold `length` tokens: `token` is the next one to be fed.
+    pub fn resume(
+        &self,
+        slot: usize,
+        length: usize,
+        made: usize,
+        token: u32,
+        draw: Draw,
+        uniforms: &[f64],
+    ) -> Result<(), GpuError> {
+        self.start(slot, length + 1, made, draw, uniforms)?;
+        self.gpu
+            .stream()
+            .upload_at(&self.ready().slots.token, 4 * slot, &[token as i32])
+    }
+
     /// The text in this slot does not go on.
     pub fn stop(&self, slot: usize) -> Result<(), GpuError> {
         self.gpu
