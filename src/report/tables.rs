@@ -5,7 +5,8 @@ use super::narrative::variant_name;
 use super::paper::TABLE_1;
 use super::{ModelInfo, Provenance, Report};
 use crate::evaluation::statistics::Estimate;
-use crate::evaluation::summary::{BASE, BiasCheck, VariantSummary};
+use crate::evaluation::bias::BiasCheck;
+use crate::evaluation::summary::{BASE, VariantSummary};
 
 /// What stands where there is no number.
 pub(super) const NONE: &str = "–";
