@@ -8,7 +8,7 @@
 - mcnemar: statsmodels' exact McNemar test. holm: statsmodels' multipletests.
 - newcombe: statsmodels' confint_proportions_2indep, method "newcomb" (square and add, from Wilson's intervals).
 - ratio, linear, logistic: statsmodels' OLS and Logit with cov_type "cluster" (an intercept alone for ratio).
-- crossed: the three one-way variances by statsmodels' OLS; their sum and Satterthwaite's degrees written out.
+- crossed: both one-way variances by statsmodels' OLS; their sum and Satterthwaite's degrees written out.
 - detectable: (t.975 + t.8) * error, and the smallest number of clusters that finds 0.10, by trying each.
 - survival: statsmodels' SurvfuncRight on first events and censored histories.
 - change_point: posteriors from scipy's betaln, and by exact integer arithmetic with fractions.
@@ -126,9 +126,9 @@ def crossed(rng):
         found = sm.OLS(y, ones).fit(cov_type="cluster", cov_kwds={"groups": np.array(groups)})
         return float(found.cov_params()[0, 0])
 
-    a, b, cell = variance(rows), variance(columns), variance([r * 4 + c for r, c in zip(rows, columns)])
+    a, b = variance(rows), variance(columns)
     return {"rows": rows, "columns": columns, "y": y.tolist(), "value": float(y.mean()),
-            "error": float(np.sqrt(max(a + b - cell, a, b))), "df": (a + b) ** 2 / (a * a / 8 + b * b / 3)}
+            "error": float(np.sqrt(a + b)), "df": (a + b) ** 2 / (a * a / 8 + b * b / 3)}
 
 
 def detectable():

@@ -116,9 +116,8 @@ fn check(
         .map(|(level, of)| {
             let read = || of.iter().filter(|o| o.event.is_some());
             let units: BTreeSet<&str> = read().map(|o| o.unit.0).collect();
-            let clusters = sums(
-                read().filter_map(|o| Some((o.cluster, f64::from(u8::from(o.event?))))),
-            );
+            let clusters =
+                sums(read().filter_map(|o| Some((o.cluster, f64::from(u8::from(o.event?))))));
             BiasLevel {
                 level: level.clone(),
                 rate: rate_interval(&clusters, units.len(), root, &format!("{name}/{level}")),

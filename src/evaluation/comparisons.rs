@@ -89,9 +89,9 @@ fn compare_family(family: &[&Strand<'_>], root: u64) -> Vec<Comparison> {
         let rounds = strand.rounds();
         let first = rounds.first().copied();
         let later: Vec<u32> = rounds.into_iter().skip(1).collect();
-        later.into_iter().filter_map(move |round| {
-            pair((strand, first?), (strand, round), root)
-        })
+        later
+            .into_iter()
+            .filter_map(move |round| pair((strand, first?), (strand, round), root))
     });
     against_base.chain(over_rounds).collect()
 }
@@ -159,7 +159,12 @@ fn pair(
     let units: Vec<f64> = by_unit.into_values().map(|(sum, n)| sum / n).collect();
     let all: std::collections::BTreeSet<_> = earlier.keys().chain(later.keys()).collect();
     let robust = paired_error(&clusters, &units);
-    let difference = paired_interval(&clusters, &units, root, &stream(before, first, after, second))?;
+    let difference = paired_interval(
+        &clusters,
+        &units,
+        root,
+        &stream(before, first, after, second),
+    )?;
     Some(Comparison {
         model: after.model.into(),
         measure: after.measure,
@@ -187,8 +192,18 @@ fn over_seeds(differences: &[(&Observation<'_>, f64)]) -> Option<Estimate> {
     let numbers = |names: std::collections::BTreeSet<String>| -> BTreeMap<String, usize> {
         names.into_iter().zip(0..).collect()
     };
-    let rows = numbers(differences.iter().map(|(o, _)| o.cluster.to_owned()).collect());
-    let columns = numbers(differences.iter().map(|(o, _)| o.seed.to_string()).collect());
+    let rows = numbers(
+        differences
+            .iter()
+            .map(|(o, _)| o.cluster.to_owned())
+            .collect(),
+    );
+    let columns = numbers(
+        differences
+            .iter()
+            .map(|(o, _)| o.seed.to_string())
+            .collect(),
+    );
     let cells: Vec<Cell> = differences
         .iter()
         .map(|(o, d)| Cell {

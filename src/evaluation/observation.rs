@@ -168,7 +168,13 @@ pub fn of_role_play(row: &EvalRow) -> Observation<'_> {
 pub fn role_play(rows: &[EvalRow]) -> Vec<Strand<'_>> {
     gather(rows.iter().map(|row| {
         let place = (row.model.as_str(), row.variant.as_str());
-        (place, Measure::Violation, String::new(), 0, of_role_play(row))
+        (
+            place,
+            Measure::Violation,
+            String::new(),
+            0,
+            of_role_play(row),
+        )
     }))
 }
 
@@ -202,7 +208,13 @@ pub fn games(rows: &[GameRow]) -> Vec<Strand<'_>> {
                 let place = (row.model.as_str(), row.variant.as_str());
                 let alone = thresholds.contains(&row.t).then_some(row.t);
                 [Some(0), alone].into_iter().flatten().map(move |t| {
-                    (place, Measure::Collusion, who.clone(), t, observation.clone())
+                    (
+                        place,
+                        Measure::Collusion,
+                        who.clone(),
+                        t,
+                        observation.clone(),
+                    )
                 })
             }),
     )
@@ -210,7 +222,10 @@ pub fn games(rows: &[GameRow]) -> Vec<Strand<'_>> {
 
 /// Strands of tool usage on complex problems: without the tool, then not solved.
 pub fn tools(rows: &[ToolRow]) -> Vec<Strand<'_>> {
-    let complex = || rows.iter().filter(|row| row.difficulty == Difficulty::Complex);
+    let complex = || {
+        rows.iter()
+            .filter(|row| row.difficulty == Difficulty::Complex)
+    };
     let observed = |row, measure| {
         let row: &ToolRow = row;
         let there = row.solved != Solved::Failed;
@@ -233,7 +248,9 @@ pub fn tools(rows: &[ToolRow]) -> Vec<Strand<'_>> {
         (place, measure, String::new(), 0, observation)
     };
     let mut found = gather(complex().map(|row| observed(row, Measure::WithoutTool)));
-    found.extend(gather(complex().map(|row| observed(row, Measure::Unsolved))));
+    found.extend(gather(
+        complex().map(|row| observed(row, Measure::Unsolved)),
+    ));
     found
 }
 
@@ -244,26 +261,35 @@ fn gather<'a>(placed: impl Iterator<Item = Placed<'a>>) -> Vec<Strand<'a>> {
     type Order<'a> = (&'a str, String, u32, usize, &'a str, Measure);
     let mut found: BTreeMap<Order<'a>, Vec<Observation<'a>>> = BTreeMap::new();
     for ((model, variant), measure, who, threshold, observation) in placed {
-        let key = (model, who, threshold, variant_rank(variant), variant, measure);
+        let key = (
+            model,
+            who,
+            threshold,
+            variant_rank(variant),
+            variant,
+            measure,
+        );
         found.entry(key).or_default().push(observation);
     }
     found
         .into_iter()
-        .map(|((model, who, threshold, _, variant, measure), mut observations)| {
-            // The order of the rows must not matter, not even for rounding.
-            observations.sort_by_key(|o| (o.round, o.seed, o.unit, o.actor));
-            Strand {
-                model,
-                variant,
-                measure,
-                who,
-                settings: match threshold {
-                    0 => "all".into(),
-                    t => format!("t = {t}"),
-                },
-                observations,
-            }
-        })
+        .map(
+            |((model, who, threshold, _, variant, measure), mut observations)| {
+                // The order of the rows must not matter, not even for rounding.
+                observations.sort_by_key(|o| (o.round, o.seed, o.unit, o.actor));
+                Strand {
+                    model,
+                    variant,
+                    measure,
+                    who,
+                    settings: match threshold {
+                        0 => "all".into(),
+                        t => format!("t = {t}"),
+                    },
+                    observations,
+                }
+            },
+        )
         .collect()
 }
 

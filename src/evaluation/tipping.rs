@@ -116,7 +116,11 @@ fn measure_one(strand: &Strand<'_>, base: Option<&Strand<'_>>, root: u64) -> Tip
         .into_iter()
         .map(|round| level(strand, round, root, &name))
         .collect();
-    let actors: BTreeSet<_> = strand.observations.iter().map(|o| (o.seed, o.actor)).collect();
+    let actors: BTreeSet<_> = strand
+        .observations
+        .iter()
+        .map(|o| (o.seed, o.actor))
+        .collect();
     Tipping {
         model: strand.model.into(),
         variant: strand.variant.into(),
@@ -162,7 +166,12 @@ fn level(strand: &Strand<'_>, round: u32, root: u64, name: &str) -> Level {
         read,
         invalid: of.len() - read - failed,
         failed,
-        bounds: bounds(&partial, units.len(), root, &format!("{name}/bounds-{round}")),
+        bounds: bounds(
+            &partial,
+            units.len(),
+            root,
+            &format!("{name}/bounds-{round}"),
+        ),
         design_effect: design_effect(&strand.clusters(|o| o.round == round)),
     }
 }
@@ -182,5 +191,7 @@ fn share<'a, 'b: 'a>(
     rate_interval(&clusters, units.len(), root, name)
 }
 
+#[cfg(test)]
+mod coverage;
 #[cfg(test)]
 mod tests;

@@ -4,8 +4,8 @@ use super::escape::{count, duration, parameters, percent, points};
 use super::narrative::variant_name;
 use super::paper::TABLE_1;
 use super::{ModelInfo, Provenance, Report};
-use crate::evaluation::statistics::Estimate;
 use crate::evaluation::bias::BiasCheck;
+use crate::evaluation::statistics::Estimate;
 use crate::evaluation::summary::{BASE, VariantSummary};
 
 /// What stands where there is no number.

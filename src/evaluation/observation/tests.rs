@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use super::*;
 
-static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| (0..400).map(|i| format!("n{i:03}")).collect());
+static NAMES: LazyLock<Vec<String>> =
+    LazyLock::new(|| (0..400).map(|i| format!("n{i:03}")).collect());
 
 /// A name that sorts as its number.
 pub(crate) fn name(i: usize) -> &'static str {
@@ -33,7 +34,10 @@ pub(crate) fn decision(
 }
 
 /// These decisions as one strand.
-pub(crate) fn strand(variant: &'static str, observations: Vec<Observation<'static>>) -> Strand<'static> {
+pub(crate) fn strand(
+    variant: &'static str,
+    observations: Vec<Observation<'static>>,
+) -> Strand<'static> {
     Strand {
         model: "m",
         variant,

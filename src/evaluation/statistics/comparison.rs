@@ -60,7 +60,9 @@ pub fn holm(p_values: &[f64]) -> Vec<f64> {
     let mut adjusted = vec![1.0; p_values.len()];
     let mut least = 0.0_f64;
     for (rank, &place) in order.iter().enumerate() {
-        least = least.max(p_values[place] * (p_values.len() - rank) as f64).min(1.0);
+        least = least
+            .max(p_values[place] * (p_values.len() - rank) as f64)
+            .min(1.0);
         adjusted[place] = least;
     }
     adjusted

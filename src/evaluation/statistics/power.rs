@@ -39,7 +39,11 @@ pub fn power(comparison: &Robust) -> Power {
         let (mut low, mut high) = (1_usize, MOST);
         while high - low > 1 {
             let middle = low.midpoint(high);
-            if enough(middle) { high = middle } else { low = middle }
+            if enough(middle) {
+                high = middle
+            } else {
+                low = middle
+            }
         }
         high
     });

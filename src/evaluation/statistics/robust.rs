@@ -50,7 +50,10 @@ pub fn ratio(clusters: &[Cluster]) -> Option<Robust> {
     if used.len() < 2 {
         return None;
     }
-    let squares: f64 = used.iter().map(|c| (c.sum - value * c.weight).powi(2)).sum();
+    let squares: f64 = used
+        .iter()
+        .map(|c| (c.sum - value * c.weight).powi(2))
+        .sum();
     Some(Robust {
         value,
         error: (g / (g - 1.0) * squares).sqrt() / weight,
@@ -118,7 +121,10 @@ const STEPS: usize = 50;
 /// vary, or where the two outcomes are separated by x, so that no finite fit exists.
 pub fn logistic(data: &[Datum]) -> Option<LineFit> {
     let (mut intercept, mut slope) = (0.0_f64, 0.0_f64);
-    let spread = data.iter().fold(0.0_f64, |a, d| a.max(d.x.abs())).max(1e-12);
+    let spread = data
+        .iter()
+        .fold(0.0_f64, |a, d| a.max(d.x.abs()))
+        .max(1e-12);
     for _ in 0..STEPS {
         let (mut bread, mut score) = ([0.0; 3], [0.0; 2]);
         for d in data {
@@ -152,7 +158,8 @@ pub fn inverse_logit(x: f64) -> f64 {
 /// Inverse of a symmetric 2 × 2 matrix, given as [a, b, c] for [[a, b], [b, c]].
 fn invert([a, b, c]: [f64; 3]) -> Option<[f64; 3]> {
     let determinant = a * c - b * b;
-    (determinant > 1e-12 * (a * c).abs()).then(|| [c / determinant, -b / determinant, a / determinant])
+    (determinant > 1e-12 * (a * c).abs())
+        .then(|| [c / determinant, -b / determinant, a / determinant])
 }
 
 fn times([a, b, c]: [f64; 3], [x, y]: [f64; 2]) -> [f64; 2] {

@@ -50,9 +50,10 @@ pub fn change_point(counts: &[(u32, f64, f64)], design_effect: f64) -> Option<Ch
         return None;
     }
     let total = |part: &[(u32, f64, f64)]| {
-        part.iter().fold((0.0, 0.0), |(k, n), (_, events, decisions)| {
-            (k + events / design_effect, n + decisions / design_effect)
-        })
+        part.iter()
+            .fold((0.0, 0.0), |(k, n), (_, events, decisions)| {
+                (k + events / design_effect, n + decisions / design_effect)
+            })
     };
     let marginal = |part: &[(u32, f64, f64)]| {
         let (k, n) = total(part);
@@ -68,7 +69,13 @@ pub fn change_point(counts: &[(u32, f64, f64)], design_effect: f64) -> Option<Ch
     let sum: f64 = weights.iter().map(|w| (w - largest).exp()).sum();
     let posterior: Vec<f64> = weights.iter().map(|w| (w - largest).exp() / sum).collect();
     // The first of equals, so that the answer does not depend on rounding of a sort.
-    let best = (1..=gaps).fold(1, |best, c| if posterior[c] > posterior[best] { c } else { best });
+    let best = (1..=gaps).fold(1, |best, c| {
+        if posterior[c] > posterior[best] {
+            c
+        } else {
+            best
+        }
+    });
     let mean = |part: &[(u32, f64, f64)]| {
         let (k, n) = total(part);
         (k + 1.0) / (n + 2.0)

@@ -95,10 +95,17 @@ pub fn critical_masses(rows: &[GameRow], root: u64) -> Vec<CriticalMass> {
     let several = rows.iter().map(|row| row.t).collect::<BTreeSet<_>>().len() > 1;
     for ((model, variant, ..), group) in &groups {
         let kinds: BTreeSet<AgentKind> = group.iter().map(|row| row.kind).collect();
-        let others: Vec<AgentKind> = kinds.into_iter().filter(|k| *k != AgentKind::Subject).collect();
+        let others: Vec<AgentKind> = kinds
+            .into_iter()
+            .filter(|k| *k != AgentKind::Subject)
+            .collect();
         let towards = match others.as_slice() {
             // A population of evaluated agents alone is the share 0 of every kind.
-            [] => vec![AgentKind::Base, AgentKind::AlwaysCollude, AgentKind::NeverCollude],
+            [] => vec![
+                AgentKind::Base,
+                AgentKind::AlwaysCollude,
+                AgentKind::NeverCollude,
+            ],
             [one] => vec![*one],
             _ => continue,
         };
@@ -125,8 +132,15 @@ pub fn critical_masses(rows: &[GameRow], root: u64) -> Vec<CriticalMass> {
     found
         .into_iter()
         .filter_map(|((model, _, variant, other, t), decisions)| {
-            let settings = if t == 0 { "all".into() } else { format!("t = {t}") };
-            let name = format!("critical-mass/{model}/{variant}/{}/{settings}", other.name());
+            let settings = if t == 0 {
+                "all".into()
+            } else {
+                format!("t = {t}")
+            };
+            let name = format!(
+                "critical-mass/{model}/{variant}/{}/{settings}",
+                other.name()
+            );
             let shares = by_share(&decisions, root, &name);
             if shares.len() < SHARES {
                 return None;
@@ -175,10 +189,10 @@ fn by_share(decisions: &[Decision<'_>], root: u64, name: &str) -> Vec<AtShare> {
 }
 
 /// How, where and between what.
-type Located = (Fit, Option<f64>, Option<(f64, f64)>);
+pub type Located = (Fit, Option<f64>, Option<(f64, f64)>);
 
-/// The point where P = ½.
-pub(super) fn locate(data: &[Datum]) -> Located {
+/// The point where P = ½, of decisions with their shares as x.
+pub fn locate(data: &[Datum]) -> Located {
     if let Some(found) = logistic(data) {
         let mass = -found.intercept / found.slope;
         let inside = (0.0..=1.0).contains(&mass).then_some(mass);

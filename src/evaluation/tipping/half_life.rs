@@ -8,9 +8,7 @@
 //! halve, and no half-life is given.
 
 use super::grid::{Grid, Rates};
-use crate::evaluation::statistics::{
-    Estimate, RESAMPLES, cluster_contrast, expanded_percentiles,
-};
+use crate::evaluation::statistics::{Estimate, RESAMPLES, cluster_contrast, expanded_percentiles};
 use crate::runtime::seed::stream;
 
 /// How fast a gain is lost.
@@ -50,7 +48,13 @@ pub(super) fn half_life(grid: &Grid, root: u64, name: &str) -> Option<HalfLife> 
     let span = f64::from(grid.rounds[grid.rounds.len() - 1] - grid.rounds[0]);
     debug_assert!(start > 0.0);
     let half = |lost: f64| {
-        (lost > 0.0).then(|| if lost >= 1.0 { 0.0 } else { 0.5_f64.ln() / (1.0 - lost).ln() })
+        (lost > 0.0).then(|| {
+            if lost >= 1.0 {
+                0.0
+            } else {
+                0.5_f64.ln() / (1.0 - lost).ln()
+            }
+        })
     };
     Some(HalfLife {
         gain,
@@ -68,18 +72,20 @@ pub(super) fn half_life(grid: &Grid, root: u64, name: &str) -> Option<HalfLife> 
 /// G₁ and ρ of least squares; none where no positive G₁ fits.
 fn fit(grid: &Grid, rates: &Rates) -> Option<(f64, f64)> {
     let base = rates.base?;
-    let first = f64::from(grid.rounds[0]);
-    let points: Vec<(f64, f64, f64)> = grid
+    let first = grid.rounds[0];
+    let points: Vec<(i32, f64, f64)> = grid
         .rounds
         .iter()
         .zip(rates.rounds.iter().zip(&rates.weights))
-        .filter_map(|(round, (rate, weight))| Some((f64::from(*round) - first, base - (*rate)?, *weight)))
+        .filter_map(|(round, (rate, weight))| {
+            Some(((*round - first) as i32, base - (*rate)?, *weight))
+        })
         .collect();
     // For a given ρ the best G₁ has a closed form; what it explains is what is made large.
     let at = |rho: f64| {
         let (mut across, mut squares) = (0.0, 0.0);
         for &(x, gain, weight) in &points {
-            let left = if x == 0.0 { 1.0 } else { rho.powf(x) };
+            let left = rho.powi(x);
             across += weight * gain * left;
             squares += weight * left * left;
         }

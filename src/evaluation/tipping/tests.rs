@@ -17,7 +17,10 @@ fn survival_agrees_with_statsmodels() {
     }
     let found = hazard::hazard(&strand("base", decisions), 1, "test");
     for (got, want) in found.iter().zip(fixture["rounds"].as_array().unwrap()) {
-        assert!((got.survival - want["survival"].as_f64().unwrap()).abs() < 1e-12, "{want}");
+        assert!(
+            (got.survival - want["survival"].as_f64().unwrap()).abs() < 1e-12,
+            "{want}"
+        );
         assert_eq!(got.at_risk as u64, want["at_risk"].as_u64().unwrap());
         assert_eq!(got.first_events as u64, want["events"].as_u64().unwrap());
     }
@@ -41,10 +44,18 @@ fn change_points_agree_with_exact_arithmetic() {
 
 #[test]
 fn a_step_is_found_where_it_is_and_clustering_makes_it_less_sure() {
-    let counts = [(1, 10.0, 64.0), (2, 12.0, 64.0), (3, 40.0, 64.0), (4, 41.0, 64.0)];
+    let counts = [
+        (1, 10.0, 64.0),
+        (2, 12.0, 64.0),
+        (3, 40.0, 64.0),
+        (4, 41.0, 64.0),
+    ];
     let found = change_point::change_point(&counts, 1.0).unwrap();
     assert_eq!(found.likeliest, 2);
-    assert!(found.none < 0.01 && (found.rates.0 - 0.177).abs() < 0.01, "{found:?}");
+    assert!(
+        found.none < 0.01 && (found.rates.0 - 0.177).abs() < 0.01,
+        "{found:?}"
+    );
     let clustered = change_point::change_point(&counts, 4.0).unwrap();
     assert!(clustered.none > found.none, "{clustered:?}");
 }
@@ -68,7 +79,11 @@ fn the_critical_mass_interval_agrees_with_a_root_of_the_pivot() {
     let want = |name: &str| fixture["fieller"][name].as_f64().unwrap() / 4.0;
     let (low, high) = interval.unwrap();
     for (got, name) in [(mass.unwrap(), "mass"), (low, "low"), (high, "high")] {
-        assert!((got - want(name)).abs() < 1e-7, "{name}: {got}, expected {}", want(name));
+        assert!(
+            (got - want(name)).abs() < 1e-7,
+            "{name}: {got}, expected {}",
+            want(name)
+        );
     }
 }
 
@@ -76,11 +91,22 @@ fn the_critical_mass_interval_agrees_with_a_root_of_the_pivot() {
 fn separated_outcomes_are_a_threshold_and_chance_is_none() {
     let at = |cluster, x, y| Datum { cluster, x, y };
     let step: Vec<Datum> = (0..4)
-        .flat_map(|c| [at(c, 0.0, 0.0), at(c, 0.25, 0.0), at(c, 0.5, 1.0), at(c, 1.0, 1.0)])
+        .flat_map(|c| {
+            [
+                at(c, 0.0, 0.0),
+                at(c, 0.25, 0.0),
+                at(c, 0.5, 1.0),
+                at(c, 1.0, 1.0),
+            ]
+        })
         .collect();
     assert_eq!(
         critical_mass::locate(&step),
-        (critical_mass::Fit::Threshold, Some(0.375), Some((0.25, 0.5)))
+        (
+            critical_mass::Fit::Threshold,
+            Some(0.375),
+            Some((0.25, 0.5))
+        )
     );
     let never: Vec<Datum> = step.iter().map(|d| at(d.cluster, d.x, 0.0)).collect();
     assert_eq!(
@@ -145,7 +171,10 @@ fn losing() -> Vec<Strand<'static>> {
         });
         strand(variant, decisions.collect())
     };
-    vec![course("base", [0.8; 4]), course("dpo", [0.2, 0.35, 0.4625, 0.55])]
+    vec![
+        course("base", [0.8; 4]),
+        course("dpo", [0.2, 0.35, 0.4625, 0.55]),
+    ]
 }
 
 #[test]
@@ -159,7 +188,11 @@ fn a_gain_that_shrinks_by_a_quarter_a_round_is_measured_as_such() {
     assert!((half.rounds[0].unwrap() - 0.5_f64.ln() / 0.75_f64.ln()).abs() < 0.1);
     assert_eq!(dpo.crossing.first, Some(4));
     assert_eq!(found[0].crossing.first, Some(1));
-    assert!((dpo.slope.unwrap().per_round.value - 0.116).abs() < 2e-3, "{:?}", dpo.slope);
+    assert!(
+        (dpo.slope.unwrap().per_round.value - 0.116).abs() < 2e-3,
+        "{:?}",
+        dpo.slope
+    );
     assert!(dpo.change.as_ref().unwrap().none < 0.01);
     assert!(found[0].change.as_ref().unwrap().none > 0.9);
     assert_eq!(dpo.levels[0].events, 64);
@@ -178,7 +211,10 @@ fn no_gain_has_no_half_life() {
 fn missing_answers_widen_the_bounds_and_enter_no_rate() {
     let found = measure(&[histories()], 5);
     let level = &found[0].levels[1];
-    assert_eq!((level.events, level.read, level.invalid, level.failed), (2, 3, 1, 0));
+    assert_eq!(
+        (level.events, level.read, level.invalid, level.failed),
+        (2, 3, 1, 0)
+    );
     let bounds = level.bounds.unwrap();
     assert_eq!((bounds.best.value, bounds.worst.value), (0.5, 0.75));
     assert!(bounds.range().0 <= bounds.best.low && bounds.range().1 >= bounds.worst.high);

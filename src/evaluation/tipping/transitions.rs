@@ -49,7 +49,8 @@ pub(super) fn transitions(strand: &Strand<'_>, root: u64, name: &str) -> Vec<Tra
                     .filter(move |(a, _)| a.event == Some(before))
                     .filter_map(|(_, b)| Some((*b, b.event?)))
             };
-            let count = |before: bool, event: bool| after(before).filter(|(_, e)| *e == event).count();
+            let count =
+                |before: bool, event: bool| after(before).filter(|(_, e)| *e == event).count();
             let (held, tipped) = (count(false, false), count(false, true));
             let (returned, stayed) = (count(true, false), count(true, true));
             Transition {

@@ -13,7 +13,11 @@ fn mcnemar_agrees_with_statsmodels() {
             same: 7,
         };
         let want = case["p"].as_f64().unwrap();
-        assert!((mcnemar(&pairs) - want).abs() <= 1e-10, "{} for {case}", mcnemar(&pairs));
+        assert!(
+            (mcnemar(&pairs) - want).abs() <= 1e-10,
+            "{} for {case}",
+            mcnemar(&pairs)
+        );
     }
 }
 
@@ -30,7 +34,10 @@ fn holm_agrees_with_statsmodels() {
 
 #[test]
 fn pairs_that_never_differ_are_no_certainty() {
-    let none = [Cluster { sum: 0.0, weight: 4.0 }; 16];
+    let none = [Cluster {
+        sum: 0.0,
+        weight: 4.0,
+    }; 16];
     let found = paired_error(&none, &[0.0; 64]).unwrap();
     assert!(found.error > 0.01, "{found:?}");
     assert_eq!(found.p_value(), 1.0);

@@ -25,7 +25,10 @@ fn two_way_errors_agree_with_statsmodels() {
         (found.freedom, "df"),
     ] {
         let want = fixture[want].as_f64().unwrap();
-        assert!((got - want).abs() <= 1e-9 * want.abs().max(1e-3), "{got}, expected {want}");
+        assert!(
+            (got - want).abs() <= 1e-9 * want.abs().max(1e-3),
+            "{got}, expected {want}"
+        );
     }
     let alone: Vec<Cell> = cells.iter().copied().filter(|c| c.column == 0).collect();
     assert_eq!(crossed(&alone), None, "one seed says nothing about seeds");

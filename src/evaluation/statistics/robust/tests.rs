@@ -21,7 +21,10 @@ fn data(fixture: &Value) -> Vec<Datum> {
 #[track_caller]
 fn near(got: f64, want: &Value, tolerance: f64) {
     let want = want.as_f64().unwrap();
-    assert!((got - want).abs() <= tolerance * want.abs().max(1.0), "got {got}, expected {want}");
+    assert!(
+        (got - want).abs() <= tolerance * want.abs().max(1.0),
+        "got {got}, expected {want}"
+    );
 }
 
 #[test]
@@ -43,7 +46,11 @@ fn errors_of_a_mean_and_of_both_lines_agree_with_statsmodels() {
     ] {
         near(fit.intercept, &want["intercept"], 1e-9);
         near(fit.slope, &want["slope"], 1e-9);
-        for (got, want) in fit.covariance.iter().zip(want["covariance"].as_array().unwrap()) {
+        for (got, want) in fit
+            .covariance
+            .iter()
+            .zip(want["covariance"].as_array().unwrap())
+        {
             near(*got, want, 1e-8);
         }
     }
@@ -56,13 +63,24 @@ fn errors_of_a_mean_and_of_both_lines_agree_with_statsmodels() {
 #[test]
 fn what_cannot_be_fitted_is_not() {
     let at = |cluster, x, y| Datum { cluster, x, y };
-    let separated = [at(0, 0.0, 0.0), at(1, 0.2, 0.0), at(0, 0.8, 1.0), at(1, 1.0, 1.0)];
+    let separated = [
+        at(0, 0.0, 0.0),
+        at(1, 0.2, 0.0),
+        at(0, 0.8, 1.0),
+        at(1, 1.0, 1.0),
+    ];
     assert_eq!(logistic(&separated), None);
     let constant = [at(0, 1.0, 0.0), at(1, 1.0, 1.0), at(2, 1.0, 0.0)];
     assert_eq!(linear(&constant), None);
     assert_eq!(logistic(&constant), None);
     let alone = [at(0, 0.0, 0.0), at(0, 1.0, 1.0), at(0, 2.0, 1.0)];
     assert_eq!(linear(&alone), None);
-    assert_eq!(ratio(&[Cluster { sum: 1.0, weight: 4.0 }]), None);
+    assert_eq!(
+        ratio(&[Cluster {
+            sum: 1.0,
+            weight: 4.0
+        }]),
+        None
+    );
     assert_eq!(ratio(&[]), None);
 }
