@@ -2,6 +2,7 @@
 # make test        set up, build, run all tests (the real 135M model where it matters)
 # make test-kill   424 kills instead of the few of `make test`
 # make test-gpu    what needs a Hopper GPU: the fused kernels against the plain path
+# make test-coverage   the intervals in 20 000 invented worlds each instead of 1000
 # make check       format, lints, documentation, tests: what every commit must pass
 # RECIPE=… chooses another recipe, RUN_ARGS=… adds options of `atp-pipeline run`
 
@@ -10,10 +11,10 @@ RUN_ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build reproduce test test-kill test-gpu check fmt clippy doc clean
+.PHONY: help setup build reproduce test test-kill test-gpu test-coverage check fmt clippy doc clean
 
 help:
-	@sed -n '1,6s/^# //p' Makefile
+	@sed -n '1,7s/^# //p' Makefile
 
 setup:
 	@command -v $(PYTHON) >/dev/null || { echo "setup: $(PYTHON) is missing; install python3 (3.8 or newer)" >&2; exit 1; }
@@ -39,6 +40,10 @@ test-kill: setup
 
 test-gpu: setup
 	$(CARGO) test --locked --test integration gpu:: -- --ignored --nocapture --test-threads 1
+
+# The long version of the coverage tests: how often each kind of interval holds a known truth.
+test-coverage: setup
+	ATP_COVERAGE_WORLDS=20000 $(CARGO) test --locked --lib tipping::coverage -- --nocapture
 
 check: fmt clippy doc test
 

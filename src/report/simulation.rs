@@ -1,5 +1,7 @@
 //! Invented rows and metrics to try the renderers on. Compiled for tests alone; nothing of it reaches a report.
 
+pub(super) mod testbeds;
+
 use std::collections::BTreeMap;
 
 use rand::Rng;
