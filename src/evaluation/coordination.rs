@@ -13,7 +13,7 @@ mod models;
 use serde::{Deserialize, Serialize};
 
 pub use engine::{Answered, GameAsk, RowNames, play};
-pub use models::evaluate_games;
+pub use models::{Team, evaluate_games};
 
 use crate::scenario::coordination::GameSetting;
 use crate::scenario::coordination::network::Network;

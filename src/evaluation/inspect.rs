@@ -168,6 +168,7 @@ mod tests {
         EvalRow {
             model: "m".into(),
             variant: "dpo".into(),
+            defence: "none".into(),
             seed: 1,
             round,
             question_id: "test/x/00".into(),
@@ -176,6 +177,7 @@ mod tests {
             outcome,
             supervised,
             detected: supervised && outcome == Outcome::Deviant,
+            vetoed: false,
             choice: None,
             deviant_probability: None,
             payoff: None,

@@ -11,3 +11,4 @@ pub mod summary;
 pub mod tool_row;
 pub mod tool_summary;
 pub mod tool_use;
+pub mod weights;

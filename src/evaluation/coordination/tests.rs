@@ -19,6 +19,7 @@ const NAMES: RowNames = RowNames {
     model: "m",
     variant: "base",
     seed: 3,
+    guard: Guard::NONE,
 };
 
 type Decided = Result<Vec<Result<Answered, String>>, EvaluationError>;

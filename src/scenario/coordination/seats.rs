@@ -21,6 +21,10 @@ pub enum AgentKind {
     Subject,
     /// The same model without its adapter.
     Base,
+    /// The same model as DPO trained it.
+    Dpo,
+    /// The same model as GRPO trained it.
+    Grpo,
     /// No model: the collusive option in every round.
     AlwaysCollude,
     /// No model: the independent option in every round.
@@ -28,11 +32,16 @@ pub enum AgentKind {
 }
 
 impl AgentKind {
+    /// Those that a model decides for.
+    pub const MODELS: [Self; 4] = [Self::Subject, Self::Base, Self::Dpo, Self::Grpo];
+
     /// The name as recipes write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Subject => "subject",
             Self::Base => "base",
+            Self::Dpo => "dpo",
+            Self::Grpo => "grpo",
             Self::AlwaysCollude => "always-collude",
             Self::NeverCollude => "never-collude",
         }
@@ -41,7 +50,7 @@ impl AgentKind {
     /// What an agent without a model does.
     pub fn fixed(self) -> Option<Role> {
         match self {
-            Self::Subject | Self::Base => None,
+            Self::Subject | Self::Base | Self::Dpo | Self::Grpo => None,
             Self::AlwaysCollude => Some(Role::Deviant),
             Self::NeverCollude => Some(Role::Compliant),
         }
