@@ -1,24 +1,20 @@
 //! Whose weights answer in a round: those of one adapter throughout, or of one that is trained on between rounds.
 
-use std::path::{Path, PathBuf};
-
-use rand::seq::SliceRandom;
+use std::path::Path;
 
 use super::rounds::EvaluationError;
 use crate::agent::{LoadedModel, RenderOptions};
+use crate::artifact::file::create_folder;
 use crate::artifact::Checkpoints;
-use crate::datasets::pairs::PreferencePair;
 use crate::model::Adapter;
-use crate::runtime::seed::{derive, stream};
+use crate::runtime::seed::derive;
 use crate::scenario::defence::Realignment;
-use crate::training::dpo_trainer::{DpoConfig, train_dpo};
-use crate::training::grpo_trainer::{Group, GrpoConfig, RolloutSource, train_grpo};
-use crate::training::optim::{OptimConfig, Schedule};
+use crate::training::lessons::Lessons;
 use crate::training::{TrainContext, TrainError};
 
 /// The adapter of the agents that are evaluated.
 pub trait Weights {
-    /// The one in effect in this round, from 1; none for the untrained model. Rounds are asked for in their order, a
+    /// The one in effect in this round, from 1; none for the untrained model. Rounds are asked for in their order; a
     /// resumed evaluation begins with the round it goes on with.
     ///
     /// # Errors
@@ -33,186 +29,87 @@ impl Weights for Option<&Adapter> {
     }
 }
 
-/// What an adapter is trained on between rounds.
-pub enum Lessons<'a> {
-    /// By DPO.
-    Dpo {
-        /// The training set.
-        pairs: &'a [PreferencePair],
-        /// The method's settings.
-        config: &'a DpoConfig,
-    },
-    /// By GRPO.
-    Grpo {
-        /// The training set.
-        source: &'a dyn RolloutSource,
-        /// The method's settings.
-        config: &'a GrpoConfig,
-    },
-}
-
-/// Where realignment leaves its files.
-pub struct RealignmentFolders<'a> {
-    /// For adapters and metrics: a folder of its own after each round.
-    pub out: &'a Path,
-    /// For checkpoints of the training; the adapter after every round can be had from here again.
-    pub checkpoints: &'a Path,
-    /// Name of the base model, for the adapters' description.
-    pub base: &'a str,
-}
-
-/// An adapter that takes some training steps after rounds.
-///
-/// Each time, the lessons are a draw from the training set as large as the steps need, and the training is a run of its
-/// own with a fresh optimiser and a checkpoint a step. So an evaluation that was stopped finds all of its adapters again.
-pub struct Realigned<'a> {
-    /// When, and how much.
-    pub plan: Realignment,
-    /// Rounds of the evaluation.
-    pub rounds: u32,
-    /// On what.
-    pub lessons: Lessons<'a>,
+/// Where and with what realignment is done.
+#[derive(Clone, Copy)]
+pub struct RealignmentPlace<'a> {
     /// The frozen model.
     pub model: &'a LoadedModel,
+    /// Its name, for the adapters' description.
+    pub base: &'a str,
     /// How conversations are rendered.
     pub render: &'a RenderOptions,
     /// Root of the random streams.
     pub seed: u64,
-    /// Where files go.
-    pub folders: RealignmentFolders<'a>,
+    /// Gets a folder after each round that is trained after, with adapter and metrics.
+    pub out: &'a Path,
+    /// Gets the checkpoints of these trainings.
+    pub checkpoints: &'a Path,
+}
+
+/// An adapter that takes some training steps between rounds.
+///
+/// Each time is a training of its own with its own checkpoints, all of which stay until the evaluation is finished. So an
+/// evaluation that was stopped finds the adapters of all rounds again, bit for bit.
+pub struct Realigned<'a> {
+    plan: Realignment,
+    rounds: u32,
+    lessons: Lessons<'a>,
+    place: RealignmentPlace<'a>,
+    /// None only while it is trained.
     adapter: Option<Adapter>,
-    /// The last round that was looked at for what comes after it.
-    after: u32,
+    /// The last round whose end was reached.
+    over: u32,
 }
 
 impl<'a> Realigned<'a> {
-    /// Begin with this adapter.
+    /// An evaluation of so many rounds that begins with this adapter.
     pub fn new(
         plan: Realignment,
         rounds: u32,
         lessons: Lessons<'a>,
-        model: (&'a LoadedModel, &'a RenderOptions),
-        seed: u64,
-        folders: RealignmentFolders<'a>,
+        place: RealignmentPlace<'a>,
         adapter: Adapter,
     ) -> Self {
         Self {
             plan,
             rounds,
             lessons,
-            model: model.0,
-            render: model.1,
-            seed,
-            folders,
+            place,
             adapter: Some(adapter),
-            after: 0,
+            over: 0,
         }
     }
 
-    /// Train after this round.
     fn train(&self, round: u32, adapter: Adapter) -> Result<Adapter, TrainError> {
         let name = format!("after-round-{round}");
-        let folder: PathBuf = self.folders.out.join(&name);
-        std::fs::create_dir_all(&folder)
-            .map_err(crate::artifact::ArtifactError::io("create folder", &folder))?;
-        let checkpoints = Checkpoints::new(self.folders.checkpoints.join(&name), 2);
-        let seed = derive(self.seed, &format!("realignment/{name}"));
+        let folder = self.place.out.join(&name);
+        create_folder(&folder)?;
         let context = TrainContext {
-            model: self.model,
-            render: self.render,
-            seed,
+            model: self.place.model,
+            render: self.place.render,
+            seed: derive(self.place.seed, &format!("realignment/{name}")),
             folder: &folder,
-            checkpoints: &checkpoints,
+            checkpoints: &Checkpoints::new(self.place.checkpoints.join(&name), 2),
         };
         tracing::info!("realignment after round {round}");
-        let adapter = match &self.lessons {
-            Lessons::Dpo { pairs, config } => {
-                let batch = config.micro_batch * config.accumulation;
-                let drawn = self.draw(pairs.len(), batch, seed);
-                let drawn: Vec<PreferencePair> = drawn.iter().map(|&i| pairs[i].clone()).collect();
-                let config = DpoConfig {
-                    epochs: 1,
-                    checkpoint_every: 1,
-                    optim: self.optim(config.optim),
-                    ..(*config).clone()
-                };
-                train_dpo(&context, &drawn, &config, Some(adapter))?
-            }
-            Lessons::Grpo { source, config } => {
-                let part = Part {
-                    places: self.draw(source.prompts(), config.prompts_per_step, seed),
-                    source: *source,
-                };
-                let config = GrpoConfig {
-                    epochs: 1,
-                    checkpoint_every: 1,
-                    optim: self.optim(config.optim),
-                    ..(*config).clone()
-                };
-                train_grpo(&context, &part, &config, Some(adapter))?
-            }
-        };
-        adapter.save(&folder.join("adapter"), self.folders.base)?;
+        let (steps, lr) = (self.plan.steps, self.plan.lr);
+        let adapter = self.lessons.refresh(&context, adapter, steps, lr)?;
+        adapter.save(&folder.join("adapter"), self.place.base)?;
         Ok(adapter)
-    }
-
-    /// Places of the training set that the steps learn from.
-    fn draw(&self, all: usize, batch: usize, seed: u64) -> Vec<usize> {
-        let mut places: Vec<usize> = (0..all).collect();
-        places.shuffle(&mut stream(seed, "lessons"));
-        places.truncate(batch.saturating_mul(self.plan.steps as usize).max(1));
-        places
-    }
-
-    fn optim(&self, method: OptimConfig) -> OptimConfig {
-        OptimConfig {
-            lr: self.plan.lr.unwrap_or(method.lr),
-            schedule: Schedule::Constant,
-            warmup_ratio: 0.0,
-            ..method
-        }
     }
 }
 
 impl Weights for Realigned<'_> {
     fn in_round(&mut self, round: u32) -> Result<Option<&Adapter>, EvaluationError> {
-        while self.after + 1 < round {
-            let last = self.after + 1;
+        while self.over + 1 < round {
+            let last = self.over + 1;
             if self.plan.is_after(last, self.rounds)
                 && let Some(adapter) = self.adapter.take()
             {
                 self.adapter = Some(self.train(last, adapter)?);
             }
-            self.after = last;
+            self.over = last;
         }
         Ok(self.adapter.as_ref())
-    }
-}
-
-/// Some prompts of a source.
-struct Part<'a> {
-    places: Vec<usize>,
-    source: &'a dyn RolloutSource,
-}
-
-impl RolloutSource for Part<'_> {
-    fn prompts(&self) -> usize {
-        self.places.len()
-    }
-
-    fn most_actions(&self) -> usize {
-        self.source.most_actions()
-    }
-
-    fn collect(
-        &self,
-        context: &TrainContext,
-        adapter: &Adapter,
-        places: &[usize],
-        group: usize,
-        step: u64,
-    ) -> Result<Vec<Group>, TrainError> {
-        let places: Vec<usize> = places.iter().map(|&place| self.places[place]).collect();
-        self.source.collect(context, adapter, &places, group, step)
     }
 }

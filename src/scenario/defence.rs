@@ -169,6 +169,15 @@ impl Defence {
         }
     }
 
+    /// The measures that change how the adapter is trained, alone.
+    pub fn of_training(&self) -> Self {
+        Self {
+            history_augmentation: self.history_augmentation,
+            kl_anchor: self.kl_anchor,
+            ..Self::default()
+        }
+    }
+
     /// The adapter is trained otherwise than without the defence.
     pub fn changes_training(&self) -> bool {
         self.history_augmentation.is_some() || self.kl_anchor.is_some()

@@ -67,6 +67,58 @@ pub struct Members {
     pub is: AgentKind,
 }
 
+/// A sweep over the share of one kind of agents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mixture {
+    /// The kind whose share changes.
+    pub of: AgentKind,
+    /// What all others are.
+    #[serde(default)]
+    pub rest: AgentKind,
+    /// Its shares, 0 to 1, each a whole number of agents.
+    pub shares: Vec<f64>,
+}
+
+impl Mixture {
+    /// One population a share, of `agents` agents.
+    ///
+    /// # Errors
+    /// What is wrong with the mixture.
+    pub fn populations(&self, agents: u32) -> Result<Vec<Vec<Members>>, String> {
+        if self.of == self.rest {
+            return Err(format!("expected two kinds, got `{}` twice", self.of.name()));
+        }
+        if self.shares.is_empty() {
+            return Err("expected at least one share, got none".into());
+        }
+        let mut counts = vec![];
+        for &share in &self.shares {
+            let count = share * f64::from(agents);
+            let whole = count.round();
+            // A share is written with a few decimals: 0.333 of 3 agents is one.
+            if !(0.0..=1.0).contains(&share) || (count - whole).abs() > 0.01 {
+                return Err(format!(
+                    "expected shares from 0 to 1 that are whole numbers of {agents} agents (0, {:.4}, {:.4}, …), got {share}",
+                    1.0 / f64::from(agents),
+                    2.0 / f64::from(agents),
+                ));
+            }
+            let count = whole as u32;
+            if counts.contains(&count) {
+                return Err(format!("expected each share once, {share} is there twice"));
+            }
+            counts.push(count);
+        }
+        let of = |count: u32| {
+            let sides = [(count, self.of), (agents - count, self.rest)];
+            let there = sides.into_iter().filter(|(agents, _)| *agents > 0);
+            there.map(|(agents, is)| Members { agents, is }).collect()
+        };
+        Ok(counts.into_iter().map(of).collect())
+    }
+}
+
 /// Name of a population, such as `3 base + 5 subject`.
 pub fn population_name(population: &[Members]) -> String {
     let parts: Vec<String> = population

@@ -144,9 +144,10 @@ pub struct Names {
 }
 
 impl Names {
-    /// Name of the data stage of a testbed and seed.
-    pub fn data(&self, testbed: Testbed, seed: u64) -> String {
-        format!("data{}{}", self.testbed(testbed), self.seed(seed))
+    /// Name of the data stage of a testbed and seed; without a seed, of all seeds.
+    pub fn data(&self, testbed: Testbed, seed: Option<u64>) -> String {
+        let seed = seed.map_or(String::new(), |seed| self.seed(seed));
+        format!("data{}{seed}", self.testbed(testbed))
     }
 
     /// Name of a model's stage.
