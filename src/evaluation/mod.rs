@@ -3,6 +3,7 @@
 pub mod coordination;
 pub mod coordination_row;
 pub mod coordination_summary;
+pub mod defence_summary;
 pub mod inspect;
 pub mod rounds;
 pub mod row;

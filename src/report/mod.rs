@@ -5,6 +5,7 @@
 //! each format on its way out, so no format can say something another does not. What models wrote is hostile input.
 
 mod csv;
+mod defences;
 mod escape;
 mod figures;
 mod games;
@@ -23,10 +24,12 @@ mod tools;
 
 use crate::evaluation::coordination_row::GameRow;
 use crate::evaluation::coordination_summary::GameSummaryError;
+use crate::evaluation::defence_summary::{DefendedSummary, summarise_defences};
 use crate::evaluation::row::EvalRow;
 use crate::evaluation::summary::{SummaryError, VariantSummary, summarise};
 use crate::evaluation::tool_row::ToolRow;
 use crate::evaluation::tool_summary::{DuplicateSolution, ToolSummary, summarise_tools};
+use crate::scenario::defence;
 use section::Section;
 
 pub use csv::render_tables;
@@ -103,6 +106,7 @@ pub struct Report {
     variants: Vec<VariantSummary>,
     games: games::Games,
     tools: Vec<ToolSummary>,
+    defences: Vec<DefendedSummary>,
 }
 
 /// Rows that cannot be summarised.
@@ -121,7 +125,13 @@ pub enum ReportError {
 
 impl Report {
     /// Computes all rates and intervals. Fails where a decision stands in the rows twice.
-    pub fn new(inputs: ReportInputs) -> Result<Self, ReportError> {
+    pub fn new(mut inputs: ReportInputs) -> Result<Self, ReportError> {
+        let (rows, games, tools) = (&inputs.rows, &inputs.games, &inputs.tools);
+        let defences = summarise_defences(rows, games, tools, inputs.seed);
+        // Defences have a part of their own; all others are about agents without one.
+        inputs.rows.retain(|row| row.defence == defence::NONE);
+        inputs.games.retain(|row| row.defence == defence::NONE);
+        inputs.tools.retain(|row| row.defence == defence::NONE);
         let mut variants = summarise(&inputs.rows, inputs.seed)?;
         let games = games::Games::new(&inputs.games, inputs.seed)?;
         let tools = summarise_tools(&inputs.tools, inputs.seed)?;
@@ -138,15 +148,18 @@ impl Report {
             variants,
             games,
             tools,
+            defences,
         })
     }
 
-    /// The parts about other testbeds than role-play, in the order shown.
+    /// The parts about other testbeds than role-play, and about defences, in the order shown.
     fn sections(&self) -> Vec<Section> {
-        [games::section(&self.games), tools::section(&self.tools)]
-            .into_iter()
-            .flatten()
-            .collect()
+        let sections = [
+            games::section(&self.games),
+            tools::section(&self.tools),
+            defences::section(&self.defences),
+        ];
+        sections.into_iter().flatten().collect()
     }
 
     /// What the report was made from.
