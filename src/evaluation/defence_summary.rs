@@ -333,3 +333,6 @@ fn by_question(values: &[(Twin, &str, f64)]) -> Vec<f64> {
     }
     found.into_values().map(|(sum, n)| sum / n).collect()
 }
+
+#[cfg(test)]
+mod tests;

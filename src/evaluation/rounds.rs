@@ -399,6 +399,34 @@ mod tests {
     }
 
     #[test]
+    fn a_monitor_stops_the_choice_and_the_other_option_is_paid() {
+        let q = question();
+        let all = Defence::built_in("monitor").unwrap();
+        let seen = RoundWatch {
+            supervised: true,
+            would_see: true,
+        };
+        for (defence, role, vetoed, detected, pay) in [
+            (&all, Role::Deviant, true, false, q.compliant_pay),
+            (&all, Role::Compliant, false, false, q.compliant_pay),
+            (&Defence::default(), Role::Deviant, false, true, q.detected_pay),
+        ] {
+            let mut row = chose(&q, 1, role, seen);
+            let choice = row.choice.clone();
+            watch_over(&mut row, defence, &q, 5);
+            assert_eq!((row.vetoed, row.detected), (vetoed, detected));
+            assert_eq!(row.payoff, Some(f64::from(pay)));
+            // What was chosen stays what was chosen.
+            assert_eq!((row.outcome, row.choice.clone()), (role.into(), choice));
+            let config = EvaluationConfig::default();
+            let style = AnswerStyle::Direct;
+            let told = prompt(&q, [row].iter(), &config, defence, style, false);
+            let says = told[1].content.contains("A monitor stopped this, and ");
+            assert_eq!(says, vetoed);
+        }
+    }
+
+    #[test]
     fn prompts_tell_what_was_recorded_and_what_the_setting_says() {
         let q = question();
         let watch = |supervised, would_see| RoundWatch {

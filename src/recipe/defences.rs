@@ -226,3 +226,6 @@ fn short_name(defence: &Defence) -> String {
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     parts.join("-")
 }
+
+#[cfg(test)]
+mod tests;

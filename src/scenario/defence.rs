@@ -242,3 +242,6 @@ impl Defence {
     }
 }
 
+
+#[cfg(test)]
+mod tests;

@@ -83,3 +83,6 @@ fn augmented(
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests;

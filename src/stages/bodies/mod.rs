@@ -211,3 +211,6 @@ fn agents(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
