@@ -50,8 +50,8 @@ impl Augmentation {
     /// The first field that makes no sense.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
         let [fewest, most] = self.rounds;
-        if self.copies == 0 {
-            return Err(("copies", "expected 1 or more, got 0".into()));
+        if !(1..=100).contains(&self.copies) {
+            return Err(("copies", format!("expected 1 to 100, got {}", self.copies)));
         }
         if fewest == 0 || fewest > most || most > 1000 {
             let problem = format!("expected two numbers, 1 ≤ first ≤ second ≤ 1000, got [{fewest}, {most}]");

@@ -471,7 +471,7 @@ fn measures_are_read_written_and_checked() {
         ("[reminder]\ntool_use = \"{\"", "reminder.tool_use", "without its"),
         ("monitor = { recall = 0.0 }", "monitor.recall", "above 0 to 1"),
         ("monitor = { recall = 1.1 }", "monitor.recall", "above 0 to 1"),
-        ("history_augmentation = { copies = 0 }", "history_augmentation.copies", "1 or more"),
+        ("history_augmentation = { copies = 0 }", "history_augmentation.copies", "1 to 100"),
         ("history_augmentation = { rounds = [3, 2] }", "history_augmentation.rounds", "[3, 2]"),
         ("history_augmentation = { rounds = [0, 2] }", "history_augmentation.rounds", "[0, 2]"),
         ("history_augmentation = { deviant = 2 }", "history_augmentation.deviant", "0 to 1"),

@@ -14,7 +14,7 @@ use crate::scenario::Testbed;
 use crate::scenario::decision::Decision;
 use crate::scenario::defence::Defence;
 use crate::scenario::defence::augmentation::{Augmentation, remembered};
-use crate::stages::{Input, StageContext};
+use crate::stages::{Input, StageContext, Work};
 use crate::tool::Sandbox;
 use crate::training::augment::{augmented_pairs, augmented_tool_pairs};
 use crate::training::decision_rollout::DecisionSource;
@@ -41,6 +41,8 @@ pub struct Curriculum {
     method: Method,
     tools: RawToolUse,
     augmentation: Option<Augmentation>,
+    /// Training questions without copies, if their number is known.
+    questions: Option<u64>,
     /// Stages that leave the training questions and the pairs.
     data: String,
     pairs: Option<String>,
@@ -87,6 +89,7 @@ impl Curriculum {
             method,
             tools: slot.settings().tool_use.clone(),
             augmentation: defence.history_augmentation,
+            questions: slot.sizes.map(|sizes| sizes.train),
             data: data.to_owned(),
             pairs: None,
             questions_input: "questions",
@@ -121,6 +124,21 @@ impl Curriculum {
         let questions =
             needs_questions.then(|| Input::output(self.questions_input, &self.data, TRAIN));
         pairs.into_iter().chain(questions).collect()
+    }
+
+    /// How much a training on all of it takes.
+    pub fn work(&self) -> Option<Work> {
+        let copies = 1 + self.augmentation.map_or(0, |spec| u64::from(spec.copies));
+        let questions = self.questions?;
+        Some(match &self.method {
+            Method::Dpo(config) => {
+                Work::new(&[questions, copies, config.epochs], "passes over a pair")
+            }
+            Method::Grpo(config) => {
+                let group = config.group as u64;
+                Work::new(&[questions, copies, config.epochs, group], "completions")
+            }
+        })
     }
 
     /// The part of a stage's key.

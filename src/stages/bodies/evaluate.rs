@@ -23,7 +23,7 @@ use crate::recipe::raw::{RawRecipe, RawToolUse, Variant};
 use crate::scenario::Testbed;
 use crate::scenario::coordination::seats::AgentKind;
 use crate::scenario::defence::{Defence, NONE};
-use crate::stages::{Input, Stage, StageContext};
+use crate::stages::{Input, Stage, StageContext, Work};
 use crate::tool::Sandbox;
 
 /// Kind of the stage.
@@ -59,6 +59,33 @@ impl Protocol {
             Self::Games(config) => config.seats(kind),
             _ => false,
         }
+    }
+
+    /// What a model decides or solves, on so many test questions, games or complex problems.
+    fn work(&self, questions: Option<u64>) -> Option<Work> {
+        Some(match self {
+            Self::RolePlay(config) => {
+                let (samples, rounds) = (config.samples.into(), config.rounds.into());
+                Work::new(&[questions?, samples, rounds], "decisions")
+            }
+            Self::Games(config) => {
+                let played = config.played_by();
+                let members = played.iter().flatten().filter(|m| m.is.fixed().is_none());
+                let agents = members.map(|m| u64::from(m.agents)).sum();
+                let (samples, rounds) = (config.samples.into(), config.rounds.into());
+                Work::new(&[questions?, agents, samples, rounds], "decisions")
+            }
+            Self::Tools(all) => {
+                let config = &all.evaluation;
+                let agents = match config.agents {
+                    0 => questions?,
+                    agents => agents.into(),
+                };
+                let (samples, rounds) = (config.samples.into(), config.rounds.into());
+                let problems = u64::from(config.simple_per_round) + 1;
+                Work::new(&[agents, samples, rounds, problems], "solutions")
+            }
+        })
     }
 
     fn config(&self) -> Value {
@@ -115,6 +142,8 @@ pub struct EvaluateStage {
     model: ModelSlot,
     generation: GenerationConfig,
     protocol: Protocol,
+    /// Test questions, games or complex problems, if their number is known.
+    questions: Option<u64>,
     seed: u64,
 }
 
@@ -145,6 +174,7 @@ impl EvaluateStage {
                 .evaluation
                 .over(&settings.generation),
             protocol,
+            questions: slot.sizes.map(|sizes| sizes.test),
             seed: slot.seed,
         }
     }
@@ -186,6 +216,10 @@ impl Stage for EvaluateStage {
 
     fn seed(&self) -> u64 {
         self.seed
+    }
+
+    fn work(&self) -> Option<Work> {
+        self.protocol.work(self.questions)
     }
 
     fn inputs(&self) -> Vec<Input> {

@@ -77,15 +77,19 @@ pub fn pipeline(recipe: &Recipe, machine: &Machine, fetch: bool) -> anyhow::Resu
     let mut results = Results::default();
     for &testbed in &settings.testbeds {
         warn_of_misfits(recipe, testbed);
+        let mut sizes = None;
         if let Some(seed) = settings.data_seed {
             let data = names.data(testbed, None);
-            stages.push(Box::new(DataStage::new(data, testbed, recipe, seed)?));
+            let stage = DataStage::new(data, testbed, recipe, seed)?;
+            sizes = stage.sizes();
+            stages.push(Box::new(stage));
         }
         for &seed in &settings.seeds {
             let own = settings.data_seed.is_none().then_some(seed);
             let data = names.data(testbed, own);
             if own.is_some() {
                 let stage = DataStage::new(data.clone(), testbed, recipe, seed)?;
+                sizes = stage.sizes();
                 stages.push(Box::new(stage));
             }
             for model in &slots {
@@ -94,6 +98,7 @@ pub fn pipeline(recipe: &Recipe, machine: &Machine, fetch: bool) -> anyhow::Resu
                     testbed,
                     model,
                     seed,
+                    sizes,
                 };
                 agents(&slot, &data, &names, &mut stages, &mut results);
             }

@@ -205,3 +205,50 @@ fn a_defence_is_left_out_where_it_has_no_sense() {
         ]
     );
 }
+
+#[test]
+fn what_there_is_to_do_is_told_beforehand() {
+    let text = r#"testbeds = ["role_play", "coordination", "tool_use"]
+defences = ["none", { history_augmentation = { copies = 2 } }]
+[evaluation]
+samples = 3
+[coordination.draw]
+instances_per_game = 2
+[coordination.evaluation]
+samples = 2
+mixtures = [{ of = "always-collude", shares = [0.25, 1.0] }]
+[tool_use.problems]
+train_simple = 5
+train_complex = 6
+test_simple = 7
+test_complex = 8
+[tool_use.evaluation]
+samples = 2
+"#;
+    let all = stages(text);
+    let work = |name: &str| {
+        let work = find(&all, name).work().unwrap();
+        format!("{} {}", work.count, work.unit)
+    };
+    assert_eq!(find(&all, "data.role-play").work(), None);
+    for (stage, said) in [
+        // 160 questions, two answers, five attempts.
+        ("pairs.role-play", "1600 samples"),
+        ("train-dpo.role-play", "1920 passes over a pair"),
+        ("train-grpo.role-play", "3840 completions"),
+        ("train-grpo-with-history-augmentation.role-play", "11520 completions"),
+        // 64 questions, three samples, six rounds.
+        ("evaluate-base.role-play", "1152 decisions"),
+        ("train-dpo.coordination", "168 passes over a pair"),
+        // 28 games, six agents of the one population, none of the other, two samples, three rounds.
+        ("evaluate-dpo.coordination", "1008 decisions"),
+        // The rejected side alone is sampled.
+        ("pairs.tool-use", "55 samples"),
+        // Eight agents, two samples, four rounds of two problems.
+        ("evaluate-grpo.tool-use", "128 solutions"),
+    ] {
+        assert_eq!(work(stage), said, "{stage}");
+    }
+    let huge = stages("variants = [\"base\"]\n[evaluation]\nsamples = 4000000000\nrounds = 4000000000");
+    assert_eq!(find(&huge, "evaluate-base").work().unwrap().count, u64::MAX);
+}

@@ -6,7 +6,7 @@ use super::curriculum::Curriculum;
 use super::shared::{ModelSlot, Slot};
 use crate::artifact::write_atomic;
 use crate::datasets::pairs;
-use crate::stages::{Input, Stage, StageContext};
+use crate::stages::{Input, Stage, StageContext, Work};
 use crate::training::TrainContext;
 
 /// Kind of the DPO stage.
@@ -64,6 +64,10 @@ impl Stage for TrainStage {
 
     fn seed(&self) -> u64 {
         self.seed
+    }
+
+    fn work(&self) -> Option<Work> {
+        self.curriculum.work()
     }
 
     fn inputs(&self) -> Vec<Input> {
