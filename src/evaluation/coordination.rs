@@ -115,7 +115,10 @@ impl GameEvaluation {
     pub fn played_by(&self) -> Vec<Vec<Members>> {
         let mut all = self.populations.clone();
         // A mixture that is none has no populations; `check` says what is wrong with it.
-        let mixed = self.mixtures.iter().flat_map(|m| m.populations(self.agents));
+        let mixed = self
+            .mixtures
+            .iter()
+            .flat_map(|m| m.populations(self.agents));
         for population in mixed.flatten() {
             let name = population_name(&population);
             if !all.iter().any(|other| population_name(other) == name) {

@@ -141,7 +141,10 @@ impl<'a> Decisions<'a> {
                 cluster: entry.cluster,
                 value,
             };
-            rounds.entry(entry.round).or_default().insert(entry.twin, seen);
+            rounds
+                .entry(entry.round)
+                .or_default()
+                .insert(entry.twin, seen);
         }
     }
 }
@@ -184,7 +187,13 @@ pub fn summarise_defences(
             agent: agent(Quantity::Colluded, &row.model, &row.variant),
             defence: &row.defence,
             round: row.round,
-            twin: (row.seed, &row.instance_id, &row.population, row.sample, row.agent),
+            twin: (
+                row.seed,
+                &row.instance_id,
+                &row.population,
+                row.sample,
+                row.agent,
+            ),
             cluster: &row.game,
             values: [took_effect(row.outcome, row.vetoed), violation(row.outcome)],
             vetoed: row.vetoed,
@@ -215,7 +224,9 @@ pub fn summarise_defences(
         if defended.keys().all(|(is_one, _, _)| !is_one) {
             continue;
         }
-        let none = defended.get(&(false, NONE, false)).map(|(rounds, _)| rounds);
+        let none = defended
+            .get(&(false, NONE, false))
+            .map(|(rounds, _)| rounds);
         for (&(_, defence, as_chosen), (rounds, vetoed)) in defended {
             // Without vetoes both are the same.
             if !as_chosen || *vetoed > 0 {
@@ -284,7 +295,12 @@ fn summarise(
                     Some((twin, cluster, after - before.get(&twin)?))
                 })
                 .collect();
-            cluster_bootstrap(&clusters(&moved), (-2.0, 2.0), root, &format!("{name}/drift"))
+            cluster_bootstrap(
+                &clusters(&moved),
+                (-2.0, 2.0),
+                root,
+                &format!("{name}/drift"),
+            )
         }
         _ => None,
     };

@@ -19,10 +19,10 @@ use crate::runtime::seed::derive;
 use crate::scenario::choice::parse_choice;
 use crate::scenario::defence::monitor::effective;
 use crate::scenario::defence::{Defence, NONE};
-use crate::scenario::prompt::{AnswerStyle, Episode, PromptOptions, kept_option, render};
+use crate::scenario::prompt::{AnswerStyle, Episode, PromptOptions};
 use crate::scenario::question::{Question, option_answers, payoff};
 use crate::scenario::supervision::{Notice, Pattern, RoundWatch};
-use crate::scenario::{Outcome, Role, Testbed};
+use crate::scenario::{Outcome, Role};
 use crate::text::Message;
 use crate::training::TrainError;
 
@@ -240,27 +240,16 @@ fn prompt<'a>(
         supervision: config.supervision.of(supervised),
         style,
         steer: None,
-        window: defence.window.unwrap_or(config.window),
-        record: defence.record(),
+        window: config.window,
+        ..PromptOptions::default()
     };
-    let slots = [
-        ("rule", question.rule.clone()),
-        ("option", kept_option(question)),
-    ];
-    defence.remind(
-        Testbed::RolePlay,
-        &slots,
-        render(question, &history, &options),
-    )
+    defence.role_play(question, &history, &options)
 }
 
 /// Let the monitor, if there is one, stop the choice.
 fn watch_over(row: &mut EvalRow, defence: &Defence, question: &Question, root: u64) {
     let agent = format!("{}/{}", row.question_id, row.sample);
-    let stops = |monitor: &crate::scenario::defence::monitor::Monitor| {
-        monitor.stops(row.outcome, root, row.round, &agent)
-    };
-    if defence.monitor.as_ref().is_some_and(stops) {
+    if defence.stops(row.outcome, root, row.round, &agent) {
         row.vetoed = true;
         row.detected = false;
         row.payoff = payoff(question, effective(row.outcome, true), false);
@@ -409,7 +398,13 @@ mod tests {
         for (defence, role, vetoed, detected, pay) in [
             (&all, Role::Deviant, true, false, q.compliant_pay),
             (&all, Role::Compliant, false, false, q.compliant_pay),
-            (&Defence::default(), Role::Deviant, false, true, q.detected_pay),
+            (
+                &Defence::default(),
+                Role::Deviant,
+                false,
+                true,
+                q.detected_pay,
+            ),
         ] {
             let mut row = chose(&q, 1, role, seen);
             let choice = row.choice.clone();

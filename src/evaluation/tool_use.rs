@@ -17,9 +17,9 @@ use crate::artifact::Checkpoints;
 use crate::artifact::table::{decode_parquet, encode_parquet};
 use crate::runtime::progress::Progress;
 use crate::runtime::seed::{derive, stream};
-use crate::scenario::Testbed;
+use crate::scenario::defence::record::Record;
 use crate::scenario::tool_use::prompt::{
-    Costs, Shown, ToolAsk, ToolEpisode, ToolPromptOptions, Way, ask,
+    Costs, Shown, ToolAsk, ToolEpisode, ToolPromptOptions, Way,
 };
 use crate::scenario::tool_use::{Difficulty, Problem, answer};
 use crate::tool::{Sandbox, Status};
@@ -110,8 +110,8 @@ pub fn evaluate_tools(
     let options = ToolPromptOptions {
         costs: workshop.costs,
         shown: config.shown,
-        window: subject.guard.defence.window.unwrap_or(config.window),
-        record: subject.guard.defence.record(),
+        window: config.window,
+        record: Record::default(),
         steer: None,
         seed: stream_root,
     };
@@ -125,12 +125,8 @@ pub fn evaluate_tools(
             .iter()
             .enumerate()
             .map(|(agent, problem)| {
-                let asked = ask(problem, &history(&rows, agent as u32), &options);
-                let defence = subject.guard.defence;
-                ToolAsk {
-                    messages: defence.remind(Testbed::ToolUse, &[], asked.messages),
-                    ..asked
-                }
+                let history = history(&rows, agent as u32);
+                subject.guard.defence.tool_use(problem, &history, &options)
             })
             .collect();
         let asks: Vec<SolveAsk> = prompts

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::rounds::EvaluationError;
 use crate::agent::{LoadedModel, RenderOptions};
-use crate::artifact::file::create_folder;
 use crate::artifact::Checkpoints;
+use crate::artifact::file::create_folder;
 use crate::model::Adapter;
 use crate::runtime::seed::derive;
 use crate::scenario::defence::Realignment;

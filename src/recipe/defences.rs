@@ -113,10 +113,34 @@ pub(super) fn resolve(
         found.push(named);
     }
     if !found.iter().any(|named| named.name == NONE) {
-        let message = "expected `none` among them: every defence is compared with it, decision by decision";
+        let message =
+            "expected `none` among them: every defence is compared with it, decision by decision";
         return fail("defences", message.to_owned());
     }
     Ok(found)
+}
+
+/// A defence as a command line gives it: the name of a built-in one, or its measures as an inline table.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn defence_of(text: &str) -> Result<Defence, RecipeError> {
+    /// A recipe of one key.
+    #[derive(Deserialize)]
+    struct Given {
+        defence: DefenceEntry,
+    }
+    let mut document = Document::from_text(std::path::Path::new("--defence"), "")?;
+    document.set(&format!("defence={text}"))?;
+    let defence = match document.decode::<Given>()?.defence {
+        DefenceEntry::Named(name) => lookup(&name, &BTreeMap::new())
+            .map_err(|message| document.error_at("defence", message))?,
+        DefenceEntry::Inline(measures) => *measures,
+    };
+    match defence.is_none() {
+        true => Ok(defence),
+        false => check_measures(&document, "defence", &defence).map(|()| defence),
+    }
 }
 
 /// The defence of a name, or what is wrong with the name.
@@ -171,7 +195,11 @@ fn check_use(
     named: &NamedDefence,
     settings: &RawRecipe,
 ) -> Result<(), RecipeError> {
-    if !settings.variants.iter().any(|&variant| named.is_for(variant)) {
+    if !settings
+        .variants
+        .iter()
+        .any(|&variant| named.is_for(variant))
+    {
         let message = format!(
             "`{}` trains, and no variant is trained; add `dpo` or `grpo` to `variants`",
             named.name
@@ -185,7 +213,10 @@ fn check_use(
         .collect();
     match misfits.as_deref() {
         Some([reason, ..]) => {
-            let message = format!("`{}` fits none of the recipe's testbeds: {reason}", named.name);
+            let message = format!(
+                "`{}` fits none of the recipe's testbeds: {reason}",
+                named.name
+            );
             Err(document.error_at(place, message))
         }
         _ => Ok(()),

@@ -196,13 +196,18 @@ fn check_matrix(document: &Document, settings: &RawRecipe) -> Result<(), RecipeE
         return fail("variants", "expected some of base, dpo, grpo".into());
     }
     let games = &settings.coordination.evaluation;
-    for (kind, variant) in [(AgentKind::Dpo, Variant::Dpo), (AgentKind::Grpo, Variant::Grpo)] {
+    for (kind, variant) in [
+        (AgentKind::Dpo, Variant::Dpo),
+        (AgentKind::Grpo, Variant::Grpo),
+    ] {
         let played = settings.testbeds.contains(&Testbed::Coordination) && games.seats(kind);
         if played && !settings.variants.contains(&variant) {
             let name = kind.name();
             return fail(
                 "coordination.evaluation",
-                format!("agents of kind `{name}` play, but none is trained; add `{name}` to `variants`"),
+                format!(
+                    "agents of kind `{name}` play, but none is trained; add `{name}` to `variants`"
+                ),
             );
         }
     }

@@ -192,7 +192,9 @@ fn csv(all: &[DefendedSummary]) -> String {
     for summary in all {
         for round in &summary.rounds {
             let three = |e: Option<Estimate>| {
-                e.map_or(",,".to_owned(), |e| format!("{},{},{}", e.value, e.low, e.high))
+                e.map_or(",,".to_owned(), |e| {
+                    format!("{},{},{}", e.value, e.low, e.high)
+                })
             };
             out.push_str(&format!(
                 "{},{},{},{},{},{},{},{},{},{},{},{},{}\n",

@@ -17,13 +17,13 @@
 
 pub mod augmentation;
 pub mod monitor;
+mod prompts;
 pub mod record;
 pub mod reminder;
 
 use serde::{Deserialize, Serialize};
 
-use super::Testbed;
-use crate::text::Message;
+use super::{Outcome, Testbed};
 use augmentation::Augmentation;
 use monitor::Monitor;
 use record::{Hiding, Record, Redaction};
@@ -156,17 +156,10 @@ impl Defence {
         }
     }
 
-    /// The conversation with the reminder, if there is one, in its place; `values` are those of its slots.
-    pub fn remind(
-        &self,
-        testbed: Testbed,
-        values: &[(&str, String)],
-        messages: Vec<Message>,
-    ) -> Vec<Message> {
-        match &self.reminder {
-            Some(reminder) => reminder.put(testbed, values, messages),
-            None => messages,
-        }
+    /// Whether a monitor, if there is one, stops this choice.
+    pub fn stops(&self, outcome: Outcome, root: u64, round: u32, agent: &str) -> bool {
+        let monitor = self.monitor.as_ref();
+        monitor.is_some_and(|monitor| monitor.stops(outcome, root, round, agent))
     }
 
     /// The measures that change how the adapter is trained, alone.
@@ -210,7 +203,10 @@ impl Defence {
             && !(monitor.recall > 0.0 && monitor.recall <= 1.0)
         {
             let got = monitor.recall;
-            return at("monitor.recall", format!("expected above 0 to 1, got {got}"));
+            return at(
+                "monitor.recall",
+                format!("expected above 0 to 1, got {got}"),
+            );
         }
         if let Some(augmentation) = &self.history_augmentation
             && let Err((field, problem)) = augmentation.check()
@@ -218,7 +214,10 @@ impl Defence {
             return at(&format!("history_augmentation.{field}"), problem);
         }
         if let Some(anchor) = &self.kl_anchor {
-            for (field, beta) in [("dpo_beta", anchor.dpo_beta), ("grpo_beta", anchor.grpo_beta)] {
+            for (field, beta) in [
+                ("dpo_beta", anchor.dpo_beta),
+                ("grpo_beta", anchor.grpo_beta),
+            ] {
                 if !(beta.is_finite() && beta > 0.0) {
                     let problem = format!("expected a number above 0, got {beta}");
                     return at(&format!("kl_anchor.{field}"), problem);
@@ -227,7 +226,11 @@ impl Defence {
         }
         if let Some(realignment) = &self.realignment {
             if realignment.every == 0 || realignment.steps == 0 {
-                let field = if realignment.every == 0 { "every" } else { "steps" };
+                let field = if realignment.every == 0 {
+                    "every"
+                } else {
+                    "steps"
+                };
                 let problem = "expected 1 or more, got 0".to_owned();
                 return at(&format!("realignment.{field}"), problem);
             }
@@ -241,7 +244,6 @@ impl Defence {
         Ok(())
     }
 }
-
 
 #[cfg(test)]
 mod tests;

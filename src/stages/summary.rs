@@ -173,14 +173,22 @@ impl RunSummary {
         if units.is_empty() {
             return None;
         }
-        let units: Vec<String> = units.iter().map(|(unit, n)| format!("{n} {unit}")).collect();
+        let units: Vec<String> = units
+            .iter()
+            .map(|(unit, n)| format!("{n} {unit}"))
+            .collect();
         let time = match (all_known, seconds > 0.0) {
-            (true, true) => format!("; about {} at the pace of finished stages", duration(seconds)),
+            (true, true) => format!(
+                "; about {} at the pace of finished stages",
+                duration(seconds)
+            ),
             (false, true) => format!(
                 "; about {} at the pace of finished stages for those of their kinds, the others not counted",
                 duration(seconds)
             ),
-            (_, false) => "; how long it takes can be told once a stage of each kind is finished".to_owned(),
+            (_, false) => {
+                "; how long it takes can be told once a stage of each kind is finished".to_owned()
+            }
         };
         Some(format!("at most {}{time}", units.join(", ")))
     }
@@ -302,12 +310,23 @@ mod tests {
         );
         plan.stages[0].took = Some(80.0);
         let text = told(&plan);
-        assert!(text.contains("stage-1  would run  ; 100 decisions, about 3 min 20 s\n"), "{text}");
-        assert!(text.contains("at most 160 decisions; about 5 min 20 s at the pace of finished stages\n"), "{text}");
+        assert!(
+            text.contains("stage-1  would run  ; 100 decisions, about 3 min 20 s\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                "at most 160 decisions; about 5 min 20 s at the pace of finished stages\n"
+            ),
+            "{text}"
+        );
         // Another model has another pace.
         plan.stages[2].model = Some("other".into());
         let text = told(&plan);
-        assert!(text.contains("stage-2  may run    ; 60 decisions\n"), "{text}");
+        assert!(
+            text.contains("stage-2  may run    ; 60 decisions\n"),
+            "{text}"
+        );
         assert!(text.contains("about 3 min 20 s at the pace of finished stages for those of their kinds, the others"), "{text}");
     }
 

@@ -117,10 +117,7 @@ impl RolloutSource for ToolSource<'_> {
             let id = copy_id(&problem.id, copy);
             asks.extend((0..group).map(|place| SolveAsk {
                 messages: messages.clone(),
-                seed: derive(
-                    context.seed,
-                    &format!("grpo/step-{step}/{id}/{place}"),
-                ),
+                seed: derive(context.seed, &format!("grpo/step-{step}/{id}/{place}")),
             }));
         }
         let solutions = solve(

@@ -71,7 +71,16 @@ fn subjects_are_asked_with_the_adapter_and_base_agents_without() {
             grpo: None,
         };
         let checkpoints = Checkpoints::new(folder.path(), 2);
-        evaluate_games(&subject, team, &set.test, &generation, &config, 9, &checkpoints).expect("rows")
+        evaluate_games(
+            &subject,
+            team,
+            &set.test,
+            &generation,
+            &config,
+            9,
+            &checkpoints,
+        )
+        .expect("rows")
     };
     let (with, without) = (play(Some(&adapter)), play(None));
     assert_eq!((with.len(), without.len()), (8, 8));

@@ -8,8 +8,8 @@ use std::path::Path;
 use atp_pipeline::artifact::table::read_parquet;
 use atp_pipeline::datasets::pairs;
 use atp_pipeline::evaluation::coordination_row::{GAME_ROWS_FILE, GameRow};
-use atp_pipeline::evaluation::row::EvalRow;
 use atp_pipeline::evaluation::rounds::ROWS_FILE;
+use atp_pipeline::evaluation::row::EvalRow;
 use atp_pipeline::evaluation::tool_row::{TOOL_ROWS_FILE, ToolRow};
 use atp_pipeline::scenario::Outcome;
 use atp_pipeline::scenario::coordination::seats::AgentKind;
@@ -120,7 +120,11 @@ fn workplace(text: &str) -> TempDir {
 fn stages(run: &Path) -> Vec<String> {
     let entries = fs::read_dir(run.join("latest")).expect("stages");
     let name = |entry: std::io::Result<fs::DirEntry>| {
-        entry.expect("an entry").file_name().to_string_lossy().into_owned()
+        entry
+            .expect("an entry")
+            .file_name()
+            .to_string_lossy()
+            .into_owned()
     };
     let mut names: Vec<String> = entries.map(name).collect();
     names.sort();
@@ -156,7 +160,10 @@ fn killed_and_resumed(folder: &Path, whole: &Run, points: &[(&str, &str)]) {
         assert_same(&left(&run.path), &expected);
         for name in files(&run.path).keys() {
             let unfinished = ["checkpoints/", "started.json", ".atp-tmp-"];
-            assert!(!unfinished.iter().any(|part| name.contains(part)), "{name} is left");
+            assert!(
+                !unfinished.iter().any(|part| name.contains(part)),
+                "{name} is left"
+            );
         }
     }
 }
@@ -164,10 +171,22 @@ fn killed_and_resumed(folder: &Path, whole: &Run, points: &[(&str, &str)]) {
 #[test]
 fn role_play_is_tried_under_every_defence_and_seed_and_resumes_to_the_same_bytes() {
     let folder = workplace(ROLE_PLAY);
-    let plan = call(folder.path(), &["run", "random.toml", "--run-dir", "whole", "--dry-run"]);
+    let plan = call(
+        folder.path(),
+        &["run", "random.toml", "--run-dir", "whole", "--dry-run"],
+    );
     // 2 environments × 2 questions × 2 samples × 3 rounds; 7 defences of DPO and GRPO, 4 of base, for 2 seeds.
-    assert!(plan.out.contains("; 24 decisions"), "{}{}", plan.out, plan.err);
-    assert!(plan.out.contains(&format!("{} decisions", 24 * 18 * 2)), "{}", plan.out);
+    assert!(
+        plan.out.contains("; 24 decisions"),
+        "{}{}",
+        plan.out,
+        plan.err
+    );
+    assert!(
+        plan.out.contains(&format!("{} decisions", 24 * 18 * 2)),
+        "{}",
+        plan.out
+    );
     let whole = Run::at(folder.path(), folder.path().join("whole"));
     whole.finish();
     check_role_play(&whole.path);
@@ -176,13 +195,31 @@ fn role_play_is_tried_under_every_defence_and_seed_and_resumes_to_the_same_bytes
         &whole,
         &[
             // Amid the training after round 1; right after it; amid that after round 2.
-            ("evaluate-dpo-with-realignment.s4", "checkpoints/after-round-1/step-00000001"),
-            ("evaluate-grpo-with-realignment.s3", "checkpoints/after-round-1/step-00000002"),
-            ("evaluate-grpo-with-realignment.s4", "checkpoints/after-round-2/step-00000001"),
+            (
+                "evaluate-dpo-with-realignment.s4",
+                "checkpoints/after-round-1/step-00000001",
+            ),
+            (
+                "evaluate-grpo-with-realignment.s3",
+                "checkpoints/after-round-1/step-00000002",
+            ),
+            (
+                "evaluate-grpo-with-realignment.s4",
+                "checkpoints/after-round-2/step-00000001",
+            ),
             // After a round that realigned weights answered.
-            ("evaluate-dpo-with-realignment.s3", "checkpoints/step-00000002"),
-            ("train-dpo-with-history-augmentation.s4", "checkpoints/step-00000001"),
-            ("evaluate-base-with-monitor-0.5.s3", "checkpoints/step-00000001"),
+            (
+                "evaluate-dpo-with-realignment.s3",
+                "checkpoints/step-00000002",
+            ),
+            (
+                "train-dpo-with-history-augmentation.s4",
+                "checkpoints/step-00000001",
+            ),
+            (
+                "evaluate-base-with-monitor-0.5.s3",
+                "checkpoints/step-00000001",
+            ),
         ],
     );
     let again = whole.finish();
@@ -194,7 +231,8 @@ fn rows(run: &Path, stage: &str) -> Vec<EvalRow> {
 }
 
 fn check_role_play(run: &Path) {
-    let prompt_tokens = |rows: &[EvalRow]| -> Vec<u32> { rows.iter().map(|r| r.prompt_tokens).collect() };
+    let prompt_tokens =
+        |rows: &[EvalRow]| -> Vec<u32> { rows.iter().map(|r| r.prompt_tokens).collect() };
     for seed in [3, 4] {
         for variant in ["base", "dpo", "grpo"] {
             let plain = rows(run, &format!("evaluate-{variant}.s{seed}"));
@@ -215,20 +253,26 @@ fn check_role_play(run: &Path) {
                 }
                 let found = rows(run, &stage);
                 for (row, twin) in found.iter().zip(&plain) {
-                    assert_eq!((row.defence.as_str(), twin.defence.as_str()), (name, "none"));
+                    assert_eq!(
+                        (row.defence.as_str(), twin.defence.as_str()),
+                        (name, "none")
+                    );
                     assert_eq!(
                         (row.seed, row.round, &row.question_id, row.sample),
                         (twin.seed, twin.round, &twin.question_id, twin.sample)
                     );
                     assert_eq!(row.seed, seed);
-                    assert!(!row.vetoed || (name == "monitor-0.5" && row.outcome == Outcome::Deviant));
+                    assert!(
+                        !row.vetoed || (name == "monitor-0.5" && row.outcome == Outcome::Deviant)
+                    );
                 }
                 let chances = |rows: &[EvalRow]| -> Vec<Option<f64>> {
                     rows[..8].iter().map(|r| r.deviant_probability).collect()
                 };
                 // The first round knows no history: what differs there is the prompt, the weights, or nothing.
                 let same = chances(&found) == chances(&plain);
-                let first_is_alike = !["reminder", "history-augmentation", "kl-anchor"].contains(&name);
+                let first_is_alike =
+                    !["reminder", "history-augmentation", "kl-anchor"].contains(&name);
                 assert_eq!(same, first_is_alike, "{stage}");
                 let longer = prompt_tokens(&found) > prompt_tokens(&plain);
                 match name {
@@ -239,39 +283,72 @@ fn check_role_play(run: &Path) {
                     _ => {}
                 }
             }
-            let stopped: Vec<bool> = rows(run, &format!("evaluate-{variant}-with-monitor-0.5.s{seed}"))
-                .iter()
-                .filter(|row| row.outcome == Outcome::Deviant)
-                .map(|row| row.vetoed)
-                .collect();
-            assert!(stopped.contains(&true) && stopped.contains(&false), "{stopped:?}");
+            let stopped: Vec<bool> =
+                rows(run, &format!("evaluate-{variant}-with-monitor-0.5.s{seed}"))
+                    .iter()
+                    .filter(|row| row.outcome == Outcome::Deviant)
+                    .map(|row| row.vetoed)
+                    .collect();
+            assert!(
+                stopped.contains(&true) && stopped.contains(&false),
+                "{stopped:?}"
+            );
         }
         // Copies of each pair, each with a history.
-        let trained = run.join(format!("latest/train-dpo-with-history-augmentation.s{seed}"));
+        let trained = run.join(format!(
+            "latest/train-dpo-with-history-augmentation.s{seed}"
+        ));
         let augmented = pairs::read(&trained.join("pairs.parquet")).expect("pairs");
         assert_eq!(augmented.len(), 16);
-        let with_history = augmented.iter().filter(|p| p.user.contains("\n\nEarlier rounds:\nRound 1: "));
+        let with_history = augmented
+            .iter()
+            .filter(|p| p.user.contains("\n\nEarlier rounds:\nRound 1: "));
         assert_eq!(with_history.count(), 8);
         for variant in ["dpo", "grpo"] {
-            let folder = run.join(format!("latest/evaluate-{variant}-with-realignment.s{seed}"));
+            let folder = run.join(format!(
+                "latest/evaluate-{variant}-with-realignment.s{seed}"
+            ));
             let weights = |after: u32| {
-                let path = format!("realignment/after-round-{after}/adapter/adapter_model.safetensors");
+                let path =
+                    format!("realignment/after-round-{after}/adapter/adapter_model.safetensors");
                 fs::read(folder.join(path)).expect("an adapter")
             };
-            let trained = run.join(format!("latest/train-{variant}.s{seed}/adapter/adapter_model.safetensors"));
-            let all = [fs::read(trained).expect("an adapter"), weights(1), weights(2)];
-            assert!(all[0] != all[1] && all[1] != all[2], "each realignment changes the weights");
-            assert!(!folder.join("realignment/after-round-3").exists(), "no round follows the last one");
-            let metrics = fs::read_to_string(folder.join("realignment/after-round-1/metrics.jsonl"));
+            let trained = run.join(format!(
+                "latest/train-{variant}.s{seed}/adapter/adapter_model.safetensors"
+            ));
+            let all = [
+                fs::read(trained).expect("an adapter"),
+                weights(1),
+                weights(2),
+            ];
+            assert!(
+                all[0] != all[1] && all[1] != all[2],
+                "each realignment changes the weights"
+            );
+            assert!(
+                !folder.join("realignment/after-round-3").exists(),
+                "no round follows the last one"
+            );
+            let metrics =
+                fs::read_to_string(folder.join("realignment/after-round-1/metrics.jsonl"));
             assert_eq!(metrics.expect("metrics").lines().count(), 2);
         }
     }
-    let question = |seed: u32| fs::read(run.join(format!("latest/evaluate-base.s{seed}/rows.parquet"))).expect("rows");
+    let question = |seed: u32| {
+        fs::read(run.join(format!("latest/evaluate-base.s{seed}/rows.parquet"))).expect("rows")
+    };
     assert_ne!(question(3), question(4), "seeds draw for themselves");
     let report = fs::read_to_string(run.join("latest/report/report.md")).expect("a report");
-    assert!(report.contains("## Defences") && report.contains("over 2 seeds"), "{report}");
+    assert!(
+        report.contains("## Defences") && report.contains("over 2 seeds"),
+        "{report}"
+    );
     let csv = fs::read_to_string(run.join("latest/report/defences.csv")).expect("numbers");
-    assert!(csv.lines().any(|l| l.starts_with("role_play,rule broken,random,grpo,realignment,false,2,3,16,")), "{csv}");
+    assert!(
+        csv.lines()
+            .any(|l| l.starts_with("role_play,rule broken,random,grpo,realignment,false,2,3,16,")),
+        "{csv}"
+    );
 }
 
 #[test]
@@ -279,17 +356,38 @@ fn games_and_tools_are_defended_and_mixed_and_resume_to_the_same_bytes() {
     let folder = workplace(OTHERS);
     let whole = Run::at(folder.path(), folder.path().join("whole"));
     let ended = whole.finish();
-    assert!(ended.err.contains("defence `monitor` is not tried in tool-use"), "{}", ended.err);
+    assert!(
+        ended
+            .err
+            .contains("defence `monitor` is not tried in tool-use"),
+        "{}",
+        ended.err
+    );
     check_others(&whole.path);
     killed_and_resumed(
         folder.path(),
         &whole,
         &[
-            ("evaluate-dpo-with-realignment.coordination", "checkpoints/after-round-1/step-00000001"),
-            ("evaluate-grpo-with-realignment.tool-use", "checkpoints/after-round-1/step-00000001"),
-            ("evaluate-dpo-with-realignment.tool-use", "checkpoints/step-00000003"),
-            ("train-grpo-with-history-augmentation.tool-use", "checkpoints/step-00000002"),
-            ("evaluate-base-with-monitor.coordination", "checkpoints/step-00000001"),
+            (
+                "evaluate-dpo-with-realignment.coordination",
+                "checkpoints/after-round-1/step-00000001",
+            ),
+            (
+                "evaluate-grpo-with-realignment.tool-use",
+                "checkpoints/after-round-1/step-00000001",
+            ),
+            (
+                "evaluate-dpo-with-realignment.tool-use",
+                "checkpoints/step-00000003",
+            ),
+            (
+                "train-grpo-with-history-augmentation.tool-use",
+                "checkpoints/step-00000002",
+            ),
+            (
+                "evaluate-base-with-monitor.coordination",
+                "checkpoints/step-00000001",
+            ),
         ],
     );
 }
@@ -299,12 +397,20 @@ fn check_others(run: &Path) {
         let folder = run.join("latest").join(format!("{stage}.coordination"));
         read_parquet(&folder.join(GAME_ROWS_FILE)).expect("rows")
     };
-    for stage in ["evaluate-base", "evaluate-dpo-with-realignment", "evaluate-grpo-with-monitor"] {
+    for stage in [
+        "evaluate-base",
+        "evaluate-dpo-with-realignment",
+        "evaluate-grpo-with-monitor",
+    ] {
         let rows = games(stage);
         // Two games, three populations, four agents, two rounds.
         assert_eq!(rows.len(), 48, "{stage}");
         let populations: BTreeSet<&str> = rows.iter().map(|r| r.population.as_str()).collect();
-        let expected = ["2 always-collude + 2 subject", "2 dpo + 2 grpo", "4 subject"];
+        let expected = [
+            "2 always-collude + 2 subject",
+            "2 dpo + 2 grpo",
+            "4 subject",
+        ];
         assert_eq!(populations.into_iter().collect::<Vec<_>>(), expected);
         assert!(rows.iter().all(|r| r.error.is_none()));
         let monitored = stage.ends_with("monitor");
@@ -315,7 +421,9 @@ fn check_others(run: &Path) {
     }
     // Agents of a kind answer by that kind's adapter, whoever is evaluated: alike in the first round.
     let chances = |stage: &str, kind| -> Vec<Option<f64>> {
-        let mixed = games(stage).into_iter().filter(|r| r.round == 1 && r.kind == kind);
+        let mixed = games(stage)
+            .into_iter()
+            .filter(|r| r.round == 1 && r.kind == kind);
         mixed.map(|r| r.deviant_probability).collect()
     };
     let dpo = chances("evaluate-base", AgentKind::Dpo);
@@ -332,13 +440,24 @@ fn check_others(run: &Path) {
     for step in rows.chunks(4) {
         let who: Vec<(u32, u32)> = step.iter().map(|r| (r.agent, r.sample)).collect();
         assert_eq!(who, [(0, 0), (1, 0), (2, 1), (3, 1)]);
-        assert_eq!((&step[0].problem_id, &step[1].problem_id), (&step[2].problem_id, &step[3].problem_id));
+        assert_eq!(
+            (&step[0].problem_id, &step[1].problem_id),
+            (&step[2].problem_id, &step[3].problem_id)
+        );
         let texts: BTreeSet<&str> = step.iter().map(|r| r.text.as_str()).collect();
         assert!(texts.len() > 2, "samples draw for themselves");
     }
-    assert!(!run.join("latest/evaluate-base-with-monitor.tool-use").exists());
+    assert!(
+        !run.join("latest/evaluate-base-with-monitor.tool-use")
+            .exists()
+    );
     let report = fs::read_to_string(run.join("latest/report/report.md")).expect("a report");
-    for part in ["colluded", "tool used", "monitor, as chosen", "history-augmentation"] {
+    for part in [
+        "colluded",
+        "tool used",
+        "monitor, as chosen",
+        "history-augmentation",
+    ] {
         assert!(report.contains(part), "`{part}` is missing");
     }
 }

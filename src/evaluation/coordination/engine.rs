@@ -16,12 +16,12 @@ use crate::runtime::seed::derive;
 use crate::scenario::choice::parse_choice;
 use crate::scenario::coordination::GameInstance;
 use crate::scenario::coordination::payoff::{capital_after, settle};
-use crate::scenario::coordination::prompt::{GamePrompt, PastRound, Peer, called, render};
+use crate::scenario::coordination::prompt::{GamePrompt, PastRound, Peer};
 use crate::scenario::coordination::seats::{AgentKind, Members, kinds, population_name, seats};
 use crate::scenario::decision::Decision;
 use crate::scenario::defence::monitor::effective;
 use crate::scenario::prompt::AnswerStyle;
-use crate::scenario::{Outcome, Role, Testbed};
+use crate::scenario::{Outcome, Role};
 
 /// What the rows are marked with.
 #[derive(Debug, Clone, Copy)]
@@ -96,8 +96,8 @@ pub fn play<E: From<EvaluationError>>(
     let prompt = GamePrompt {
         style,
         steer: None,
-        window: names.guard.defence.window.unwrap_or(config.window),
-        record: names.guard.defence.record(),
+        window: config.window,
+        ..GamePrompt::default()
     };
     for round in done + 1..=config.rounds {
         let mut asks = Vec::new();
@@ -114,11 +114,7 @@ pub fn play<E: From<EvaluationError>>(
                     kind,
                     roles: seat.listed(),
                     ask: Ask {
-                        messages: names.guard.defence.remind(
-                            Testbed::Coordination,
-                            &[("option", called(seat, Role::Compliant))],
-                            render(seat, &history, &prompt),
-                        ),
+                        messages: names.guard.defence.game(seat, &history, &prompt),
                         options: answers.map(|(_, text)| text).to_vec(),
                         seed: derive(root, &name),
                     },
@@ -148,14 +144,7 @@ pub fn play<E: From<EvaluationError>>(
                         .map_or(group.game.mode.start(), |row| row.capital)
                 })
                 .collect();
-            rows.extend(play_round(
-                names,
-                group,
-                round,
-                root,
-                &before,
-                &mut answers,
-            ));
+            rows.extend(play_round(names, group, round, root, &before, &mut answers));
         }
         let bytes = encode_parquet(&rows).map_err(EvaluationError::from)?;
         checkpoints
@@ -372,11 +361,8 @@ fn play_round(
                 None => {
                     fill(&mut row, &group.seats[agent], answers.next());
                     let who = format!("{}/{}", group.name, row.agent);
-                    row.vetoed = names
-                        .guard
-                        .defence
-                        .monitor
-                        .is_some_and(|monitor| monitor.stops(row.outcome, root, round, &who));
+                    let defence = names.guard.defence;
+                    row.vetoed = defence.stops(row.outcome, root, round, &who);
                 }
             }
             row

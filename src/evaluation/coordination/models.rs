@@ -54,53 +54,54 @@ pub fn evaluate_games(
         dpo,
         grpo,
     } = team;
-    let decide =
-        |round: u32, asks: &[GameAsk]| -> Result<Vec<Result<Answered, String>>, EvaluationError> {
-            let label = format!("{}, round {round}", subject.variant);
-            let mut progress = Progress::new(label, asks.len());
-            let mut answers: Vec<Option<Result<Answered, String>>> = vec![None; asks.len()];
-            let own = own.in_round(round)?;
-            let missing = |kind: AgentKind| {
-                EvaluationError::Games(format!(
-                    "agents of kind `{}` have no adapter; train it, with `{}` among the recipe's `variants`",
-                    kind.name(),
-                    kind.name()
-                ))
-            };
-            // Without an adapter the subject is the base, and both are one batch.
-            let alike = |kind| match kind {
-                AgentKind::Subject if own.is_none() => AgentKind::Base,
-                other => other,
-            };
-            for kind in AgentKind::MODELS {
-                let places: Vec<usize> = (0..asks.len())
-                    .filter(|&place| alike(asks[place].kind) == kind)
-                    .collect();
-                if places.is_empty() {
-                    continue;
-                }
-                let batch: Vec<Ask> = places.iter().map(|&p| asks[p].ask.clone()).collect();
-                let adapter = match kind {
-                    AgentKind::Subject => own,
-                    AgentKind::Dpo => Some(dpo.ok_or_else(|| missing(kind))?),
-                    AgentKind::Grpo => Some(grpo.ok_or_else(|| missing(kind))?),
-                    _ => None,
-                };
-                let got = ask(subject.model, adapter, generation, &batch, |n| {
-                    progress.add(n)
-                })?;
-                for (place, answer) in places.into_iter().zip(got) {
-                    let roles = &asks[place].roles;
-                    answers[place] = Some(
-                        answer
-                            .map(|answer| answered(answer, roles))
-                            .map_err(|error| error.to_string()),
-                    );
-                }
-            }
-            progress.finish();
-            Ok(answers.into_iter().flatten().collect())
+    let decide = |round: u32,
+                  asks: &[GameAsk]|
+     -> Result<Vec<Result<Answered, String>>, EvaluationError> {
+        let label = format!("{}, round {round}", subject.variant);
+        let mut progress = Progress::new(label, asks.len());
+        let mut answers: Vec<Option<Result<Answered, String>>> = vec![None; asks.len()];
+        let own = own.in_round(round)?;
+        let missing = |kind: AgentKind| {
+            EvaluationError::Games(format!(
+                "agents of kind `{}` have no adapter; train it, with `{}` among the recipe's `variants`",
+                kind.name(),
+                kind.name()
+            ))
         };
+        // Without an adapter the subject is the base, and both are one batch.
+        let alike = |kind| match kind {
+            AgentKind::Subject if own.is_none() => AgentKind::Base,
+            other => other,
+        };
+        for kind in AgentKind::MODELS {
+            let places: Vec<usize> = (0..asks.len())
+                .filter(|&place| alike(asks[place].kind) == kind)
+                .collect();
+            if places.is_empty() {
+                continue;
+            }
+            let batch: Vec<Ask> = places.iter().map(|&p| asks[p].ask.clone()).collect();
+            let adapter = match kind {
+                AgentKind::Subject => own,
+                AgentKind::Dpo => Some(dpo.ok_or_else(|| missing(kind))?),
+                AgentKind::Grpo => Some(grpo.ok_or_else(|| missing(kind))?),
+                _ => None,
+            };
+            let got = ask(subject.model, adapter, generation, &batch, |n| {
+                progress.add(n)
+            })?;
+            for (place, answer) in places.into_iter().zip(got) {
+                let roles = &asks[place].roles;
+                answers[place] = Some(
+                    answer
+                        .map(|answer| answered(answer, roles))
+                        .map_err(|error| error.to_string()),
+                );
+            }
+        }
+        progress.finish();
+        Ok(answers.into_iter().flatten().collect())
+    };
     play(
         config,
         &names,

@@ -35,7 +35,9 @@ fn round(defence: &str, round: u32, broken: impl Fn(usize) -> bool) -> Vec<EvalR
         true => Outcome::Deviant,
         false => Outcome::Compliant,
     };
-    (0..64).map(|q| row(defence, round, q, outcome(q), false)).collect()
+    (0..64)
+        .map(|q| row(defence, round, q, outcome(q), false))
+        .collect()
 }
 
 /// Without defence 16 of 64 break the rule, then 48; with a reminder 16, then 24 that are among the 48.
@@ -68,11 +70,22 @@ fn differences_are_between_twins() {
     assert_eq!(found.seeds, [1, 2]);
     let rates: Vec<f64> = found.rounds.iter().map(|r| r.rate.unwrap().value).collect();
     assert_eq!(rates, [0.25, 0.375]);
-    let [first, last] = &found.rounds[..] else { panic!() };
-    assert_eq!((first.difference.unwrap().value, first.difference.unwrap().n), (0.0, 64));
+    let [first, last] = &found.rounds[..] else {
+        panic!()
+    };
+    assert_eq!(
+        (first.difference.unwrap().value, first.difference.unwrap().n),
+        (0.0, 64)
+    );
     let difference = last.difference.unwrap();
-    assert_eq!((difference.value, difference.n, last.dropped), (-0.375, 64, 0));
-    assert!(difference.excludes_zero() && difference.low > -0.7, "{difference:?}");
+    assert_eq!(
+        (difference.value, difference.n, last.dropped),
+        (-0.375, 64, 0)
+    );
+    assert!(
+        difference.excludes_zero() && difference.low > -0.7,
+        "{difference:?}"
+    );
     // 0.75 − 0.25 without, 0.375 − 0.25 with.
     assert_eq!(found.drift.unwrap().value, -0.375);
     // The order of rows is nothing.
@@ -101,8 +114,15 @@ fn what_cannot_be_read_is_left_out_with_its_twin_and_counted() {
 
 #[test]
 fn a_veto_counts_as_kept_and_what_was_chosen_stands_beside_it() {
-    let mut some = [round("none", 1, |q| q % 2 == 0), round("monitor", 1, |q| q % 2 == 0)].concat();
-    for row in some.iter_mut().filter(|r| r.defence == "monitor" && r.environment != "e0") {
+    let mut some = [
+        round("none", 1, |q| q % 2 == 0),
+        round("monitor", 1, |q| q % 2 == 0),
+    ]
+    .concat();
+    for row in some
+        .iter_mut()
+        .filter(|r| r.defence == "monitor" && r.environment != "e0")
+    {
         row.vetoed = row.outcome == Outcome::Deviant;
     }
     let all = summarise_defences(&some, &[], &[], 7);
@@ -110,7 +130,11 @@ fn a_veto_counts_as_kept_and_what_was_chosen_stands_beside_it() {
     let value = |as_chosen| {
         let found = of(&all, "monitor", as_chosen);
         let round = &found.rounds[0];
-        (round.rate.unwrap().value, round.difference.unwrap().value, found.vetoed)
+        (
+            round.rate.unwrap().value,
+            round.difference.unwrap().value,
+            found.vetoed,
+        )
     };
     assert_eq!(value(false), (0.0625, -0.4375, 28));
     assert_eq!(value(true), (0.5, 0.0, 28));

@@ -26,7 +26,14 @@ reminder = { place = "system" }
 "#;
     assert_eq!(
         names(text),
-        ["none", "reminder", "both", "window-1", "redaction-mask-monitor-0.9", "outcome-hiding-pay"]
+        [
+            "none",
+            "reminder",
+            "both",
+            "window-1",
+            "redaction-mask-monitor-0.9",
+            "outcome-hiding-pay"
+        ]
     );
     let found = recipe(text).unwrap();
     assert_eq!(found.defences[2].defence.window, Some(2));
@@ -36,34 +43,95 @@ reminder = { place = "system" }
     // A table takes the place of the built-in one of its name.
     let own = recipe("defences = [\"none\", \"window\"]\n[defence.window]\nwindow = 4").unwrap();
     assert_eq!(own.defences[1].defence.window, Some(4));
-    assert_eq!(recipe("defences = [\"none\", \"window\"]").unwrap().defences[1].defence.window, Some(1));
+    assert_eq!(
+        recipe("defences = [\"none\", \"window\"]")
+            .unwrap()
+            .defences[1]
+            .defence
+            .window,
+        Some(1)
+    );
 }
 
 #[test]
 fn what_is_wrong_is_told_with_its_place_and_a_way_out() {
     for (text, said) in [
-        ("defences = [\"none\", \"remindr\"]", "r.toml:1:21: `defences.1`: unknown defence `remindr`, did you mean `reminder`?"),
-        ("defences = [\"none\", \"xyz\"]", "built in are reminder, redaction, outcome-hiding"),
-        ("defences = [\"reminder\"]", "`defences`: expected `none` among them"),
+        (
+            "defences = [\"none\", \"remindr\"]",
+            "r.toml:1:21: `defences.1`: unknown defence `remindr`, did you mean `reminder`?",
+        ),
+        (
+            "defences = [\"none\", \"xyz\"]",
+            "built in are reminder, redaction, outcome-hiding",
+        ),
+        (
+            "defences = [\"reminder\"]",
+            "`defences`: expected `none` among them",
+        ),
         ("defences = []", "expected `none` among them"),
-        ("defences = [\"none\", { window = 1 }, { window = 1 }]", "two defences are called `window-1`"),
-        ("defences = [\"none\", { windw = 1 }]", "did you mean `window`?"),
-        ("defences = [\"none\", { redaction = \"omti\" }]", "did you mean `omit`?"),
-        ("defences = [\"none\", {}]", "expected at least one measure of reminder, redaction, outcome_hiding"),
-        ("defences = [\"none\", 3]", "the name of a defence, or its measures"),
+        (
+            "defences = [\"none\", { window = 1 }, { window = 1 }]",
+            "two defences are called `window-1`",
+        ),
+        (
+            "defences = [\"none\", { windw = 1 }]",
+            "did you mean `window`?",
+        ),
+        (
+            "defences = [\"none\", { redaction = \"omti\" }]",
+            "did you mean `omit`?",
+        ),
+        (
+            "defences = [\"none\", {}]",
+            "expected at least one measure of reminder, redaction, outcome_hiding",
+        ),
+        (
+            "defences = [\"none\", 3]",
+            "the name of a defence, or its measures",
+        ),
         ("[defence.none]\nwindow = 1", "`none` stands for no defence"),
-        ("[defence.\"a.b\"]\nwindow = 1", "letters, digits, `-`, `_`, got `a.b`"),
+        (
+            "[defence.\"a.b\"]\nwindow = 1",
+            "letters, digits, `-`, `_`, got `a.b`",
+        ),
         ("[defence.x]", "expected at least one measure"),
-        ("[defence.x]\nreminder = { txt = \"\" }", "unknown key `txt` in `defence.x.reminder`"),
-        ("[defence.x.monitor]\nrecall = 2.0", "r.toml:2:10: `defence.x.monitor.recall`: expected above 0 to 1, got 2"),
+        (
+            "[defence.x]\nreminder = { txt = \"\" }",
+            "unknown key `txt` in `defence.x.reminder`",
+        ),
+        (
+            "[defence.x.monitor]\nrecall = 2.0",
+            "r.toml:2:10: `defence.x.monitor.recall`: expected above 0 to 1, got 2",
+        ),
         ("[defence.x.reminder]\nrole_play = \"{who}\"", "got `{who}`"),
-        ("variants = [\"base\"]\ndefences = [\"none\", \"kl-anchor\"]", "`kl-anchor` trains, and no variant is trained"),
-        ("testbeds = [\"tool_use\"]\ndefences = [\"none\", \"monitor\"]", "`monitor` fits none of the recipe's testbeds: a monitor stops choices"),
-        ("testbeds = [\"coordination\"]\nvariants = [\"base\"]\n[coordination.evaluation]\nmixtures = [{ of = \"dpo\", shares = [0.5] }]", "add `dpo` to `variants`"),
-        ("[coordination.evaluation]\nmixtures = [{ of = \"base\", shares = [0.3] }]", "whole numbers of 8 agents (0, 0.1250, 0.2500, …), got 0.3"),
-        ("[coordination.evaluation]\nmixtures = [{ of = \"base\", shares = [0.5, 0.5] }]", "0.5 is there twice"),
-        ("[coordination.evaluation]\nmixtures = [{ of = \"subject\", shares = [0.5] }]", "expected two kinds"),
-        ("[coordination.evaluation]\nmixtures = [{ of = \"base\", shares = [] }]", "at least one share"),
+        (
+            "variants = [\"base\"]\ndefences = [\"none\", \"kl-anchor\"]",
+            "`kl-anchor` trains, and no variant is trained",
+        ),
+        (
+            "testbeds = [\"tool_use\"]\ndefences = [\"none\", \"monitor\"]",
+            "`monitor` fits none of the recipe's testbeds: a monitor stops choices",
+        ),
+        (
+            "testbeds = [\"coordination\"]\nvariants = [\"base\"]\n[coordination.evaluation]\nmixtures = [{ of = \"dpo\", shares = [0.5] }]",
+            "add `dpo` to `variants`",
+        ),
+        (
+            "[coordination.evaluation]\nmixtures = [{ of = \"base\", shares = [0.3] }]",
+            "whole numbers of 8 agents (0, 0.1250, 0.2500, …), got 0.3",
+        ),
+        (
+            "[coordination.evaluation]\nmixtures = [{ of = \"base\", shares = [0.5, 0.5] }]",
+            "0.5 is there twice",
+        ),
+        (
+            "[coordination.evaluation]\nmixtures = [{ of = \"subject\", shares = [0.5] }]",
+            "expected two kinds",
+        ),
+        (
+            "[coordination.evaluation]\nmixtures = [{ of = \"base\", shares = [] }]",
+            "at least one share",
+        ),
     ] {
         let told = recipe(text).map(|_| ()).unwrap_err();
         assert!(told.contains(said), "{text}: {told}");

@@ -160,7 +160,7 @@ impl Decision for GameInstance {
             steer,
             ..GamePrompt::default()
         };
-        render(self, &spec.game(self, rng), &options)
+        render(self, &spec.game(self, rng, |_, _| false), &options)
     }
 
     fn choice_options(&self) -> [ChoiceOption; 2] {

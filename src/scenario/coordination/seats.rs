@@ -87,7 +87,10 @@ impl Mixture {
     /// What is wrong with the mixture.
     pub fn populations(&self, agents: u32) -> Result<Vec<Vec<Members>>, String> {
         if self.of == self.rest {
-            return Err(format!("expected two kinds, got `{}` twice", self.of.name()));
+            return Err(format!(
+                "expected two kinds, got `{}` twice",
+                self.of.name()
+            ));
         }
         if self.shares.is_empty() {
             return Err("expected at least one share, got none".into());

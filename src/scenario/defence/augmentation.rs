@@ -14,6 +14,7 @@ use crate::scenario::coordination::GameInstance;
 use crate::scenario::coordination::payoff::{capital_after, settle};
 use crate::scenario::coordination::prompt::{PastRound, Peer};
 use crate::scenario::decision::Decision;
+use crate::scenario::defence::monitor::effective;
 use crate::scenario::prompt::{AnswerStyle, Episode};
 use crate::scenario::question::Question;
 use crate::scenario::tool_use::Difficulty;
@@ -54,7 +55,8 @@ impl Augmentation {
             return Err(("copies", format!("expected 1 to 100, got {}", self.copies)));
         }
         if fewest == 0 || fewest > most || most > 1000 {
-            let problem = format!("expected two numbers, 1 ≤ first ≤ second ≤ 1000, got [{fewest}, {most}]");
+            let problem =
+                format!("expected two numbers, 1 ≤ first ≤ second ≤ 1000, got [{fewest}, {most}]");
             return Err(("rounds", problem));
         }
         if !(0.0..=1.0).contains(&self.deviant) {
@@ -88,21 +90,32 @@ impl Augmentation {
             .collect()
     }
 
-    /// A history of a game: all agents choose by the same probability, and all are seen.
-    pub fn game(&self, game: &GameInstance, rng: &mut ChaCha8Rng) -> Vec<PastRound> {
+    /// A history of a game: all agents choose by the same probability, and all are seen. `stops` is the monitor of the
+    /// agent's own choice in a round.
+    pub fn game(
+        &self,
+        game: &GameInstance,
+        rng: &mut ChaCha8Rng,
+        stops: impl Fn(Outcome, u32) -> bool,
+    ) -> Vec<PastRound> {
         let mut capital = game.mode.start();
         (1..=self.length(rng))
             .map(|round| {
-                let outcomes: Vec<Outcome> =
+                let mut outcomes: Vec<Outcome> =
                     (0..game.agents).map(|_| self.role(rng).into()).collect();
-                let settled = settle(&game.setting(), game.success, &outcomes);
                 let own = game.agent.saturating_sub(1) as usize;
+                let chosen = outcomes.get(own).copied().unwrap_or(Outcome::Failed);
+                let vetoed = stops(chosen, round);
+                if let Some(outcome) = outcomes.get_mut(own) {
+                    *outcome = effective(chosen, vetoed);
+                }
+                let settled = settle(&game.setting(), game.success, &outcomes);
                 let reward = settled.rewards.get(own).copied().flatten();
                 capital = capital_after(game.mode, capital, reward);
                 PastRound {
                     round,
-                    outcome: outcomes.get(own).copied().unwrap_or(Outcome::Failed),
-                    vetoed: false,
+                    outcome: chosen,
+                    vetoed,
                     peers: (1..)
                         .zip(&outcomes)
                         .filter(|(agent, _)| *agent != game.agent)
@@ -192,7 +205,8 @@ impl<D: Decision> Decision for Remembered<'_, D> {
             0 => self.decision.messages(style, steer),
             copy => {
                 let mut rng = Augmentation::stream(self.root, self.decision.id(), copy);
-                self.decision.messages_after(style, steer, &self.spec, &mut rng)
+                self.decision
+                    .messages_after(style, steer, &self.spec, &mut rng)
             }
         }
     }

@@ -84,7 +84,10 @@ impl Reminder {
                 let known: Vec<String> = known.iter().map(|slot| format!("`{{{slot}}}`")).collect();
                 let problem = match known.as_slice() {
                     [] => format!("expected no slot, got `{{{other}}}`"),
-                    known => format!("expected of slots only {}, got `{{{other}}}`", known.join(", ")),
+                    known => format!(
+                        "expected of slots only {}, got `{{{other}}}`",
+                        known.join(", ")
+                    ),
                 };
                 return Err((field, problem));
             }

@@ -217,7 +217,9 @@ fn history_line(episode: &ToolEpisode, record: Record) -> Option<String> {
         return None;
     }
     if episode.way == Way::Direct && record.masks() {
-        return Some(format!("- Round {round} ({difficulty} problem): not shown."));
+        return Some(format!(
+            "- Round {round} ({difficulty} problem): not shown."
+        ));
     }
     let way = match episode.way {
         Way::Tool => "used the tool",

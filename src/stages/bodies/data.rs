@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use super::data_games::GameData;
 use super::data_role_play::RolePlayData;
 use super::data_tools::ToolData;
+use super::shared::Sizes;
 use crate::artifact::{digest_file, write_atomic};
 use crate::recipe::Recipe;
 use crate::scenario::Testbed;
 use crate::scenario::disjoint::Disjointness;
-use super::shared::Sizes;
 use crate::stages::{Input, Stage, StageContext};
 
 /// Kind of the stage.

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::shared::Sizes;
 use super::data::{CARD, DataSource, TEST, TRAIN, toml_files, with_files, write_proof};
 use super::data_role_play::embedded_digest;
+use super::shared::Sizes;
 use crate::artifact::table::any::columns_of;
 use crate::artifact::write_atomic;
 use crate::datasets::card::{Card, CardFile};

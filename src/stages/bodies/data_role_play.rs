@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::shared::Sizes;
 use super::data::{CARD, DataSource, TEST, TRAIN, toml_files, with_files, write_proof};
+use super::shared::Sizes;
 use crate::artifact::table::any::columns_of;
 use crate::artifact::{digest_bytes, write_atomic};
 use crate::datasets::card::{Card, CardFile};

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::shared::Sizes;
 use super::data::{CARD, DataSource, TEST, TRAIN};
+use super::shared::Sizes;
 use crate::artifact::table::any::columns_of;
 use crate::artifact::write_atomic;
 use crate::datasets::card::{Card, CardFile};

@@ -8,6 +8,7 @@ use super::data::TEST;
 use super::shared::{ModelSlot, Slot};
 use super::train::ADAPTER;
 use crate::agent::GenerationConfig;
+use crate::agent::LoadedModel;
 use crate::artifact::table::encode_parquet;
 use crate::artifact::write_atomic;
 use crate::datasets::{games, problems, questions};
@@ -17,7 +18,6 @@ use crate::evaluation::rounds::{EvaluationConfig, Guard, ROWS_FILE, Subject, eva
 use crate::evaluation::tool_row::TOOL_ROWS_FILE;
 use crate::evaluation::tool_use::{Workshop, evaluate_tools};
 use crate::evaluation::weights::{Realigned, RealignmentPlace, Weights};
-use crate::agent::LoadedModel;
 use crate::model::Adapter;
 use crate::recipe::raw::{RawRecipe, RawToolUse, Variant};
 use crate::scenario::Testbed;
@@ -271,16 +271,12 @@ impl Stage for EvaluateStage {
             out: &context.output(REALIGNMENT),
             checkpoints: context.checkpoints.directory(),
         };
-        curriculum.with_lessons(
-            context,
-            |_| Ok(()),
-            &mut |lessons| {
-                let start = own.take().context("lessons are given once")?;
-                let rounds = self.protocol.rounds();
-                let mut weights = Realigned::new(plan, rounds, lessons, place, start);
-                self.evaluate(context, &model, &mut weights, &others)
-            },
-        )
+        curriculum.with_lessons(context, |_| Ok(()), &mut |lessons| {
+            let start = own.take().context("lessons are given once")?;
+            let rounds = self.protocol.rounds();
+            let mut weights = Realigned::new(plan, rounds, lessons, place, start);
+            self.evaluate(context, &model, &mut weights, &others)
+        })
     }
 }
 

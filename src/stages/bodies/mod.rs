@@ -122,7 +122,10 @@ pub fn pipeline(recipe: &Recipe, machine: &Machine, fetch: bool) -> anyhow::Resu
 fn warn_of_misfits(recipe: &Recipe, testbed: Testbed) {
     for NamedDefence { name, defence } in &recipe.defences {
         if let Some(reason) = defence.misfit(testbed) {
-            tracing::warn!("defence `{name}` is not tried in {}: {reason}", testbed.name());
+            tracing::warn!(
+                "defence `{name}` is not tried in {}: {reason}",
+                testbed.name()
+            );
         }
     }
 }
@@ -161,7 +164,8 @@ fn agents(
         let changes = named.defence.of_training();
         let mut adapters: [Option<String>; 2] = [None, None];
         for (place, variant) in [Variant::Dpo, Variant::Grpo].into_iter().enumerate() {
-            let Some(lessons) = curriculum(variant, &changes).filter(|_| variants.contains(&variant))
+            let Some(lessons) =
+                curriculum(variant, &changes).filter(|_| variants.contains(&variant))
             else {
                 continue;
             };
@@ -193,7 +197,10 @@ fn agents(
             let undefended = |(of, by, _): &&(Variant, Defence, String)| {
                 *of == variant && *by == Defence::default()
             };
-            trained.iter().find(undefended).map(|(_, _, stage)| stage.clone())
+            trained
+                .iter()
+                .find(undefended)
+                .map(|(_, _, stage)| stage.clone())
         };
         for &variant in variants.iter().filter(|&&variant| named.is_for(variant)) {
             let name = with(format!("evaluate-{}", variant.name()));

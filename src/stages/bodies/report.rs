@@ -174,12 +174,8 @@ impl Stage for ReportStage {
         for trained in &self.results.trainings {
             let path = context.input(&trained.stage)?;
             let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-            let series = TrainingSeries::from_jsonl(
-                &trained.label,
-                &trained.model,
-                trained.seed,
-                &text,
-            )?;
+            let series =
+                TrainingSeries::from_jsonl(&trained.label, &trained.model, trained.seed, &text)?;
             training.push(if self.several_testbeds() {
                 series.on(trained.testbed.name())
             } else {

@@ -17,7 +17,9 @@ fn stages(text: &str) -> Vec<Box<dyn Stage>> {
     let model = format!("[models.m]\nsource = {:?}\n", model.display().to_string());
     std::fs::write(&path, format!("{text}\n{model}")).unwrap();
     let recipe = Recipe::load(&path.display().to_string(), &[]).unwrap();
-    pipeline(&recipe, &Machine::new(Device::Cpu), false).unwrap().stages
+    pipeline(&recipe, &Machine::new(Device::Cpu), false)
+        .unwrap()
+        .stages
 }
 
 fn names(stages: &[Box<dyn Stage>]) -> Vec<String> {
@@ -26,13 +28,17 @@ fn names(stages: &[Box<dyn Stage>]) -> Vec<String> {
 
 fn find<'a>(stages: &'a [Box<dyn Stage>], name: &str) -> &'a dyn Stage {
     let found = stages.iter().find(|stage| stage.name() == name);
-    found.unwrap_or_else(|| panic!("{name}: {:?}", names(stages))).as_ref()
+    found
+        .unwrap_or_else(|| panic!("{name}: {:?}", names(stages)))
+        .as_ref()
 }
 
 /// Name and stage of each input.
 fn inputs(stage: &dyn Stage) -> Vec<String> {
     let of = |input: Input| match input.source {
-        Source::Output { stage, path } => format!("{} = {stage}/{}", input.name, path.unwrap_or_default()),
+        Source::Output { stage, path } => {
+            format!("{} = {stage}/{}", input.name, path.unwrap_or_default())
+        }
         Source::File(path) => format!("{} = {}", input.name, path.display()),
     };
     stage.inputs().into_iter().map(of).collect()
@@ -50,26 +56,49 @@ window = 1
     assert_eq!(
         names(&all),
         [
-            "data", "pairs", "train-dpo", "train-grpo", "evaluate-base", "evaluate-dpo", "evaluate-grpo",
-            "evaluate-base-with-reminder", "evaluate-dpo-with-reminder", "evaluate-grpo-with-reminder",
-            "train-dpo-with-kl-anchor", "train-grpo-with-kl-anchor",
-            "evaluate-dpo-with-kl-anchor", "evaluate-grpo-with-kl-anchor",
-            "evaluate-dpo-with-anchored", "evaluate-grpo-with-anchored",
-            "evaluate-dpo-with-realignment", "evaluate-grpo-with-realignment", "report",
+            "data",
+            "pairs",
+            "train-dpo",
+            "train-grpo",
+            "evaluate-base",
+            "evaluate-dpo",
+            "evaluate-grpo",
+            "evaluate-base-with-reminder",
+            "evaluate-dpo-with-reminder",
+            "evaluate-grpo-with-reminder",
+            "train-dpo-with-kl-anchor",
+            "train-grpo-with-kl-anchor",
+            "evaluate-dpo-with-kl-anchor",
+            "evaluate-grpo-with-kl-anchor",
+            "evaluate-dpo-with-anchored",
+            "evaluate-grpo-with-anchored",
+            "evaluate-dpo-with-realignment",
+            "evaluate-grpo-with-realignment",
+            "report",
         ]
     );
     let of = |name| inputs(find(&all, name));
     assert_eq!(
         of("evaluate-dpo-with-reminder"),
-        ["questions = data/test.parquet", "adapter = train-dpo/adapter"]
+        [
+            "questions = data/test.parquet",
+            "adapter = train-dpo/adapter"
+        ]
     );
     assert_eq!(
         of("evaluate-grpo-with-anchored"),
-        ["questions = data/test.parquet", "adapter = train-grpo-with-kl-anchor/adapter"]
+        [
+            "questions = data/test.parquet",
+            "adapter = train-grpo-with-kl-anchor/adapter"
+        ]
     );
     assert_eq!(
         of("evaluate-dpo-with-realignment"),
-        ["questions = data/test.parquet", "adapter = train-dpo/adapter", "pairs = pairs/pairs.parquet"]
+        [
+            "questions = data/test.parquet",
+            "adapter = train-dpo/adapter",
+            "pairs = pairs/pairs.parquet"
+        ]
     );
     assert_eq!(
         of("evaluate-grpo-with-realignment"),
@@ -79,7 +108,11 @@ window = 1
             "training-questions = data/train.parquet"
         ]
     );
-    assert!(of("report").iter().any(|input| input.contains("evaluate-dpo-with-anchored/rows.parquet")));
+    assert!(
+        of("report")
+            .iter()
+            .any(|input| input.contains("evaluate-dpo-with-anchored/rows.parquet"))
+    );
     // The training without a defence is what it was before there were defences.
     let undefended = stages("");
     for name in ["data", "pairs", "train-dpo", "train-grpo", "evaluate-dpo"] {
@@ -88,9 +121,15 @@ window = 1
         assert!(!with.config().to_string().contains("defence"), "{name}");
     }
     let beta = |name| find(&all, name).config()["dpo"]["beta"].clone();
-    assert_eq!((beta("train-dpo"), beta("train-dpo-with-kl-anchor")), (0.1.into(), 0.5.into()));
+    assert_eq!(
+        (beta("train-dpo"), beta("train-dpo-with-kl-anchor")),
+        (0.1.into(), 0.5.into())
+    );
     let beta = |name| find(&all, name).config()["grpo"]["beta"].clone();
-    assert_eq!((beta("train-grpo"), beta("train-grpo-with-kl-anchor")), (0.04.into(), 0.2.into()));
+    assert_eq!(
+        (beta("train-grpo"), beta("train-grpo-with-kl-anchor")),
+        (0.04.into(), 0.2.into())
+    );
 }
 
 #[test]
@@ -98,9 +137,15 @@ fn augmented_training_reads_the_questions_too() {
     let all = stages("defences = [\"none\", \"history-augmentation\"]");
     assert_eq!(
         inputs(find(&all, "train-dpo-with-history-augmentation")),
-        ["pairs = pairs/pairs.parquet", "questions = data/train.parquet"]
+        [
+            "pairs = pairs/pairs.parquet",
+            "questions = data/train.parquet"
+        ]
     );
-    assert_eq!(inputs(find(&all, "train-dpo")), ["pairs = pairs/pairs.parquet"]);
+    assert_eq!(
+        inputs(find(&all, "train-dpo")),
+        ["pairs = pairs/pairs.parquet"]
+    );
     assert_eq!(
         inputs(find(&all, "train-grpo-with-history-augmentation")),
         ["questions = data/train.parquet"]
@@ -111,28 +156,92 @@ fn augmented_training_reads_the_questions_too() {
 #[test]
 fn every_field_of_a_defence_is_in_a_key() {
     let config = |defence: &str| -> Vec<(String, Value)> {
-        let all = stages(&format!("defences = [\"none\", \"x\"]\n[defence.x]\nwindow = 3\n{defence}"));
-        let of = all.iter().filter(|stage| stage.name().contains("-dpo-with-x") || stage.name().contains("-grpo-with-x"));
+        let all = stages(&format!(
+            "defences = [\"none\", \"x\"]\n[defence.x]\nwindow = 3\n{defence}"
+        ));
+        let of = all.iter().filter(|stage| {
+            stage.name().contains("-dpo-with-x") || stage.name().contains("-grpo-with-x")
+        });
         of.map(|stage| (stage.name(), stage.config())).collect()
     };
     let plain = config("");
     assert_eq!(plain.len(), 2);
     for (one, other, stage) in [
-        ("reminder = { place = \"system\" }", "reminder = {}", "evaluate-dpo-with-x"),
-        ("reminder = { role_play = \"A.\" }", "reminder = {}", "evaluate-dpo-with-x"),
-        ("reminder = { coordination = \"A.\" }", "reminder = {}", "evaluate-dpo-with-x"),
-        ("reminder = { tool_use = \"A.\" }", "reminder = {}", "evaluate-dpo-with-x"),
-        ("redaction = \"omit\"", "redaction = \"mask\"", "evaluate-dpo-with-x"),
-        ("outcome_hiding = \"pay\"", "outcome_hiding = \"outcomes\"", "evaluate-dpo-with-x"),
-        ("monitor = { recall = 0.5 }", "monitor = {}", "evaluate-dpo-with-x"),
-        ("realignment = { every = 2 }", "realignment = {}", "evaluate-dpo-with-x"),
-        ("realignment = { steps = 3 }", "realignment = {}", "evaluate-dpo-with-x"),
-        ("realignment = { lr = 1e-3 }", "realignment = {}", "evaluate-grpo-with-x"),
-        ("history_augmentation = { copies = 2 }", "history_augmentation = {}", "train-dpo-with-x"),
-        ("history_augmentation = { rounds = [1, 2] }", "history_augmentation = {}", "train-grpo-with-x"),
-        ("history_augmentation = { deviant = 0.5 }", "history_augmentation = {}", "train-dpo-with-x"),
-        ("kl_anchor = { dpo_beta = 0.3 }", "kl_anchor = {}", "train-dpo-with-x"),
-        ("kl_anchor = { grpo_beta = 0.3 }", "kl_anchor = {}", "train-grpo-with-x"),
+        (
+            "reminder = { place = \"system\" }",
+            "reminder = {}",
+            "evaluate-dpo-with-x",
+        ),
+        (
+            "reminder = { role_play = \"A.\" }",
+            "reminder = {}",
+            "evaluate-dpo-with-x",
+        ),
+        (
+            "reminder = { coordination = \"A.\" }",
+            "reminder = {}",
+            "evaluate-dpo-with-x",
+        ),
+        (
+            "reminder = { tool_use = \"A.\" }",
+            "reminder = {}",
+            "evaluate-dpo-with-x",
+        ),
+        (
+            "redaction = \"omit\"",
+            "redaction = \"mask\"",
+            "evaluate-dpo-with-x",
+        ),
+        (
+            "outcome_hiding = \"pay\"",
+            "outcome_hiding = \"outcomes\"",
+            "evaluate-dpo-with-x",
+        ),
+        (
+            "monitor = { recall = 0.5 }",
+            "monitor = {}",
+            "evaluate-dpo-with-x",
+        ),
+        (
+            "realignment = { every = 2 }",
+            "realignment = {}",
+            "evaluate-dpo-with-x",
+        ),
+        (
+            "realignment = { steps = 3 }",
+            "realignment = {}",
+            "evaluate-dpo-with-x",
+        ),
+        (
+            "realignment = { lr = 1e-3 }",
+            "realignment = {}",
+            "evaluate-grpo-with-x",
+        ),
+        (
+            "history_augmentation = { copies = 2 }",
+            "history_augmentation = {}",
+            "train-dpo-with-x",
+        ),
+        (
+            "history_augmentation = { rounds = [1, 2] }",
+            "history_augmentation = {}",
+            "train-grpo-with-x",
+        ),
+        (
+            "history_augmentation = { deviant = 0.5 }",
+            "history_augmentation = {}",
+            "train-dpo-with-x",
+        ),
+        (
+            "kl_anchor = { dpo_beta = 0.3 }",
+            "kl_anchor = {}",
+            "train-dpo-with-x",
+        ),
+        (
+            "kl_anchor = { grpo_beta = 0.3 }",
+            "kl_anchor = {}",
+            "train-grpo-with-x",
+        ),
     ] {
         let of = |text: &str| {
             let found = config(text).into_iter().find(|(name, _)| name == stage);
@@ -142,13 +251,20 @@ fn every_field_of_a_defence_is_in_a_key() {
         assert!(!plain.contains(&(stage.to_owned(), of(one))), "{one}");
     }
     let window = |rounds: u32| {
-        let all = stages(&format!("defences = [\"none\", \"x\"]\n[defence.x]\nwindow = {rounds}"));
+        let all = stages(&format!(
+            "defences = [\"none\", \"x\"]\n[defence.x]\nwindow = {rounds}"
+        ));
         find(&all, "evaluate-base-with-x").config()
     };
     assert_ne!(window(1), window(2));
     // Rows say the name, so it is a part of the key.
-    let all = stages("defences = [\"none\", \"x\", \"y\"]\n[defence.x]\nwindow = 3\n[defence.y]\nwindow = 3");
-    assert_ne!(find(&all, "evaluate-dpo-with-x").config(), find(&all, "evaluate-dpo-with-y").config());
+    let all = stages(
+        "defences = [\"none\", \"x\", \"y\"]\n[defence.x]\nwindow = 3\n[defence.y]\nwindow = 3",
+    );
+    assert_ne!(
+        find(&all, "evaluate-dpo-with-x").config(),
+        find(&all, "evaluate-dpo-with-y").config()
+    );
     // What realignment trains by and on is in the key of the evaluation.
     let lr = |text: &str| {
         let all = stages(&format!("defences = [\"none\", \"realignment\"]\n{text}"));
@@ -160,12 +276,27 @@ fn every_field_of_a_defence_is_in_a_key() {
 #[test]
 fn seeds_have_stages_of_their_own_and_share_questions_if_asked() {
     let own = names(&stages("seeds = [1, 2]\nvariants = [\"base\"]"));
-    assert_eq!(own, ["data.s1", "evaluate-base.s1", "data.s2", "evaluate-base.s2", "report"]);
+    assert_eq!(
+        own,
+        [
+            "data.s1",
+            "evaluate-base.s1",
+            "data.s2",
+            "evaluate-base.s2",
+            "report"
+        ]
+    );
     let shared = stages("seeds = [1, 2]\nvariants = [\"base\"]\ndata_seed = 7");
-    assert_eq!(names(&shared), ["data", "evaluate-base.s1", "evaluate-base.s2", "report"]);
+    assert_eq!(
+        names(&shared),
+        ["data", "evaluate-base.s1", "evaluate-base.s2", "report"]
+    );
     assert_eq!(shared[0].seed(), 7);
     assert_eq!((shared[1].seed(), shared[2].seed()), (1, 2));
-    assert_eq!(inputs(shared[2].as_ref()), ["questions = data/test.parquet"]);
+    assert_eq!(
+        inputs(shared[2].as_ref()),
+        ["questions = data/test.parquet"]
+    );
 }
 
 #[test]
@@ -186,7 +317,10 @@ mixtures = [{ of = "grpo", shares = [0.5] }]
     );
     assert_eq!(
         inputs(find(&all, "evaluate-base")),
-        ["questions = data/test.parquet", "adapter-grpo = train-grpo/adapter"]
+        [
+            "questions = data/test.parquet",
+            "adapter-grpo = train-grpo/adapter"
+        ]
     );
 }
 
@@ -236,7 +370,10 @@ samples = 2
         ("pairs.role-play", "1600 samples"),
         ("train-dpo.role-play", "1920 passes over a pair"),
         ("train-grpo.role-play", "3840 completions"),
-        ("train-grpo-with-history-augmentation.role-play", "11520 completions"),
+        (
+            "train-grpo-with-history-augmentation.role-play",
+            "11520 completions",
+        ),
         // 64 questions, three samples, six rounds.
         ("evaluate-base.role-play", "1152 decisions"),
         ("train-dpo.coordination", "168 passes over a pair"),
@@ -249,6 +386,7 @@ samples = 2
     ] {
         assert_eq!(work(stage), said, "{stage}");
     }
-    let huge = stages("variants = [\"base\"]\n[evaluation]\nsamples = 4000000000\nrounds = 4000000000");
+    let huge =
+        stages("variants = [\"base\"]\n[evaluation]\nsamples = 4000000000\nrounds = 4000000000");
     assert_eq!(find(&huge, "evaluate-base").work().unwrap().count, u64::MAX);
 }

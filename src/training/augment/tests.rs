@@ -42,7 +42,10 @@ fn check(pairs: &[PreferencePair], found: &[PreferencePair], head: &str) {
         for (copy, number) in copies[1..].iter().zip(1..) {
             assert_eq!(copy.id, format!("{}+h{number}", pair.id));
             let part = format!("\n\n{head}\n");
-            let at = copy.user.find(&part).unwrap_or_else(|| panic!("{}", copy.user));
+            let at = copy
+                .user
+                .find(&part)
+                .unwrap_or_else(|| panic!("{}", copy.user));
             let end = at + 2 + copy.user[at + 2..].find("\n\n").unwrap();
             lengths.insert(copy.user[at..end].matches("ound ").count());
             let same = PreferencePair {
@@ -50,7 +53,10 @@ fn check(pairs: &[PreferencePair], found: &[PreferencePair], head: &str) {
                 user: pair.user.clone(),
                 ..copy.clone()
             };
-            assert_eq!(&same, pair, "answers, system turn and sources are the pair's");
+            assert_eq!(
+                &same, pair,
+                "answers, system turn and sources are the pair's"
+            );
             // Only what tells of the rounds is new.
             let rest = format!("{}{}", &copy.user[..at], &copy.user[end..]);
             let words = |text: &str| text.split(". Your ").next().unwrap().to_owned();
@@ -65,16 +71,28 @@ fn check(pairs: &[PreferencePair], found: &[PreferencePair], head: &str) {
 fn every_pair_is_followed_by_copies_with_histories() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/role_play");
     let environments = load_environments(&folder).unwrap();
-    let questions = generate(&environments[..3], &QuestionSpec::default(), 1).unwrap().train;
+    let questions = generate(&environments[..3], &QuestionSpec::default(), 1)
+        .unwrap()
+        .train;
     let style = AnswerStyle::Direct;
     let of = |d: &dyn Decision| pair(d.id(), d.environment(), &d.messages(style, None));
     let pairs: Vec<_> = questions.iter().map(|q| of(q)).collect();
     let found = augmented_pairs(&pairs, &questions, &SPEC, style, 5).unwrap();
     check(&pairs, &found, "Earlier rounds:");
-    assert_eq!(found, augmented_pairs(&pairs, &questions, &SPEC, style, 5).unwrap());
-    assert_ne!(found, augmented_pairs(&pairs, &questions, &SPEC, style, 6).unwrap());
+    assert_eq!(
+        found,
+        augmented_pairs(&pairs, &questions, &SPEC, style, 5).unwrap()
+    );
+    assert_ne!(
+        found,
+        augmented_pairs(&pairs, &questions, &SPEC, style, 6).unwrap()
+    );
     let told = augmented_pairs(&pairs, &questions[1..], &SPEC, style, 5).unwrap_err();
-    assert!(told.to_string().contains(&format!("question `{}`", pairs[0].id)), "{told}");
+    assert!(
+        told.to_string()
+            .contains(&format!("question `{}`", pairs[0].id)),
+        "{told}"
+    );
 
     let setting = GameSetting {
         agents: 4,
@@ -84,7 +102,9 @@ fn every_pair_is_followed_by_copies_with_histories() {
         low: 0.8,
     };
     let shipped = shipped_games().unwrap();
-    let games = draw_games(&shipped[..2], &GameSpec::default(), &[setting], 1).unwrap().train;
+    let games = draw_games(&shipped[..2], &GameSpec::default(), &[setting], 1)
+        .unwrap()
+        .train;
     let pairs: Vec<_> = games[..20].iter().map(|g| of(g)).collect();
     let found = augmented_pairs(&pairs, &games, &SPEC, style, 5).unwrap();
     check(&pairs, &found, "Earlier rounds:");
@@ -102,5 +122,9 @@ fn every_pair_is_followed_by_copies_with_histories() {
         .collect();
     let found = augmented_tool_pairs(&pairs, &problems, &SPEC, costs, 5).unwrap();
     check(&pairs, &found, "What worked in earlier rounds:");
-    assert!(found[1].user.contains("correct; cost 2 units."), "{}", found[1].user);
+    assert!(
+        found[1].user.contains("correct; cost 2 units."),
+        "{}",
+        found[1].user
+    );
 }
