@@ -10,19 +10,30 @@ use super::tables::{Group, NONE, Table, columns, interval, value};
 use crate::evaluation::defence_summary::{DefendedSummary, Quantity};
 use crate::evaluation::statistics::Estimate;
 
+/// Defences in one chart, beside none: as many as there are line styles.
+const LINES: usize = 5;
+
 /// The section; none where no defence was tried.
 pub(super) fn section(all: &[DefendedSummary]) -> Option<Section> {
     if all.is_empty() {
         return None;
     }
     let groups = agents(all);
-    let figures = groups.iter().enumerate().map(|(i, (name, of))| Figure {
+    let charts = groups.iter().flat_map(|(name, of)| {
+        let (none, tried): (Vec<_>, Vec<_>) = of.iter().partition(|s| s.defence == "none");
+        let charts: Vec<_> = tried
+            .chunks(LINES)
+            .map(|some| (name, [none.as_slice(), some].concat()))
+            .collect();
+        charts
+    });
+    let figures = charts.enumerate().map(|(i, (name, of))| Figure {
         file: format!("defences-{}.svg", i + 1),
         caption: format!(
             "{name}: share of readable decisions by round, a line a defence. Bars are 95 % intervals."
         ),
-        wide: chart(name, of, WIDE),
-        narrow: chart(name, of, NARROW),
+        wide: chart(name, &of, WIDE),
+        narrow: chart(name, &of, NARROW),
     });
     let mut paragraphs = vec![introduction(all)];
     paragraphs.extend(all.iter().filter_map(finding));
