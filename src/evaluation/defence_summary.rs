@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::coordination_row::GameRow;
 use super::row::EvalRow;
-use super::statistics::{Cluster, Estimate, cluster_bootstrap, paired_interval, rate_interval};
+use super::statistics::{Cluster, Estimate, paired_interval, rate_interval};
 use super::summary::variant_rank;
 use super::tool_row::{Solved, ToolRow};
 use crate::scenario::coordination::seats::AgentKind;
@@ -292,15 +292,15 @@ fn summarise(
             let moved: Vec<_> = differences(last, none.get(to).unwrap_or(&empty))
                 .into_iter()
                 .filter_map(|(twin, cluster, after)| {
-                    Some((twin, cluster, after - before.get(&twin)?))
+                    Some((twin, cluster, (after - before.get(&twin)?) / 2.0))
                 })
                 .collect();
-            cluster_bootstrap(
+            twice(paired_interval(
                 &clusters(&moved),
-                (-2.0, 2.0),
+                &by_question(&moved),
                 root,
                 &format!("{name}/drift"),
-            )
+            ))
         }
         _ => None,
     };
@@ -315,6 +315,16 @@ fn summarise(
         drift,
         vetoed: 0,
     }
+}
+
+/// An estimate of halves, doubled: a difference of differences lies between −2 and 2, the intervals are made for −1 to 1.
+fn twice(halves: Option<Estimate>) -> Option<Estimate> {
+    halves.map(|half| Estimate {
+        value: 2.0 * half.value,
+        low: 2.0 * half.low,
+        high: 2.0 * half.high,
+        ..half
+    })
 }
 
 /// What can be read of both: the decision, its cluster, with minus without.
