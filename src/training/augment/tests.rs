@@ -64,6 +64,12 @@ fn check(pairs: &[PreferencePair], found: &[PreferencePair], head: &str) {
         }
     }
     assert!(lengths.len() > 1, "{lengths:?}");
+    assert!(
+        found
+            .chunks(3)
+            .any(|copies| copies[1].user != copies[2].user),
+        "copies differ"
+    );
     encode(found).expect("a set that keeps the rules of pairs");
 }
 
