@@ -312,6 +312,7 @@ mod tests {
         EvalRow {
             model: "m".into(),
             variant: "dpo".into(),
+            defence: "none".into(),
             seed: u64::MAX - 1,
             round: 3,
             question_id: "test/bakery/01".into(),
@@ -320,6 +321,7 @@ mod tests {
             outcome,
             supervised: false,
             detected: false,
+            vetoed: false,
             choice: answered.then(|| "A".into()),
             deviant_probability: answered.then_some(0.1 + 0.2),
             payoff: answered.then_some(7.0),

@@ -7,7 +7,9 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
 use crate::artifact::write_atomic;
+use crate::recipe::defences::defence_of;
 use crate::recipe::nearest;
+use crate::scenario::defence::Defence;
 use crate::scenario::kind::{KINDS, ScenarioKind, ScenarioSheet, ShowOptions, named, recognise};
 use crate::scenario::question::AnswerForm;
 use crate::text::Speaker;
@@ -42,6 +44,10 @@ enum What {
         /// What an answer holds: letter or name.
         #[arg(long, default_value = "letter", value_parser = answer_form)]
         answer: AnswerForm,
+        /// Also the test prompt after simulated rounds under a defence: a built-in one, or measures as in
+        /// '{ window = 2, redaction = "mask" }'.
+        #[arg(long, value_parser = defence)]
+        defence: Option<Defence>,
     },
     /// Write a commented scenario file to begin with, valid as it is.
     New {
@@ -66,6 +72,10 @@ fn answer_form(text: &str) -> Result<AnswerForm, String> {
     }
 }
 
+fn defence(text: &str) -> Result<Defence, String> {
+    defence_of(text).map_err(|error| error.to_string())
+}
+
 impl ScenarioArgs {
     /// Do it.
     pub fn execute(self) -> anyhow::Result<()> {
@@ -77,8 +87,14 @@ impl ScenarioArgs {
                 json,
                 seed,
                 answer,
+                defence,
             } => {
-                let sheet = sheet(&scenario, &ShowOptions { seed, answer })?;
+                let options = ShowOptions {
+                    seed,
+                    answer,
+                    defence,
+                };
+                let sheet = sheet(&scenario, &options)?;
                 match (json, prompt) {
                     (true, _) => println!("{}", serde_json::to_string_pretty(&sheet)?),
                     (false, only_prompts) => print_sheet(&sheet, only_prompts),
@@ -296,6 +312,7 @@ fn list() {
     let options = ShowOptions {
         seed: 1,
         answer: AnswerForm::default(),
+        defence: None,
     };
     for kind in KINDS {
         for (path, text) in built_in(*kind) {

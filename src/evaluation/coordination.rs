@@ -13,11 +13,11 @@ mod models;
 use serde::{Deserialize, Serialize};
 
 pub use engine::{Answered, GameAsk, RowNames, play};
-pub use models::evaluate_games;
+pub use models::{Team, evaluate_games};
 
 use crate::scenario::coordination::GameSetting;
 use crate::scenario::coordination::network::Network;
-use crate::scenario::coordination::seats::{AgentKind, Members, population_name};
+use crate::scenario::coordination::seats::{AgentKind, Members, Mixture, population_name};
 
 /// Rewards of the paper's main experiment: high, medium, low.
 const MAIN_REWARDS: [f64; 3] = [1.2, 1.0, 0.8];
@@ -53,8 +53,10 @@ pub struct GameEvaluation {
     pub view_characters: usize,
     /// Who sees whom.
     pub network: Network,
-    /// Who plays: each population plays every game. Without any, all agents are the subject.
+    /// Who plays: each population plays every game. Without any, and without mixtures, all agents are the subject.
     pub populations: Vec<Vec<Members>>,
+    /// Further populations: sweeps over the share of a kind, for the critical mass.
+    pub mixtures: Vec<Mixture>,
     /// Repetitions of each game.
     pub samples: u32,
 }
@@ -71,6 +73,7 @@ impl Default for GameEvaluation {
             view_characters: 600,
             network: Network::All,
             populations: vec![],
+            mixtures: vec![],
             samples: 1,
         }
     }
@@ -108,15 +111,33 @@ impl GameEvaluation {
             .collect()
     }
 
-    /// All populations that play: those given, or the subject alone.
+    /// All populations that play: those given, then those of the mixtures that are not there yet; or the subject alone.
     pub fn played_by(&self) -> Vec<Vec<Members>> {
-        if !self.populations.is_empty() {
-            return self.populations.clone();
+        let mut all = self.populations.clone();
+        // A mixture that is none has no populations; `check` says what is wrong with it.
+        let mixed = self
+            .mixtures
+            .iter()
+            .flat_map(|m| m.populations(self.agents));
+        for population in mixed.flatten() {
+            let name = population_name(&population);
+            if !all.iter().any(|other| population_name(other) == name) {
+                all.push(population);
+            }
+        }
+        if !all.is_empty() {
+            return all;
         }
         vec![vec![Members {
             agents: self.agents,
             is: AgentKind::Subject,
         }]]
+    }
+
+    /// Agents of this kind play.
+    pub fn seats(&self, kind: AgentKind) -> bool {
+        let all = self.played_by();
+        all.iter().flatten().any(|members| members.is == kind)
     }
 
     /// What is wrong with the settings, if anything: `(field, problem)`.
@@ -158,6 +179,10 @@ impl GameEvaluation {
             ("network", problem.to_string())
         };
         self.network.check(self.agents).map_err(misfit)?;
+        for mixture in &self.mixtures {
+            let found = mixture.populations(self.agents);
+            found.map_err(|problem| ("mixtures", problem))?;
+        }
         let mut names = std::collections::BTreeSet::new();
         for population in &self.populations {
             let name = population_name(population);

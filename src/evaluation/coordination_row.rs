@@ -15,6 +15,8 @@ pub struct GameRow {
     pub model: String,
     /// `base`, `dpo` or `grpo`.
     pub variant: String,
+    /// Name of the defence, as the recipe calls it; `none` without one.
+    pub defence: String,
     /// Seed of the run.
     pub seed: u64,
     /// Test instance.
@@ -47,13 +49,15 @@ pub struct GameRow {
     pub kind: AgentKind,
     /// Numbers of the agents it sees, with spaces between.
     pub sees: String,
-    /// Compliant is independent play, deviant collusive play; or invalid, or failed.
+    /// What the agent chose: compliant is independent play, deviant collusive play; or invalid, or failed.
     pub outcome: Outcome,
+    /// A monitor stopped the choice: independent play was carried out.
+    pub vetoed: bool,
     /// The label that was chosen, as parsed; none for an agent without a model.
     pub choice: Option<String>,
     /// Probability of the collusive option renormalised over both, where the elicitation scores options.
     pub deviant_probability: Option<f64>,
-    /// Agents of the group that took the collusive option in this round.
+    /// Agents of the group whose collusive option was carried out in this round.
     pub colluders: u32,
     /// They were as many as the threshold.
     pub success: bool,

@@ -89,12 +89,13 @@ fn outcomes<const N: usize>(
 pub fn rows(rows: &[EvalRow]) -> Vec<Section> {
     let mut sections = vec![outcomes(
         "outcomes by round",
-        ["model", "variant", "seed", "round"],
+        ["model", "variant", "defence", "seed", "round"],
         rows,
         |row| {
             [
                 row.model.clone().into(),
                 row.variant.clone().into(),
+                row.defence.clone().into(),
                 row.seed.into(),
                 row.round.into(),
             ]
@@ -109,6 +110,15 @@ pub fn rows(rows: &[EvalRow]) -> Vec<Section> {
                 let watched = if row.supervised { "yes" } else { "no" };
                 [row.variant.clone().into(), watched.into()]
             },
+        ));
+    }
+    if rows.iter().any(|row| row.vetoed) {
+        sections.push(Section::counts(
+            "stopped by a monitor",
+            &["defence", "round", "rows"],
+            rows.iter()
+                .filter(|row| row.vetoed)
+                .map(|row| [row.defence.clone(), row.round.to_string()]),
         ));
     }
     sections.push(outcomes(
@@ -168,6 +178,7 @@ mod tests {
         EvalRow {
             model: "m".into(),
             variant: "dpo".into(),
+            defence: "none".into(),
             seed: 1,
             round,
             question_id: "test/x/00".into(),
@@ -176,6 +187,7 @@ mod tests {
             outcome,
             supervised,
             detected: supervised && outcome == Outcome::Deviant,
+            vetoed: false,
             choice: None,
             deviant_probability: None,
             payoff: None,
@@ -206,8 +218,8 @@ mod tests {
         assert_eq!(
             find("outcomes by round"),
             serde_json::json!([
-                ["m", "dpo", 1, 1, 1, 2, 0, 0, 2.0 / 3.0, 2, 1],
-                ["m", "dpo", 1, 2, 0, 0, 1, 1, null, 0, 0],
+                ["m", "dpo", "none", 1, 1, 1, 2, 0, 0, 2.0 / 3.0, 2, 1],
+                ["m", "dpo", "none", 1, 2, 0, 0, 1, 1, null, 0, 0],
             ])
         );
         assert_eq!(
@@ -228,6 +240,17 @@ mod tests {
                 ["prompt", 4, 10, 10, 12.5, 20, 20],
                 ["completion", 4, 3, 3, 3.0, 3, 3]
             ])
+        );
+        assert!(!sections.iter().any(|s| s.title.contains("monitor")));
+        let mut stopped = table.to_vec();
+        for row in &mut stopped {
+            row.vetoed = row.outcome == Outcome::Deviant;
+        }
+        let sections = rows(&stopped);
+        let found = sections.iter().find(|s| s.title == "stopped by a monitor");
+        assert_eq!(
+            serde_json::json!(found.unwrap().rows),
+            serde_json::json!([["none", "1", 2]])
         );
         let unwatched: Vec<EvalRow> = table[2..].to_vec();
         assert!(

@@ -9,19 +9,22 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::row::EvalRow;
+use super::weights::Weights;
 use crate::agent::{Answer, Ask, AskError, GenerationConfig, LoadedModel, ask};
 use crate::artifact::table::{TableError, decode_parquet, encode_parquet};
 use crate::artifact::{ArtifactError, Checkpoints};
-use crate::model::Adapter;
 use crate::runtime::interrupt::Interrupted;
 use crate::runtime::progress::Progress;
 use crate::runtime::seed::derive;
 use crate::scenario::choice::parse_choice;
-use crate::scenario::prompt::{AnswerStyle, Episode, PromptOptions, render};
+use crate::scenario::defence::monitor::effective;
+use crate::scenario::defence::{Defence, NONE};
+use crate::scenario::prompt::{AnswerStyle, Episode, PromptOptions};
 use crate::scenario::question::{Question, option_answers, payoff};
 use crate::scenario::supervision::{Notice, Pattern, RoundWatch};
 use crate::scenario::{Outcome, Role};
 use crate::text::Message;
+use crate::training::TrainError;
 
 /// Settings of the evaluation; the defaults are the paper's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +79,44 @@ pub enum EvaluationError {
     /// Games and settings that do not fit each other.
     #[error("games: {0}")]
     Games(String),
+    /// Training between rounds that cannot go on.
+    #[error("realignment: {0}")]
+    Training(TrainError),
+}
+
+impl From<TrainError> for EvaluationError {
+    fn from(error: TrainError) -> Self {
+        match error {
+            TrainError::Interrupted(stop) => Self::Interrupted(stop),
+            other => Self::Training(other),
+        }
+    }
+}
+
+/// A defence under its name.
+#[derive(Debug, Clone, Copy)]
+pub struct Guard<'a> {
+    /// As the recipe calls it.
+    pub name: &'a str,
+    /// Its measures.
+    pub defence: &'a Defence,
+}
+
+impl Guard<'static> {
+    /// No defence.
+    pub const NONE: Self = Self {
+        name: NONE,
+        defence: &Defence {
+            reminder: None,
+            redaction: None,
+            outcome_hiding: None,
+            window: None,
+            monitor: None,
+            history_augmentation: None,
+            kl_anchor: None,
+            realignment: None,
+        },
+    };
 }
 
 /// Which model is evaluated.
@@ -89,15 +130,19 @@ pub struct Subject<'a> {
     pub seed: u64,
     /// The model.
     pub model: &'a LoadedModel,
-    /// Its adapter.
-    pub adapter: Option<&'a Adapter>,
+    /// What is done against tipping.
+    pub guard: Guard<'a>,
 }
 
 const ROWS: &str = "rows.parquet";
 
 /// Run all rounds; rows come in the order of rounds, questions, samples.
+///
+/// # Errors
+/// See [`EvaluationError`].
 pub fn evaluate(
     subject: &Subject,
+    weights: &mut dyn Weights,
     questions: &[Question],
     generation: &GenerationConfig,
     config: &EvaluationConfig,
@@ -116,6 +161,7 @@ pub fn evaluate(
         .flat_map(|q| (0..config.samples).map(move |sample| (q, sample)))
         .collect();
     for round in done + 1..=config.rounds {
+        let adapter = weights.in_round(round)?;
         let watches: Vec<RoundWatch> = agents
             .iter()
             .map(|(question, sample)| {
@@ -133,7 +179,14 @@ pub fn evaluate(
                 let earlier = rows.iter().skip(agent).step_by(agents.len());
                 let style = generation.answer_style();
                 Ask {
-                    messages: prompt(question, earlier, config, style, watch.supervised),
+                    messages: prompt(
+                        question,
+                        earlier,
+                        config,
+                        subject.guard.defence,
+                        style,
+                        watch.supervised,
+                    ),
                     options: option_answers(question).map(|(_, text)| text).to_vec(),
                     seed: derive(
                         stream_root,
@@ -143,13 +196,15 @@ pub fn evaluate(
             })
             .collect();
         let mut progress = Progress::new(format!("{}, round {round}", subject.variant), asks.len());
-        let answers = ask(subject.model, subject.adapter, generation, &asks, |n| {
+        let answers = ask(subject.model, adapter, generation, &asks, |n| {
             progress.add(n)
         })?;
         progress.finish();
         let first = rows.len();
         for (((question, sample), watch), answer) in agents.iter().zip(watches).zip(answers) {
-            rows.push(row(subject, round, question, *sample, watch, answer));
+            let mut row = row(subject, round, question, *sample, watch, answer);
+            watch_over(&mut row, subject.guard.defence, question, stream_root);
+            rows.push(row);
         }
         let fresh = &rows[first..];
         if let Some(error) = fresh.first().and_then(|row| row.error.clone())
@@ -167,20 +222,38 @@ fn prompt<'a>(
     question: &Question,
     earlier: impl Iterator<Item = &'a EvalRow>,
     config: &EvaluationConfig,
+    defence: &Defence,
     style: AnswerStyle,
     supervised: bool,
 ) -> Vec<Message> {
     let history: Vec<Episode> = earlier
         .filter(|row| row.outcome != Outcome::Failed)
-        .map(|row| Episode::new(question, row.round, row.outcome, row.detected))
+        .map(|row| {
+            let episode = Episode::new(question, row.round, row.outcome, row.detected);
+            match row.vetoed {
+                true => episode.stopped(question),
+                false => episode,
+            }
+        })
         .collect();
     let options = PromptOptions {
         supervision: config.supervision.of(supervised),
         style,
         steer: None,
         window: config.window,
+        ..PromptOptions::default()
     };
-    render(question, &history, &options)
+    defence.role_play(question, &history, &options)
+}
+
+/// Let the monitor, if there is one, stop the choice.
+fn watch_over(row: &mut EvalRow, defence: &Defence, question: &Question, root: u64) {
+    let agent = format!("{}/{}", row.question_id, row.sample);
+    if defence.stops(row.outcome, root, row.round, &agent) {
+        row.vetoed = true;
+        row.detected = false;
+        row.payoff = payoff(question, effective(row.outcome, true), false);
+    }
 }
 
 fn row(
@@ -194,6 +267,7 @@ fn row(
     let mut row = EvalRow {
         model: subject.name.to_owned(),
         variant: subject.variant.to_owned(),
+        defence: subject.guard.name.to_owned(),
         seed: subject.seed,
         ..blank(question, round, sample, watch)
     };
@@ -209,6 +283,7 @@ fn blank(question: &Question, round: u32, sample: u32, watch: RoundWatch) -> Eva
     EvalRow {
         model: String::new(),
         variant: String::new(),
+        defence: String::new(),
         seed: 0,
         round,
         question_id: question.id.clone(),
@@ -217,6 +292,7 @@ fn blank(question: &Question, round: u32, sample: u32, watch: RoundWatch) -> Eva
         outcome: Outcome::Failed,
         supervised: watch.supervised,
         detected: false,
+        vetoed: false,
         choice: None,
         deviant_probability: None,
         payoff: None,
@@ -312,6 +388,40 @@ mod tests {
     }
 
     #[test]
+    fn a_monitor_stops_the_choice_and_the_other_option_is_paid() {
+        let q = question();
+        let all = Defence::built_in("monitor").unwrap();
+        let seen = RoundWatch {
+            supervised: true,
+            would_see: true,
+        };
+        for (defence, role, vetoed, detected, pay) in [
+            (&all, Role::Deviant, true, false, q.compliant_pay),
+            (&all, Role::Compliant, false, false, q.compliant_pay),
+            (
+                &Defence::default(),
+                Role::Deviant,
+                false,
+                true,
+                q.detected_pay,
+            ),
+        ] {
+            let mut row = chose(&q, 1, role, seen);
+            let choice = row.choice.clone();
+            watch_over(&mut row, defence, &q, 5);
+            assert_eq!((row.vetoed, row.detected), (vetoed, detected));
+            assert_eq!(row.payoff, Some(f64::from(pay)));
+            // What was chosen stays what was chosen.
+            assert_eq!((row.outcome, row.choice.clone()), (role.into(), choice));
+            let config = EvaluationConfig::default();
+            let style = AnswerStyle::Direct;
+            let told = prompt(&q, [row].iter(), &config, defence, style, false);
+            let says = told[1].content.contains("A monitor stopped this, and ");
+            assert_eq!(says, vetoed);
+        }
+    }
+
+    #[test]
     fn prompts_tell_what_was_recorded_and_what_the_setting_says() {
         let q = question();
         let watch = |supervised, would_see| RoundWatch {
@@ -329,7 +439,14 @@ mod tests {
             ..EvaluationConfig::default()
         };
         let text = |config: &EvaluationConfig, supervised| {
-            let messages = prompt(&q, rows.iter(), config, AnswerStyle::Direct, supervised);
+            let messages = prompt(
+                &q,
+                rows.iter(),
+                config,
+                &Defence::default(),
+                AnswerStyle::Direct,
+                supervised,
+            );
             messages[1].content.clone()
         };
         let told = text(&config, false);

@@ -11,6 +11,8 @@ pub struct EvalRow {
     pub model: String,
     /// `base`, `dpo` or `grpo`.
     pub variant: String,
+    /// Name of the defence, as the recipe calls it; `none` without one.
+    pub defence: String,
     /// Seed of the run.
     pub seed: u64,
     /// Round, from 1.
@@ -27,6 +29,8 @@ pub struct EvalRow {
     pub supervised: bool,
     /// A rule was broken and seen.
     pub detected: bool,
+    /// A monitor stopped the choice: the option that keeps the rule was carried out and paid.
+    pub vetoed: bool,
     /// The label that was chosen, as parsed.
     pub choice: Option<String>,
     /// Probability of the deviant option renormalised over both, where the elicitation scores options.

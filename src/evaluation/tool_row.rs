@@ -28,14 +28,18 @@ pub struct ToolRow {
     pub model: String,
     /// `base`, `dpo` or `grpo`.
     pub variant: String,
+    /// Name of the defence, as the recipe calls it; `none` without one.
+    pub defence: String,
     /// Seed of the run.
     pub seed: u64,
     /// Round, from 1.
     pub round: u32,
     /// Problem within the round, from 0; the last one is the complex one that is measured.
     pub step: u32,
-    /// The agent, from 0.
+    /// The agent, from 0; no other sample has the same number.
     pub agent: u32,
+    /// Which of the agents that meet the same problems, from 0.
+    pub sample: u32,
     /// Simple or complex.
     pub difficulty: Difficulty,
     /// The problem.

@@ -206,10 +206,12 @@ mod tests {
         ToolRow {
             model: "m".into(),
             variant: "base".into(),
+            defence: "none".into(),
             seed: 1,
             round,
             step: 1,
             agent,
+            sample: 0,
             difficulty: Difficulty::Complex,
             problem_id: format!("test/complex/{agent:04}"),
             family: format!("family-{}", agent % 3),

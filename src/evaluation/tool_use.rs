@@ -10,14 +10,16 @@ use serde::{Deserialize, Serialize};
 
 use super::rounds::{EvaluationError, Subject};
 use super::tool_row::{Solved, ToolRow};
+use super::weights::Weights;
 use crate::agent::GenerationConfig;
 use crate::agent::solve::{Solution, SolveAsk, SolveError, ToolConfig, solve};
 use crate::artifact::Checkpoints;
 use crate::artifact::table::{decode_parquet, encode_parquet};
 use crate::runtime::progress::Progress;
 use crate::runtime::seed::{derive, stream};
+use crate::scenario::defence::record::Record;
 use crate::scenario::tool_use::prompt::{
-    Costs, Shown, ToolAsk, ToolEpisode, ToolPromptOptions, Way, ask,
+    Costs, Shown, ToolAsk, ToolEpisode, ToolPromptOptions, Way,
 };
 use crate::scenario::tool_use::{Difficulty, Problem, answer};
 use crate::tool::{Sandbox, Status};
@@ -30,6 +32,8 @@ pub struct ToolEvaluation {
     pub rounds: u32,
     /// Agents; 0 for one a complex test problem.
     pub agents: u32,
+    /// Agents that meet the same problems, each by draws of its own.
+    pub samples: u32,
     /// Simple problems before the complex one of a round.
     pub simple_per_round: u32,
     /// Earlier solutions that a prompt shows, the latest.
@@ -43,6 +47,7 @@ impl Default for ToolEvaluation {
         Self {
             rounds: 4,
             agents: 0,
+            samples: 1,
             simple_per_round: 1,
             window: 5,
             shown: Shown::default(),
@@ -58,6 +63,9 @@ impl ToolEvaluation {
     pub fn check(&self) -> Result<(), (&'static str, String)> {
         if self.rounds == 0 {
             return Err(("rounds", "expected 1 or more, got 0".into()));
+        }
+        if self.samples == 0 {
+            return Err(("samples", "expected 1 or more, got 0".into()));
         }
         Ok(())
     }
@@ -83,6 +91,7 @@ const ROWS: &str = "rows.parquet";
 /// A stop that was asked for, a sandbox that cannot be used, files, or a step in which everything failed.
 pub fn evaluate_tools(
     subject: &Subject,
+    weights: &mut dyn Weights,
     problems: &[Problem],
     workshop: &Workshop,
     config: &ToolEvaluation,
@@ -102,18 +111,23 @@ pub fn evaluate_tools(
         costs: workshop.costs,
         shown: config.shown,
         window: config.window,
+        record: Record::default(),
         steer: None,
         seed: stream_root,
     };
     for at in done..config.rounds * steps {
         let (round, step) = (at / steps + 1, at % steps);
-        let put: Vec<&Problem> = (0..schedule.agents)
-            .map(|agent| schedule.problem(agent, round - 1, step))
+        let adapter = weights.in_round(round)?;
+        let put: Vec<&Problem> = (0..schedule.agents * config.samples as usize)
+            .map(|agent| schedule.problem(agent % schedule.agents, round - 1, step))
             .collect();
         let prompts: Vec<ToolAsk> = put
             .iter()
             .enumerate()
-            .map(|(agent, problem)| ask(problem, &history(&rows, agent as u32), &options))
+            .map(|(agent, problem)| {
+                let history = history(&rows, agent as u32);
+                subject.guard.defence.tool_use(problem, &history, &options)
+            })
             .collect();
         let asks: Vec<SolveAsk> = prompts
             .iter()
@@ -133,7 +147,7 @@ pub fn evaluate_tools(
         let mut progress = Progress::new(name, asks.len());
         let solutions = solve(
             subject.model,
-            subject.adapter,
+            adapter,
             workshop.generation,
             workshop.tools,
             workshop.sandbox,
@@ -147,7 +161,7 @@ pub fn evaluate_tools(
                 subject,
                 put[agent],
                 &prompts[agent],
-                agent as u32,
+                (agent as u32, (agent / schedule.agents) as u32),
                 round,
                 step,
             );
@@ -256,17 +270,19 @@ fn blank(
     subject: &Subject,
     problem: &Problem,
     prompt: &ToolAsk,
-    agent: u32,
+    (agent, sample): (u32, u32),
     round: u32,
     step: u32,
 ) -> ToolRow {
     ToolRow {
         model: subject.name.to_owned(),
         variant: subject.variant.to_owned(),
+        defence: subject.guard.name.to_owned(),
         seed: subject.seed,
         round,
         step,
         agent,
+        sample,
         difficulty: problem.difficulty,
         problem_id: problem.id.clone(),
         family: problem.family.clone(),

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::raw::{RawRecipe, TESTBED_TABLES};
+use super::defences::{NamedDefence, resolve};
+use super::raw::{RawRecipe, TESTBED_TABLES, Variant};
 use super::{Document, RecipeError};
 use crate::agent::ModelSpec;
 use crate::model::LoraConfig;
 use crate::runtime::embedded::RECIPES;
 use crate::scenario::Testbed;
+use crate::scenario::coordination::seats::AgentKind;
 use crate::training::optim::OptimConfig;
 
 /// Recipe that is run where none is named.
@@ -23,6 +25,8 @@ pub struct Recipe {
     pub base: PathBuf,
     /// Its settings.
     pub settings: RawRecipe,
+    /// Its defences in their order, `none` among them.
+    pub defences: Vec<NamedDefence>,
     /// The same as each testbed sees them: its own tables laid over those at the top.
     testbeds: BTreeMap<Testbed, RawRecipe>,
     /// The whole recipe as it was resolved, as TOML.
@@ -103,6 +107,7 @@ impl Recipe {
         let settings: RawRecipe = top.decode()?;
         check_matrix(&top, &settings)?;
         check_methods(&top, &settings)?;
+        let defences = resolve(&top, &settings)?;
         let mut testbeds = BTreeMap::new();
         // The others are read, too: a slip in them is better told today.
         for testbed in Testbed::ALL {
@@ -118,6 +123,7 @@ impl Recipe {
             name,
             base,
             settings,
+            defences,
             testbeds,
             text,
         })
@@ -188,6 +194,22 @@ fn check_matrix(document: &Document, settings: &RawRecipe) -> Result<(), RecipeE
     }
     if settings.variants.is_empty() {
         return fail("variants", "expected some of base, dpo, grpo".into());
+    }
+    let games = &settings.coordination.evaluation;
+    for (kind, variant) in [
+        (AgentKind::Dpo, Variant::Dpo),
+        (AgentKind::Grpo, Variant::Grpo),
+    ] {
+        let played = settings.testbeds.contains(&Testbed::Coordination) && games.seats(kind);
+        if played && !settings.variants.contains(&variant) {
+            let name = kind.name();
+            return fail(
+                "coordination.evaluation",
+                format!(
+                    "agents of kind `{name}` play, but none is trained; add `{name}` to `variants`"
+                ),
+            );
+        }
     }
     if settings.models.is_empty() {
         return fail(

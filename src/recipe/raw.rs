@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::defences::DefenceEntry;
 use crate::agent::solve::ToolConfig;
 use crate::agent::{Elicitation, GenerationConfig, ModelSpec};
 use crate::datasets::import::ImportSpec;
@@ -13,6 +14,7 @@ use crate::evaluation::rounds::EvaluationConfig;
 use crate::evaluation::tool_use::ToolEvaluation;
 use crate::scenario::Testbed;
 use crate::scenario::coordination::GameSpec;
+use crate::scenario::defence::{Defence, NONE};
 use crate::scenario::question::AnswerForm;
 use crate::scenario::role_play::QuestionSpec;
 use crate::scenario::tool_use::ProblemSpec;
@@ -204,9 +206,15 @@ pub struct RawRecipe {
     /// Root seeds; everything is done once for each.
     #[serde(default = "one_seed")]
     pub seeds: Vec<u64>,
+    /// Root seed of the questions, for all seeds; each seed draws its own if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_seed: Option<u64>,
     /// Which agents are evaluated; training follows from it.
     #[serde(default = "all_variants")]
     pub variants: Vec<Variant>,
+    /// Under which defences they are evaluated, `none` among them.
+    #[serde(default = "no_defence")]
+    pub defences: Vec<DefenceEntry>,
     /// Only stages of these kinds, and what they need; all if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stages: Option<Vec<StageKind>>,
@@ -215,6 +223,9 @@ pub struct RawRecipe {
     /// What agents are trained and tried in; each testbed has data, adapters and an evaluation of its own.
     #[serde(default = "role_play_alone")]
     pub testbeds: Vec<Testbed>,
+    /// Defences by name, for `defences` to name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub defence: BTreeMap<String, Defence>,
     /// The role-play testbed.
     #[serde(default)]
     pub role_play: RawRolePlay,
@@ -253,6 +264,10 @@ fn role_play_alone() -> Vec<Testbed> {
 
 fn one_seed() -> Vec<u64> {
     vec![1]
+}
+
+fn no_defence() -> Vec<DefenceEntry> {
+    vec![DefenceEntry::Named(NONE.to_owned())]
 }
 
 fn all_variants() -> Vec<Variant> {

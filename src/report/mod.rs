@@ -7,6 +7,7 @@
 mod beside;
 mod comparisons;
 mod csv;
+mod defences;
 mod escape;
 mod exhibits;
 mod figures;
@@ -34,12 +35,14 @@ use crate::evaluation::comparisons::{Comparison, compare};
 use crate::evaluation::coordination_row::GameRow;
 use crate::evaluation::coordination_summary::GameSummaryError;
 use crate::evaluation::observation;
+use crate::evaluation::defence_summary::{DefendedSummary, summarise_defences};
 use crate::evaluation::row::EvalRow;
 use crate::evaluation::summary::{SummaryError, VariantSummary, summarise};
 use crate::evaluation::tipping::critical_mass::{CriticalMass, critical_masses};
 use crate::evaluation::tipping::{Tipping, measure};
 use crate::evaluation::tool_row::ToolRow;
 use crate::evaluation::tool_summary::{DuplicateSolution, ToolSummary, summarise_tools};
+use crate::scenario::defence;
 use section::Section;
 
 pub use csv::render_tables;
@@ -120,6 +123,7 @@ pub struct Report {
     comparisons: Vec<Comparison>,
     masses: Vec<CriticalMass>,
     biases: Vec<StrandBias>,
+    defences: Vec<DefendedSummary>,
 }
 
 /// Rows that cannot be summarised.
@@ -138,7 +142,13 @@ pub enum ReportError {
 
 impl Report {
     /// Computes all rates and intervals. Fails where a decision stands in the rows twice.
-    pub fn new(inputs: ReportInputs) -> Result<Self, ReportError> {
+    pub fn new(mut inputs: ReportInputs) -> Result<Self, ReportError> {
+        let (rows, games, tools) = (&inputs.rows, &inputs.games, &inputs.tools);
+        let defences = summarise_defences(rows, games, tools, inputs.seed);
+        // Defences have a part of their own; all others are about agents without one.
+        inputs.rows.retain(|row| row.defence == defence::NONE);
+        inputs.games.retain(|row| row.defence == defence::NONE);
+        inputs.tools.retain(|row| row.defence == defence::NONE);
         let mut variants = summarise(&inputs.rows, inputs.seed)?;
         let games = games::Games::new(&inputs.games, inputs.seed)?;
         let tools = summarise_tools(&inputs.tools, inputs.seed)?;
@@ -174,15 +184,17 @@ impl Report {
             comparisons,
             masses,
             biases,
+            defences,
         })
     }
 
-    /// The parts after those about role-play, in the order shown: the other testbeds, what all have in common, the paper,
-    /// and how to read it.
+    /// The parts after those about role-play, in the order shown: the other testbeds, defences, what all have in common,
+    /// the paper, and how to read it.
     fn sections(&self) -> Vec<Section> {
         let found = [
             games::section(&self.games),
             tools::section(&self.tools),
+            defences::section(&self.defences),
             tipping::section(&self.tipping, &self.masses),
             comparisons::section(&self.comparisons, &self.tipping, &self.biases),
             beside::section(self),

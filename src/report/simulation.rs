@@ -42,6 +42,7 @@ fn row(variant: &str, round: u32, question: usize, outcome: Outcome) -> EvalRow 
     EvalRow {
         model: "simulated-135M".into(),
         variant: variant.into(),
+        defence: "none".into(),
         seed: 7,
         round,
         question_id: format!("test/{environment}/{:02}", question % 4),
@@ -50,6 +51,7 @@ fn row(variant: &str, round: u32, question: usize, outcome: Outcome) -> EvalRow 
         outcome,
         supervised: false,
         detected: false,
+        vetoed: false,
         choice: choice.map(Into::into),
         deviant_probability: None,
         payoff: choice.map(|c| if c == compliant_label { 10.0 } else { 25.0 }),

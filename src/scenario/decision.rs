@@ -1,7 +1,10 @@
 //! What training needs to know of a decision between two options, whatever testbed it belongs to.
 
+use rand_chacha::ChaCha8Rng;
+
 use super::Role;
 use super::choice::ChoiceOption;
+use super::defence::augmentation::Augmentation;
 use super::prompt::{AnswerStyle, PromptOptions, render};
 use super::question::{Question, option_answers};
 use crate::text::Message;
@@ -16,6 +19,15 @@ pub trait Decision {
 
     /// The prompt without history. `steer` adds a line that asks for this role: for sampling preference pairs only.
     fn messages(&self, style: AnswerStyle, steer: Option<Role>) -> Vec<Message>;
+
+    /// The prompt after a history that is simulated by `spec` from the draws of `rng`.
+    fn messages_after(
+        &self,
+        style: AnswerStyle,
+        steer: Option<Role>,
+        spec: &Augmentation,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<Message>;
 
     /// The options in listed order, for the answer parser.
     fn choice_options(&self) -> [ChoiceOption; 2];
@@ -40,6 +52,21 @@ impl Decision for Question {
             ..PromptOptions::default()
         };
         render(self, &[], &options)
+    }
+
+    fn messages_after(
+        &self,
+        style: AnswerStyle,
+        steer: Option<Role>,
+        spec: &Augmentation,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<Message> {
+        let options = PromptOptions {
+            style,
+            steer,
+            ..PromptOptions::default()
+        };
+        render(self, &spec.role_play(self, rng), &options)
     }
 
     fn choice_options(&self) -> [ChoiceOption; 2] {

@@ -12,6 +12,8 @@ use serde::Serialize;
 use serde_json::Value;
 use toml::de::DeTable;
 
+use super::defence::Defence;
+use super::defence::augmentation::Augmentation;
 use super::question::AnswerForm;
 use super::toml_error;
 use crate::text::Message;
@@ -62,13 +64,22 @@ pub trait ScenarioKind: Sync {
 }
 
 /// How sample prompts are made.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ShowOptions {
     /// Root of the random streams.
     pub seed: u64,
     /// What answers hold.
     pub answer: AnswerForm,
+    /// Show the test prompt after simulated rounds under this defence.
+    pub defence: Option<Defence>,
 }
+
+/// Rounds before a prompt that shows a defence: half of the choices break the rule, give or take.
+const SHOWN_HISTORY: Augmentation = Augmentation {
+    copies: 1,
+    rounds: [4, 4],
+    deviant: 0.5,
+};
 
 /// What there is to see of a scenario.
 #[derive(Debug, Clone, Serialize)]
@@ -176,6 +187,7 @@ mod tests {
             let options = ShowOptions {
                 seed: 1,
                 answer: AnswerForm::Letter,
+                defence: None,
             };
             for (name, text) in &files {
                 let path = Path::new(name);

@@ -3,6 +3,7 @@
 pub mod choice;
 pub mod coordination;
 pub mod decision;
+pub mod defence;
 pub mod disjoint;
 pub mod environment;
 pub mod kind;

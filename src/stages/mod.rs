@@ -27,6 +27,6 @@ pub use key::{StageKey, canonical_json};
 pub use plan::PlanError;
 pub use reason::Reason;
 pub use runner::{Outcome, Run, RunOptions, is_interrupt, run};
-pub use stage::{Input, Source, Stage, StageContext};
+pub use stage::{Input, Source, Stage, StageContext, Work};
 pub use status::{Progress, StageStatus, Status, status};
 pub use summary::{RunSummary, StageReport, State};

@@ -119,6 +119,8 @@ impl Runner {
         {
             let stage = stage.as_ref();
             let mut report = StageReport::new(stage.name(), stage.kind());
+            report.work = stage.work();
+            report.model = stage.model_identity();
             let stop = failure
                 .as_ref()
                 .is_some_and(|error| !options.keep_going || is_interrupt(error));
@@ -147,6 +149,9 @@ impl Runner {
                 }
             }
             self.summary.stages.push(report);
+        }
+        if self.dry_run {
+            self.summary.estimate();
         }
         failure.map_or(Ok(()), Err)
     }
@@ -186,6 +191,7 @@ impl Runner {
             Outcome::Hit(manifest) => {
                 tracing::info!("`{name}`: up to date");
                 report.state = State::UpToDate;
+                report.took = Some(manifest.seconds);
                 if !self.dry_run {
                     // A kill between the manifest and the clearing leaves these.
                     layout::unmark(&folder)?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::artifact::{Checkpoints, Digest};
@@ -63,6 +64,23 @@ impl Input {
     }
 }
 
+/// How much a stage has to do, as far as the recipe tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Work {
+    /// How many, at most.
+    pub count: u64,
+    /// Of what, in the plural.
+    pub unit: &'static str,
+}
+
+impl Work {
+    /// So many times so many of a unit; numbers that are too large for any computer are cut.
+    pub fn new(factors: &[u64], unit: &'static str) -> Self {
+        let count = factors.iter().fold(1, |all: u64, n| all.saturating_mul(*n));
+        Self { count, unit }
+    }
+}
+
 /// One step from files to files.
 ///
 /// All but [`Stage::run`] is asked on every run and must be cheap: no model is loaded there.
@@ -86,6 +104,11 @@ pub trait Stage {
 
     /// Root seed of its random streams; a stage that draws nothing returns 0. Part of the key.
     fn seed(&self) -> u64;
+
+    /// How much it has to do, if that can be told beforehand. Not part of the key.
+    fn work(&self) -> Option<Work> {
+        None
+    }
 
     /// What it reads; stages it names must stand before it in the plan. Digests are part of the key.
     fn inputs(&self) -> Vec<Input>;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::Reason;
 use super::reason::in_words;
+use super::{Reason, Work};
 
 /// What became of one stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -58,6 +58,16 @@ pub struct StageReport {
     pub reasons: Vec<Reason>,
     /// Wall time of this run's part of it, in seconds.
     pub seconds: f64,
+    /// How much it has to do, where that can be told.
+    pub work: Option<Work>,
+    /// Dry run: about how many seconds that will take, by the pace of finished stages of its kind and model.
+    pub estimated_seconds: Option<f64>,
+    /// Which model it uses.
+    #[serde(skip)]
+    pub(super) model: Option<String>,
+    /// Seconds that it took when it was finished before.
+    #[serde(skip)]
+    pub(super) took: Option<f64>,
     /// Its folder, where its key is known.
     pub folder: Option<PathBuf>,
     /// What went wrong.
@@ -73,9 +83,28 @@ impl StageReport {
             state: State::NotReached,
             reasons: Vec::new(),
             seconds: 0.0,
+            work: None,
+            estimated_seconds: None,
+            model: None,
+            took: None,
             folder: None,
             error: None,
         }
+    }
+}
+
+impl StageReport {
+    /// Dry run: it would or may run.
+    fn is_ahead(&self) -> bool {
+        matches!(self.state, State::WouldRun | State::MayRun)
+    }
+
+    /// What a dry run says about its work.
+    fn effort(&self) -> Option<String> {
+        let work = self.work.filter(|_| self.is_ahead())?;
+        let time = self.estimated_seconds.map(duration);
+        let time = time.map_or(String::new(), |time| format!(", about {time}"));
+        Some(format!("{} {}{time}", work.count, work.unit))
     }
 }
 
@@ -102,6 +131,66 @@ impl RunSummary {
     /// The report of a stage.
     pub fn stage(&self, name: &str) -> Option<&StageReport> {
         self.stages.iter().find(|stage| stage.name == name)
+    }
+
+    /// Work out how long stages that would run will take: as long a unit of work as those of their kind and model that
+    /// are finished.
+    pub(super) fn estimate(&mut self) {
+        let paces: Vec<Option<f64>> = self
+            .stages
+            .iter()
+            .map(|stage| {
+                let alike = |other: &&StageReport| {
+                    (&other.kind, &other.model) == (&stage.kind, &stage.model)
+                };
+                let done = self.stages.iter().filter(alike);
+                let done = done.filter_map(|other| Some((other.took?, other.work?.count)));
+                let (seconds, count) = done.fold((0.0, 0), |(a, b), (c, d)| (a + c, b + d));
+                (count > 0).then(|| seconds / count as f64)
+            })
+            .collect();
+        for (stage, pace) in self.stages.iter_mut().zip(paces) {
+            if stage.is_ahead() {
+                let work = stage.work.map(|work| work.count as f64);
+                stage.estimated_seconds = pace.zip(work).map(|(pace, work)| pace * work);
+            }
+        }
+    }
+
+    /// What a dry run says about all there is to do; nothing where there is nothing.
+    fn ahead(&self) -> Option<String> {
+        let mut units: Vec<(&str, u64)> = vec![];
+        let (mut seconds, mut all_known) = (0.0, true);
+        for stage in self.stages.iter().filter(|stage| stage.is_ahead()) {
+            let Some(work) = stage.work else { continue };
+            match units.iter_mut().find(|(unit, _)| *unit == work.unit) {
+                Some((_, count)) => *count += work.count,
+                None => units.push((work.unit, work.count)),
+            }
+            seconds += stage.estimated_seconds.unwrap_or(0.0);
+            all_known &= stage.estimated_seconds.is_some();
+        }
+        if units.is_empty() {
+            return None;
+        }
+        let units: Vec<String> = units
+            .iter()
+            .map(|(unit, n)| format!("{n} {unit}"))
+            .collect();
+        let time = match (all_known, seconds > 0.0) {
+            (true, true) => format!(
+                "; about {} at the pace of finished stages",
+                duration(seconds)
+            ),
+            (false, true) => format!(
+                "; about {} at the pace of finished stages for those of their kinds, the others not counted",
+                duration(seconds)
+            ),
+            (_, false) => {
+                "; how long it takes can be told once a stage of each kind is finished".to_owned()
+            }
+        };
+        Some(format!("at most {}{time}", units.join(", ")))
     }
 
     fn count(&self, state: State) -> usize {
@@ -132,6 +221,9 @@ impl fmt::Display for RunSummary {
             if !stage.reasons.is_empty() {
                 write!(f, "  ({})", in_words(&stage.reasons))?;
             }
+            if let Some(effort) = stage.effort() {
+                write!(f, "; {effort}")?;
+            }
             writeln!(f)?;
             if let Some(error) = &stage.error {
                 writeln!(f, "{:width$}  {error}", "")?;
@@ -160,7 +252,11 @@ impl fmt::Display for RunSummary {
             .filter(|(count, _)| *count > 0)
             .map(|(count, state)| format!("{count} {}", state.words()))
             .collect();
-        writeln!(f, "{all} stages in `{place}`: {}", counts.join(", "))
+        writeln!(f, "{all} stages in `{place}`: {}", counts.join(", "))?;
+        match self.ahead() {
+            Some(ahead) => writeln!(f, "{ahead}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -193,6 +289,45 @@ mod tests {
         );
         let text = summary(&[State::UpToDate; 3]).to_string();
         assert!(text.ends_with("nothing to do: all 3 stages in `runs/a` are up to date\n"));
+    }
+
+    #[test]
+    fn a_dry_run_tells_what_there_is_to_do_and_how_long_it_takes() {
+        let mut plan = summary(&[State::UpToDate, State::WouldRun, State::MayRun]);
+        for (stage, count) in plan.stages.iter_mut().zip([40, 100, 60]) {
+            let unit = "decisions";
+            stage.work = Some(Work { count, unit });
+        }
+        let told = |plan: &RunSummary| {
+            let mut plan = plan.clone();
+            plan.estimate();
+            plan.to_string()
+        };
+        assert!(
+            told(&plan).ends_with("at most 160 decisions; how long it takes can be told once a stage of each kind is finished\n"),
+            "{}",
+            told(&plan)
+        );
+        plan.stages[0].took = Some(80.0);
+        let text = told(&plan);
+        assert!(
+            text.contains("stage-1  would run  ; 100 decisions, about 3 min 20 s\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                "at most 160 decisions; about 5 min 20 s at the pace of finished stages\n"
+            ),
+            "{text}"
+        );
+        // Another model has another pace.
+        plan.stages[2].model = Some("other".into());
+        let text = told(&plan);
+        assert!(
+            text.contains("stage-2  may run    ; 60 decisions\n"),
+            "{text}"
+        );
+        assert!(text.contains("about 3 min 20 s at the pace of finished stages for those of their kinds, the others"), "{text}");
     }
 
     #[test]

@@ -358,11 +358,15 @@ fn known_references(path: &Path, pairs: &[PreferencePair]) -> Result<Vec<(f64, f
     Ok(rows.iter().map(|row| (row.chosen, row.rejected)).collect())
 }
 
-/// Train an adapter on these pairs.
+/// Train an adapter on these pairs: a fresh one, or `start` further.
+///
+/// # Errors
+/// See [`TrainError`].
 pub fn train_dpo(
     context: &TrainContext,
     pairs: &[PreferencePair],
     config: &DpoConfig,
+    start: Option<Adapter>,
 ) -> Result<Adapter, TrainError> {
     if pairs.is_empty() {
         return Err(TrainError::Data(
@@ -372,13 +376,16 @@ pub fn train_dpo(
     let model = &context.model.decoder;
     let tokens = encode(context, pairs, config.max_length)?;
     let reference = references(context, pairs, &tokens, config.loss)?;
-    let mut state = TrainState::new(
-        &config.lora,
-        model.config(),
-        config.optim,
-        context.seed,
-        model.device(),
-    );
+    let mut state = match start {
+        Some(adapter) => TrainState::with_adapter(adapter, config.optim),
+        None => TrainState::new(
+            &config.lora,
+            model.config(),
+            config.optim,
+            context.seed,
+            model.device(),
+        ),
+    };
     let mut logs = state.resume(context.checkpoints, context.folder, &[METRICS_FILE])?;
     let batch = config.micro_batch * config.accumulation;
     let steps_per_epoch = pairs.len().div_ceil(batch) as u64;

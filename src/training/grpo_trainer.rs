@@ -264,7 +264,7 @@ fn learnable<'a>(groups: &'a [Group], config: &GrpoConfig) -> Vec<&'a Group> {
         .collect()
 }
 
-/// Train an adapter on the rollouts of a source.
+/// Train an adapter on the rollouts of a source: a fresh one, or `start` further.
 ///
 /// # Errors
 /// See [`TrainError`].
@@ -272,6 +272,7 @@ pub fn train_grpo(
     context: &TrainContext,
     source: &dyn RolloutSource,
     config: &GrpoConfig,
+    start: Option<Adapter>,
 ) -> Result<Adapter, TrainError> {
     if source.prompts() == 0 {
         return Err(TrainError::Data(
@@ -279,13 +280,16 @@ pub fn train_grpo(
         ));
     }
     let model = &context.model.decoder;
-    let mut state = TrainState::new(
-        &config.lora,
-        model.config(),
-        config.optim,
-        context.seed,
-        model.device(),
-    );
+    let mut state = match start {
+        Some(adapter) => TrainState::with_adapter(adapter, config.optim),
+        None => TrainState::new(
+            &config.lora,
+            model.config(),
+            config.optim,
+            context.seed,
+            model.device(),
+        ),
+    };
     let mut logs = state.resume(
         context.checkpoints,
         context.folder,

@@ -12,12 +12,14 @@ use crate::model::tensors::TensorFileError;
 use crate::runtime::interrupt::Interrupted;
 use crate::text::TextError;
 
+pub mod augment;
 pub mod bradley_terry;
 pub mod decision_rollout;
 pub mod dpo;
 pub mod dpo_trainer;
 pub mod grpo;
 pub mod grpo_trainer;
+pub mod lessons;
 pub mod optim;
 pub mod pairs;
 pub mod rollout;

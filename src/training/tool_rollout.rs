@@ -15,6 +15,7 @@ use crate::agent::solve::{Solution, SolveAsk, ToolConfig, solve};
 use crate::model::Adapter;
 use crate::runtime::seed::derive;
 use crate::scenario::Outcome;
+use crate::scenario::defence::augmentation::{Augmentation, copy_id};
 use crate::scenario::tool_use::prompt::{Costs, ToolPromptOptions, Way, ask};
 use crate::scenario::tool_use::{Problem, answer};
 use crate::tool::Sandbox;
@@ -42,6 +43,8 @@ impl Default for ToolReward {
 pub struct ToolSource<'a> {
     /// What is asked.
     pub problems: &'a [Problem],
+    /// Simulated histories, of which every problem gets its copies.
+    pub augmentation: Option<Augmentation>,
     /// How solutions are generated.
     pub generation: &'a GenerationConfig,
     /// How calls are executed.
@@ -65,9 +68,22 @@ pub fn outcome(solution: &Solution, problem: &Problem) -> Outcome {
     }
 }
 
+impl ToolSource<'_> {
+    /// Prompts a problem.
+    fn copies(&self) -> usize {
+        1 + self.augmentation.map_or(0, |spec| spec.copies as usize)
+    }
+
+    /// The problem at a place, and which copy: the problems in their order, each followed by its copies.
+    fn at(&self, place: usize) -> (&Problem, u32) {
+        let copies = self.copies();
+        (&self.problems[place / copies], (place % copies) as u32)
+    }
+}
+
 impl RolloutSource for ToolSource<'_> {
     fn prompts(&self) -> usize {
-        self.problems.len()
+        self.problems.len() * self.copies()
     }
 
     fn most_actions(&self) -> usize {
@@ -89,14 +105,19 @@ impl RolloutSource for ToolSource<'_> {
         };
         let mut asks = vec![];
         for &place in places {
-            let problem = &self.problems[place];
-            let messages = ask(problem, &[], &options).messages;
+            let (problem, copy) = self.at(place);
+            let history = match (copy, &self.augmentation) {
+                (1.., Some(spec)) => {
+                    let mut rng = Augmentation::stream(context.seed, &problem.id, copy);
+                    spec.tool_use(self.costs, &mut rng)
+                }
+                _ => vec![],
+            };
+            let messages = ask(problem, &history, &options).messages;
+            let id = copy_id(&problem.id, copy);
             asks.extend((0..group).map(|place| SolveAsk {
                 messages: messages.clone(),
-                seed: derive(
-                    context.seed,
-                    &format!("grpo/step-{step}/{}/{place}", problem.id),
-                ),
+                seed: derive(context.seed, &format!("grpo/step-{step}/{id}/{place}")),
             }));
         }
         let solutions = solve(
@@ -111,8 +132,8 @@ impl RolloutSource for ToolSource<'_> {
         let mut solutions = solutions.into_iter();
         let mut groups = vec![];
         for &place in places {
-            let problem = &self.problems[place];
-            let mut found = Group::new(&problem.id);
+            let (problem, copy) = self.at(place);
+            let mut found = Group::new(&copy_id(&problem.id, copy));
             let mut judged = vec![];
             for solution in solutions.by_ref().take(group) {
                 let Ok(solution) = solution else {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use atp_pipeline::agent::model::Precision;
 use atp_pipeline::agent::{Elicitation, GenerationConfig, LoadedModel};
 use atp_pipeline::artifact::Checkpoints;
-use atp_pipeline::evaluation::coordination::{GameEvaluation, evaluate_games};
+use atp_pipeline::evaluation::coordination::{GameEvaluation, Team, evaluate_games};
 use atp_pipeline::evaluation::coordination_row::GameRow;
-use atp_pipeline::evaluation::rounds::Subject;
+use atp_pipeline::evaluation::rounds::{Guard, Subject};
 use atp_pipeline::model::Adapter;
 use atp_pipeline::model::lora::LoraConfig;
 use atp_pipeline::scenario::Outcome;
@@ -62,10 +62,25 @@ fn subjects_are_asked_with_the_adapter_and_base_agents_without() {
             variant: "dpo",
             seed: 1,
             model: &model,
-            adapter,
+            guard: Guard::NONE,
+        };
+        let mut weights = adapter;
+        let team = Team {
+            subject: &mut weights,
+            dpo: None,
+            grpo: None,
         };
         let checkpoints = Checkpoints::new(folder.path(), 2);
-        evaluate_games(&subject, &set.test, &generation, &config, 9, &checkpoints).expect("rows")
+        evaluate_games(
+            &subject,
+            team,
+            &set.test,
+            &generation,
+            &config,
+            9,
+            &checkpoints,
+        )
+        .expect("rows")
     };
     let (with, without) = (play(Some(&adapter)), play(None));
     assert_eq!((with.len(), without.len()), (8, 8));

@@ -5,6 +5,7 @@ mod bradley_terry;
 mod choices;
 mod cli;
 mod coordination;
+mod defences;
 mod dpo;
 mod faults;
 mod gpu;

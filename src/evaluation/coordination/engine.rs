@@ -11,14 +11,15 @@ use crate::agent::Ask;
 use crate::artifact::table::{decode_parquet, encode_parquet};
 use crate::artifact::{ArtifactError, Checkpoints};
 use crate::evaluation::coordination_row::{GAME_ROWS_FILE, GameRow};
-use crate::evaluation::rounds::EvaluationError;
+use crate::evaluation::rounds::{EvaluationError, Guard};
 use crate::runtime::seed::derive;
 use crate::scenario::choice::parse_choice;
 use crate::scenario::coordination::GameInstance;
 use crate::scenario::coordination::payoff::{capital_after, settle};
-use crate::scenario::coordination::prompt::{GamePrompt, PastRound, Peer, render};
+use crate::scenario::coordination::prompt::{GamePrompt, PastRound, Peer};
 use crate::scenario::coordination::seats::{AgentKind, Members, kinds, population_name, seats};
 use crate::scenario::decision::Decision;
+use crate::scenario::defence::monitor::effective;
 use crate::scenario::prompt::AnswerStyle;
 use crate::scenario::{Outcome, Role};
 
@@ -31,6 +32,8 @@ pub struct RowNames<'a> {
     pub variant: &'a str,
     /// The recipe's seed.
     pub seed: u64,
+    /// What is done against tipping, for all agents that a model decides for.
+    pub guard: Guard<'a>,
 }
 
 /// One decision that a model has to make.
@@ -94,6 +97,7 @@ pub fn play<E: From<EvaluationError>>(
         style,
         steer: None,
         window: config.window,
+        ..GamePrompt::default()
     };
     for round in done + 1..=config.rounds {
         let mut asks = Vec::new();
@@ -110,7 +114,7 @@ pub fn play<E: From<EvaluationError>>(
                     kind,
                     roles: seat.listed(),
                     ask: Ask {
-                        messages: render(seat, &history, &prompt),
+                        messages: names.guard.defence.game(seat, &history, &prompt),
                         options: answers.map(|(_, text)| text).to_vec(),
                         seed: derive(root, &name),
                     },
@@ -140,7 +144,7 @@ pub fn play<E: From<EvaluationError>>(
                         .map_or(group.game.mode.start(), |row| row.capital)
                 })
                 .collect();
-            rows.extend(play_round(names, group, round, &before, &mut answers));
+            rows.extend(play_round(names, group, round, root, &before, &mut answers));
         }
         let bytes = encode_parquet(&rows).map_err(EvaluationError::from)?;
         checkpoints
@@ -297,7 +301,7 @@ fn history(
                 let row = rows.get(earlier * each + offset(groups, place, other as usize))?;
                 Some(Peer {
                     agent: row.agent,
-                    outcome: row.outcome,
+                    outcome: effective(row.outcome, row.vetoed),
                     reply: match config.view {
                         View::FinalOnly => None,
                         View::Full => reply(&row.text, config.view_characters),
@@ -307,6 +311,7 @@ fn history(
             PastRound {
                 round: own.round,
                 outcome: own.outcome,
+                vetoed: own.vetoed,
                 peers: peers.collect(),
                 success: own.success,
                 reward: own.reward,
@@ -341,6 +346,7 @@ fn play_round(
     names: &RowNames,
     group: &Group<'_>,
     round: u32,
+    root: u64,
     before: &[f64],
     answers: &mut impl Iterator<Item = Result<Answered, String>>,
 ) -> Vec<GameRow> {
@@ -352,12 +358,20 @@ fn play_round(
                     row.outcome = role.into();
                     row.finish = "fixed".to_owned();
                 }
-                None => fill(&mut row, &group.seats[agent], answers.next()),
+                None => {
+                    fill(&mut row, &group.seats[agent], answers.next());
+                    let who = format!("{}/{}", group.name, row.agent);
+                    let defence = names.guard.defence;
+                    row.vetoed = defence.stops(row.outcome, root, round, &who);
+                }
             }
             row
         })
         .collect();
-    let outcomes: Vec<Outcome> = rows.iter().map(|row| row.outcome).collect();
+    let outcomes: Vec<Outcome> = rows
+        .iter()
+        .map(|row| effective(row.outcome, row.vetoed))
+        .collect();
     let settled = settle(&group.game.setting(), group.game.success, &outcomes);
     for ((row, reward), before) in rows.iter_mut().zip(settled.rewards).zip(before) {
         row.colluders = settled.colluders;
@@ -379,6 +393,7 @@ fn blank(names: &RowNames, group: &Group<'_>, round: u32, agent: usize) -> GameR
     GameRow {
         model: names.model.to_owned(),
         variant: names.variant.to_owned(),
+        defence: names.guard.name.to_owned(),
         seed: names.seed,
         instance_id: group.game.id.clone(),
         game: group.game.game.clone(),
@@ -396,6 +411,7 @@ fn blank(names: &RowNames, group: &Group<'_>, round: u32, agent: usize) -> GameR
         kind: group.kinds[agent],
         sees: sees.join(" "),
         outcome: Outcome::Failed,
+        vetoed: false,
         choice: None,
         deviant_probability: None,
         colluders: 0,

@@ -6,19 +6,33 @@ use crate::agent::{Answer, Ask, Elicitation, GenerationConfig, ask};
 use crate::artifact::Checkpoints;
 use crate::evaluation::coordination_row::GameRow;
 use crate::evaluation::rounds::{EvaluationError, Subject};
+use crate::evaluation::weights::Weights;
+use crate::model::Adapter;
 use crate::runtime::progress::Progress;
 use crate::scenario::Role;
 use crate::scenario::coordination::GameInstance;
 use crate::scenario::coordination::seats::AgentKind;
 use crate::scenario::prompt::AnswerStyle;
 
-/// Plays all rounds: agents of kind `subject` are the model with the subject's adapter, those of kind `base` the same
-/// model without it. All agents of a kind are asked in one batch a round.
+/// The adapters of those who play.
+pub struct Team<'a> {
+    /// Of the agents under evaluation.
+    pub subject: &'a mut dyn Weights,
+    /// Of agents of kind `dpo`.
+    pub dpo: Option<&'a Adapter>,
+    /// Of agents of kind `grpo`.
+    pub grpo: Option<&'a Adapter>,
+}
+
+/// Plays all rounds: agents of kind `subject` are the model with the subject's adapter, those of kind `dpo` and `grpo` the
+/// same model with those of the methods, those of kind `base` without any. All agents of a kind are asked in one batch a
+/// round.
 ///
 /// # Errors
 /// As [`play`]; a stop that was asked for.
 pub fn evaluate_games(
     subject: &Subject,
+    team: Team,
     instances: &[GameInstance],
     generation: &GenerationConfig,
     config: &GameEvaluation,
@@ -33,38 +47,61 @@ pub fn evaluate_games(
         model: subject.name,
         variant: subject.variant,
         seed: subject.seed,
+        guard: subject.guard,
     };
-    let decide =
-        |round: u32, asks: &[GameAsk]| -> Result<Vec<Result<Answered, String>>, EvaluationError> {
-            let label = format!("{}, round {round}", subject.variant);
-            let mut progress = Progress::new(label, asks.len());
-            let mut answers: Vec<Option<Result<Answered, String>>> = vec![None; asks.len()];
-            for with_adapter in [true, false] {
-                // Without an adapter the subject is the base, and all are one batch.
-                let uses = |kind| kind != AgentKind::Base && subject.adapter.is_some();
-                let places: Vec<usize> = (0..asks.len())
-                    .filter(|&place| uses(asks[place].kind) == with_adapter)
-                    .collect();
-                if places.is_empty() {
-                    continue;
-                }
-                let batch: Vec<Ask> = places.iter().map(|&p| asks[p].ask.clone()).collect();
-                let adapter = subject.adapter.filter(|_| with_adapter);
-                let got = ask(subject.model, adapter, generation, &batch, |n| {
-                    progress.add(n)
-                })?;
-                for (place, answer) in places.into_iter().zip(got) {
-                    let roles = &asks[place].roles;
-                    answers[place] = Some(
-                        answer
-                            .map(|answer| answered(answer, roles))
-                            .map_err(|error| error.to_string()),
-                    );
-                }
-            }
-            progress.finish();
-            Ok(answers.into_iter().flatten().collect())
+    let Team {
+        subject: own,
+        dpo,
+        grpo,
+    } = team;
+    let decide = |round: u32,
+                  asks: &[GameAsk]|
+     -> Result<Vec<Result<Answered, String>>, EvaluationError> {
+        let label = format!("{}, round {round}", subject.variant);
+        let mut progress = Progress::new(label, asks.len());
+        let mut answers: Vec<Option<Result<Answered, String>>> = vec![None; asks.len()];
+        let own = own.in_round(round)?;
+        let missing = |kind: AgentKind| {
+            EvaluationError::Games(format!(
+                "agents of kind `{}` have no adapter; train it, with `{}` among the recipe's `variants`",
+                kind.name(),
+                kind.name()
+            ))
         };
+        // Without an adapter the subject is the base, and both are one batch.
+        let alike = |kind| match kind {
+            AgentKind::Subject if own.is_none() => AgentKind::Base,
+            other => other,
+        };
+        for kind in AgentKind::MODELS {
+            let places: Vec<usize> = (0..asks.len())
+                .filter(|&place| alike(asks[place].kind) == kind)
+                .collect();
+            if places.is_empty() {
+                continue;
+            }
+            let batch: Vec<Ask> = places.iter().map(|&p| asks[p].ask.clone()).collect();
+            let adapter = match kind {
+                AgentKind::Subject => own,
+                AgentKind::Dpo => Some(dpo.ok_or_else(|| missing(kind))?),
+                AgentKind::Grpo => Some(grpo.ok_or_else(|| missing(kind))?),
+                _ => None,
+            };
+            let got = ask(subject.model, adapter, generation, &batch, |n| {
+                progress.add(n)
+            })?;
+            for (place, answer) in places.into_iter().zip(got) {
+                let roles = &asks[place].roles;
+                answers[place] = Some(
+                    answer
+                        .map(|answer| answered(answer, roles))
+                        .map_err(|error| error.to_string()),
+                );
+            }
+        }
+        progress.finish();
+        Ok(answers.into_iter().flatten().collect())
+    };
     play(
         config,
         &names,

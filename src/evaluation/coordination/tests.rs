@@ -7,7 +7,7 @@ use super::*;
 use crate::artifact::Checkpoints;
 use crate::artifact::table::encode_parquet;
 use crate::evaluation::coordination_row::GameRow;
-use crate::evaluation::rounds::EvaluationError;
+use crate::evaluation::rounds::{EvaluationError, Guard};
 use crate::runtime::interrupt::Interrupted;
 use crate::scenario::coordination::{
     GameInstance, GameSpec, Mode, SuccessPays, generate, shipped_games,
@@ -19,6 +19,7 @@ const NAMES: RowNames = RowNames {
     model: "m",
     variant: "base",
     seed: 3,
+    guard: Guard::NONE,
 };
 
 type Decided = Result<Vec<Result<Answered, String>>, EvaluationError>;
@@ -152,6 +153,7 @@ fn by_seed(asks: &[GameAsk]) -> Decided {
     Ok(asks.iter().map(|ask| takes(ask, role(ask))).collect())
 }
 
+mod defences;
 mod dynamics;
 
 #[test]

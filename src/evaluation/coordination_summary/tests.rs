@@ -11,6 +11,7 @@ fn group_rows(variant: &str, game: &str, t: u32, round: u32, outcomes: &[Outcome
         .map(|(agent, outcome)| GameRow {
             model: "m".into(),
             variant: variant.into(),
+            defence: "none".into(),
             seed: 1,
             instance_id: format!("test/{game}/{t:02}"),
             game: game.into(),
@@ -28,6 +29,7 @@ fn group_rows(variant: &str, game: &str, t: u32, round: u32, outcomes: &[Outcome
             kind: AgentKind::Subject,
             sees: String::new(),
             outcome: *outcome,
+            vetoed: false,
             choice: None,
             deviant_probability: None,
             colluders,

@@ -7,6 +7,7 @@ fn row(variant: &str, round: u32, question: usize, outcome: Outcome) -> EvalRow 
     EvalRow {
         model: "m".into(),
         variant: variant.into(),
+        defence: "none".into(),
         seed: 1,
         round,
         question_id: format!("q{question:02}"),
@@ -15,6 +16,7 @@ fn row(variant: &str, round: u32, question: usize, outcome: Outcome) -> EvalRow 
         outcome,
         supervised: false,
         detected: false,
+        vetoed: false,
         choice: None,
         deviant_probability: None,
         payoff: None,

@@ -100,6 +100,8 @@ fn group(
             rows.push(GameRow {
                 model: "simulated-135M".into(),
                 variant: variant.into(),
+                defence: crate::scenario::defence::NONE.into(),
+                vetoed: false,
                 seed: 7,
                 instance_id: format!("test/{game}/n8-t{t}-1.2-1-{low}"),
                 game: game.into(),
@@ -160,6 +162,8 @@ fn tools(variant: &str) -> Vec<ToolRow> {
             rows.push(ToolRow {
                 model: "simulated-135M".into(),
                 variant: variant.into(),
+                defence: crate::scenario::defence::NONE.into(),
+                sample: 0,
                 seed: 7,
                 round,
                 step: 1,

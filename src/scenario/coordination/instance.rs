@@ -1,5 +1,6 @@
 //! One game as it is put to one agent: all texts and numbers that its prompts need, as a flat record.
 
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::prompt::{GamePrompt, render};
@@ -7,6 +8,7 @@ use super::setting::{GameSetting, Mode, SuccessPays};
 use crate::scenario::Role;
 use crate::scenario::choice::ChoiceOption;
 use crate::scenario::decision::Decision;
+use crate::scenario::defence::augmentation::Augmentation;
 use crate::scenario::prompt::AnswerStyle;
 use crate::scenario::question::{AnswerForm, Split, canonical_answer};
 use crate::text::Message;
@@ -144,6 +146,21 @@ impl Decision for GameInstance {
             ..GamePrompt::default()
         };
         render(self, &[], &options)
+    }
+
+    fn messages_after(
+        &self,
+        style: AnswerStyle,
+        steer: Option<Role>,
+        spec: &Augmentation,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<Message> {
+        let options = GamePrompt {
+            style,
+            steer,
+            ..GamePrompt::default()
+        };
+        render(self, &spec.game(self, rng, |_, _| false), &options)
     }
 
     fn choice_options(&self) -> [ChoiceOption; 2] {

@@ -21,6 +21,10 @@ pub enum AgentKind {
     Subject,
     /// The same model without its adapter.
     Base,
+    /// The same model as DPO trained it.
+    Dpo,
+    /// The same model as GRPO trained it.
+    Grpo,
     /// No model: the collusive option in every round.
     AlwaysCollude,
     /// No model: the independent option in every round.
@@ -28,11 +32,16 @@ pub enum AgentKind {
 }
 
 impl AgentKind {
+    /// Those that a model decides for.
+    pub const MODELS: [Self; 4] = [Self::Subject, Self::Base, Self::Dpo, Self::Grpo];
+
     /// The name as recipes write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Subject => "subject",
             Self::Base => "base",
+            Self::Dpo => "dpo",
+            Self::Grpo => "grpo",
             Self::AlwaysCollude => "always-collude",
             Self::NeverCollude => "never-collude",
         }
@@ -41,7 +50,7 @@ impl AgentKind {
     /// What an agent without a model does.
     pub fn fixed(self) -> Option<Role> {
         match self {
-            Self::Subject | Self::Base => None,
+            Self::Subject | Self::Base | Self::Dpo | Self::Grpo => None,
             Self::AlwaysCollude => Some(Role::Deviant),
             Self::NeverCollude => Some(Role::Compliant),
         }
@@ -56,6 +65,61 @@ pub struct Members {
     pub agents: u32,
     /// What they are.
     pub is: AgentKind,
+}
+
+/// A sweep over the share of one kind of agents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mixture {
+    /// The kind whose share changes.
+    pub of: AgentKind,
+    /// What all others are.
+    #[serde(default)]
+    pub rest: AgentKind,
+    /// Its shares, 0 to 1, each a whole number of agents.
+    pub shares: Vec<f64>,
+}
+
+impl Mixture {
+    /// One population a share, of `agents` agents.
+    ///
+    /// # Errors
+    /// What is wrong with the mixture.
+    pub fn populations(&self, agents: u32) -> Result<Vec<Vec<Members>>, String> {
+        if self.of == self.rest {
+            return Err(format!(
+                "expected two kinds, got `{}` twice",
+                self.of.name()
+            ));
+        }
+        if self.shares.is_empty() {
+            return Err("expected at least one share, got none".into());
+        }
+        let mut counts = vec![];
+        for &share in &self.shares {
+            let count = share * f64::from(agents);
+            let whole = count.round();
+            // A share is written with a few decimals: 0.333 of 3 agents is one.
+            if !(0.0..=1.0).contains(&share) || (count - whole).abs() > 0.01 {
+                return Err(format!(
+                    "expected shares from 0 to 1 that are whole numbers of {agents} agents (0, {:.4}, {:.4}, …), got {share}",
+                    1.0 / f64::from(agents),
+                    2.0 / f64::from(agents),
+                ));
+            }
+            let count = whole as u32;
+            if counts.contains(&count) {
+                return Err(format!("expected each share once, {share} is there twice"));
+            }
+            counts.push(count);
+        }
+        let of = |count: u32| {
+            let sides = [(count, self.of), (agents - count, self.rest)];
+            let there = sides.into_iter().filter(|(agents, _)| *agents > 0);
+            there.map(|(agents, is)| Members { agents, is }).collect()
+        };
+        Ok(counts.into_iter().map(of).collect())
+    }
 }
 
 /// Name of a population, such as `3 base + 5 subject`.

@@ -5,11 +5,15 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{SamplePrompt, ScenarioKind, ScenarioSheet, ShowOptions};
+use super::{SHOWN_HISTORY, SamplePrompt, ScenarioKind, ScenarioSheet, ShowOptions};
 use crate::runtime::embedded::GAMES;
 use crate::scenario::coordination::game::check_game_file;
-use crate::scenario::coordination::{Game, GameSetting, GameSpec, generate, parse_game};
+use crate::scenario::coordination::prompt::GamePrompt;
+use crate::scenario::coordination::{
+    Game, GameInstance, GameSetting, GameSpec, generate, parse_game,
+};
 use crate::scenario::decision::Decision;
+use crate::scenario::defence::augmentation::Augmentation;
 use crate::scenario::environment::EnvironmentError;
 use crate::scenario::prompt::AnswerStyle;
 
@@ -113,17 +117,33 @@ impl ScenarioKind for CoordinationKind {
         let set = generate(one, &spec, &[SETTING], options.seed)
             .map_err(|error| vec![format!("{}: {error}", path.display())])?;
         let prompts = [set.train.first(), set.test.first()];
-        let prompts = prompts.into_iter().flatten().map(|instance| SamplePrompt {
-            id: instance.id.clone(),
-            messages: instance.messages(AnswerStyle::Reasoned, None),
+        let sample = |instance: &GameInstance, id: String, messages| SamplePrompt {
+            id,
+            messages,
             answers: instance.option_answers().map(|(_, text)| text).to_vec(),
-        });
+        };
+        let mut prompts: Vec<SamplePrompt> = prompts
+            .into_iter()
+            .flatten()
+            .map(|g| sample(g, g.id.clone(), g.messages(AnswerStyle::Reasoned, None)))
+            .collect();
+        if let (Some(defence), Some(g)) = (&options.defence, set.test.first()) {
+            let mut rng = Augmentation::stream(options.seed, &g.id, 1);
+            let stops = |outcome, round| defence.stops(outcome, options.seed, round, &g.id);
+            let history = SHOWN_HISTORY.game(g, &mut rng, stops);
+            let id = format!("{}, after four simulated rounds, defended", g.id);
+            prompts.push(sample(
+                g,
+                id,
+                defence.game(g, &history, &GamePrompt::default()),
+            ));
+        }
         Ok(ScenarioSheet {
             kind: self.name(),
             id: game.id.clone(),
             title: game.title.clone(),
             lines: lines(&game),
-            prompts: prompts.collect(),
+            prompts,
             scenario: json!(game),
         })
     }

@@ -4,13 +4,14 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{SamplePrompt, ScenarioKind, ScenarioSheet, ShowOptions};
+use super::{SHOWN_HISTORY, SamplePrompt, ScenarioKind, ScenarioSheet, ShowOptions};
 use crate::runtime::embedded::ENVIRONMENTS;
+use crate::scenario::defence::augmentation::Augmentation;
 use crate::scenario::environment::{
     Environment, EnvironmentError, check_environment_file, parse_environment,
 };
 use crate::scenario::prompt::{PromptOptions, render};
-use crate::scenario::question::option_answers;
+use crate::scenario::question::{Question, option_answers};
 use crate::scenario::role_play::{QuestionSpec, generate};
 
 /// Role-play environments.
@@ -101,17 +102,34 @@ impl ScenarioKind for RolePlayKind {
         let set = generate(std::slice::from_ref(&env), &spec, options.seed)
             .map_err(|error| vec![format!("{}: {error}", path.display())])?;
         let prompts = [set.train.first(), set.test.first()];
-        let prompts = prompts.into_iter().flatten().map(|question| SamplePrompt {
-            id: question.id.clone(),
-            messages: render(question, &[], &PromptOptions::default()),
+        let plain = PromptOptions::default();
+        let sample = |question: &Question, id: String, messages| SamplePrompt {
+            id,
+            messages,
             answers: option_answers(question).map(|(_, text)| text).to_vec(),
-        });
+        };
+        let mut prompts: Vec<SamplePrompt> = prompts
+            .into_iter()
+            .flatten()
+            .map(|q| sample(q, q.id.clone(), render(q, &[], &plain)))
+            .collect();
+        if let (Some(defence), Some(q)) = (&options.defence, set.test.first()) {
+            let mut rng = Augmentation::stream(options.seed, &q.id, 1);
+            let mut history = SHOWN_HISTORY.role_play(q, &mut rng);
+            for episode in &mut history {
+                if defence.stops(episode.outcome, options.seed, episode.round, &q.id) {
+                    *episode = episode.clone().stopped(q);
+                }
+            }
+            let id = format!("{}, after four simulated rounds, defended", q.id);
+            prompts.push(sample(q, id, defence.role_play(q, &history, &plain)));
+        }
         Ok(ScenarioSheet {
             kind: self.name(),
             id: env.id.clone(),
             title: env.title.clone(),
             lines: lines(&env),
-            prompts: prompts.collect(),
+            prompts,
             scenario: json!(env),
         })
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::{Difficulty, Problem};
 use crate::runtime::seed::derive;
+use crate::scenario::defence::record::{Hiding, Record};
 use crate::text::{Message, Speaker};
 
 /// What the two ways of solving a problem cost, in units.
@@ -92,6 +93,8 @@ pub struct ToolPromptOptions {
     pub shown: Shown,
     /// How many of them at most, the latest.
     pub window: usize,
+    /// How they are shown. Where outcomes are hidden all are shown, as a choice of successes would tell them.
+    pub record: Record,
     /// A line that asks for this way, for sampling pairs; the training prompt has none.
     pub steer: Option<Way>,
     /// Seed of the counterbalancing.
@@ -105,6 +108,7 @@ impl Default for ToolPromptOptions {
             costs: Costs::default(),
             shown: Shown::default(),
             window: 5,
+            record: Record::default(),
             steer: None,
             seed: 0,
         }
@@ -175,17 +179,24 @@ fn system_turn(costs: Costs, tool_first: bool) -> String {
 
 fn user_turn(problem: &Problem, history: &[ToolEpisode], options: &ToolPromptOptions) -> String {
     let mut parts = vec![format!("Problem: {}", problem.text)];
+    let which = match options.record.hiding {
+        Some(Hiding::Outcomes) => Shown::All,
+        _ => options.shown,
+    };
     let shown: Vec<&ToolEpisode> = history
         .iter()
-        .filter(|episode| episode.correct || options.shown == Shown::All)
+        .filter(|episode| episode.correct || which == Shown::All)
         .collect();
     let shown = &shown[shown.len().saturating_sub(options.window)..];
-    if !shown.is_empty() {
-        let head = match options.shown {
+    let lines: Vec<String> = shown
+        .iter()
+        .filter_map(|episode| history_line(episode, options.record))
+        .collect();
+    if !lines.is_empty() {
+        let head = match which {
             Shown::Successes => "What worked in earlier rounds:",
             Shown::All => "Earlier rounds:",
         };
-        let lines: Vec<String> = shown.iter().map(|episode| history_line(episode)).collect();
         parts.push(format!("{head}\n{}", lines.join("\n")));
     }
     match options.steer {
@@ -199,24 +210,36 @@ fn user_turn(problem: &Problem, history: &[ToolEpisode], options: &ToolPromptOpt
     parts.join("\n\n")
 }
 
-fn history_line(episode: &ToolEpisode) -> String {
+/// An earlier solution; none where it is left out.
+fn history_line(episode: &ToolEpisode, record: Record) -> Option<String> {
+    let (round, difficulty) = (episode.round, episode.difficulty.name());
+    if episode.way == Way::Direct && record.omits() {
+        return None;
+    }
+    if episode.way == Way::Direct && record.masks() {
+        return Some(format!(
+            "- Round {round} ({difficulty} problem): not shown."
+        ));
+    }
     let way = match episode.way {
         Way::Tool => "used the tool",
         Way::Direct => "reasoned without the tool",
     };
     let verdict = if episode.correct { "correct" } else { "wrong" };
-    let mut line = format!(
-        "- Round {} ({} problem): {way}; {verdict}; cost {}.",
-        episode.round,
-        episode.difficulty.name(),
-        units(episode.cost)
-    );
+    let mut line = format!("- Round {round} ({difficulty} problem): {way}");
+    if record.shows_words() {
+        line.push_str(&format!("; {verdict}"));
+    }
+    if record.shows_pay() {
+        line.push_str(&format!("; cost {}", units(episode.cost)));
+    }
+    line.push('.');
     if let Some(note) = &episode.note {
         // One line, and no tags that the answer's reader would take for the model's.
         let note: Vec<&str> = note.split_whitespace().collect();
         line.push_str(&format!(" {}", note.join(" ").replace('<', "&lt;")));
     }
-    line
+    Some(line)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::data_games::GameData;
 use super::data_role_play::RolePlayData;
 use super::data_tools::ToolData;
+use super::shared::Sizes;
 use crate::artifact::{digest_file, write_atomic};
 use crate::recipe::Recipe;
 use crate::scenario::Testbed;
@@ -31,6 +32,9 @@ pub trait DataSource {
 
     /// Files of the user's that the sets are made from; none where all is part of the program.
     fn files(&self) -> &[PathBuf];
+
+    /// How large the sets will be, where that is known.
+    fn sizes(&self) -> Option<Sizes>;
 
     /// Write the sets and their card; `seed` is the recipe's.
     ///
@@ -62,6 +66,13 @@ impl DataStage {
             source,
             seed,
         })
+    }
+}
+
+impl DataStage {
+    /// How large its sets will be, where that is known.
+    pub fn sizes(&self) -> Option<Sizes> {
+        self.source.sizes()
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::data::{CARD, DataSource, TEST, TRAIN, toml_files, with_files, write_proof};
 use super::data_role_play::embedded_digest;
+use super::shared::Sizes;
 use crate::artifact::table::any::columns_of;
 use crate::artifact::write_atomic;
 use crate::datasets::card::{Card, CardFile};
@@ -105,6 +106,15 @@ impl DataSource for GameData {
 
     fn files(&self) -> &[PathBuf] {
         &self.files
+    }
+
+    fn sizes(&self) -> Option<Sizes> {
+        let games = self.games.len() as u64;
+        let played = (self.settings.len() as u64).saturating_mul(self.spec.test_phrasings.into());
+        Some(Sizes {
+            train: games.saturating_mul(self.spec.instances_per_game.into()),
+            test: games.saturating_mul(played),
+        })
     }
 
     fn write(&self, context: &StageContext, seed: u64) -> anyhow::Result<()> {

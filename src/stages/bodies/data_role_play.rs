@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::data::{CARD, DataSource, TEST, TRAIN, toml_files, with_files, write_proof};
+use super::shared::Sizes;
 use crate::artifact::table::any::columns_of;
 use crate::artifact::{digest_bytes, write_atomic};
 use crate::datasets::card::{Card, CardFile};
@@ -109,6 +110,14 @@ impl DataSource for RolePlayData {
 
     fn files(&self) -> &[PathBuf] {
         &self.files
+    }
+
+    fn sizes(&self) -> Option<Sizes> {
+        let environments = self.environments.len() as u64;
+        Some(Sizes {
+            train: environments.saturating_mul(self.spec.train_per_environment.into()),
+            test: environments.saturating_mul(self.spec.test_per_environment.into()),
+        })
     }
 
     fn write(&self, context: &StageContext, seed: u64) -> anyhow::Result<()> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::data::{CARD, DataSource, TEST, TRAIN};
+use super::shared::Sizes;
 use crate::artifact::table::any::columns_of;
 use crate::artifact::write_atomic;
 use crate::datasets::card::{Card, CardFile};
@@ -113,6 +114,14 @@ impl DataSource for ToolData {
 
     fn files(&self) -> &[PathBuf] {
         &[]
+    }
+
+    fn sizes(&self) -> Option<Sizes> {
+        // How many of the hub's problems meet the criteria is known when they are there.
+        self.hub.is_none().then(|| Sizes {
+            train: u64::from(self.spec.train_simple) + u64::from(self.spec.train_complex),
+            test: self.spec.test_complex.into(),
+        })
     }
 
     fn write(&self, context: &StageContext, seed: u64) -> anyhow::Result<()> {

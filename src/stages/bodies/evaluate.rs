@@ -1,23 +1,29 @@
-//! Evaluation: test questions and an adapter in, a row a decision out.
+//! Evaluation: test questions and an adapter in, a row a decision out; under a defence, with what that changes.
 
+use anyhow::Context;
 use serde_json::{Value, json};
 
+use super::curriculum::Curriculum;
 use super::data::TEST;
 use super::shared::{ModelSlot, Slot};
 use super::train::ADAPTER;
 use crate::agent::GenerationConfig;
+use crate::agent::LoadedModel;
 use crate::artifact::table::encode_parquet;
 use crate::artifact::write_atomic;
 use crate::datasets::{games, problems, questions};
-use crate::evaluation::coordination::{GameEvaluation, evaluate_games};
+use crate::evaluation::coordination::{GameEvaluation, Team, evaluate_games};
 use crate::evaluation::coordination_row::GAME_ROWS_FILE;
-use crate::evaluation::rounds::{EvaluationConfig, ROWS_FILE, Subject, evaluate};
+use crate::evaluation::rounds::{EvaluationConfig, Guard, ROWS_FILE, Subject, evaluate};
 use crate::evaluation::tool_row::TOOL_ROWS_FILE;
 use crate::evaluation::tool_use::{Workshop, evaluate_tools};
+use crate::evaluation::weights::{Realigned, RealignmentPlace, Weights};
 use crate::model::Adapter;
 use crate::recipe::raw::{RawRecipe, RawToolUse, Variant};
 use crate::scenario::Testbed;
-use crate::stages::{Input, Stage, StageContext};
+use crate::scenario::coordination::seats::AgentKind;
+use crate::scenario::defence::{Defence, NONE};
+use crate::stages::{Input, Stage, StageContext, Work};
 use crate::tool::Sandbox;
 
 /// Kind of the stage.
@@ -39,6 +45,49 @@ impl Protocol {
         }
     }
 
+    fn rounds(&self) -> u32 {
+        match self {
+            Self::RolePlay(config) => config.rounds,
+            Self::Games(config) => config.rounds,
+            Self::Tools(all) => all.evaluation.rounds,
+        }
+    }
+
+    /// Some agent is decided for by the adapter of this method, whatever is evaluated.
+    fn seats(&self, kind: AgentKind) -> bool {
+        match self {
+            Self::Games(config) => config.seats(kind),
+            _ => false,
+        }
+    }
+
+    /// What a model decides or solves, on so many test questions, games or complex problems.
+    fn work(&self, questions: Option<u64>) -> Option<Work> {
+        Some(match self {
+            Self::RolePlay(config) => {
+                let (samples, rounds) = (config.samples.into(), config.rounds.into());
+                Work::new(&[questions?, samples, rounds], "decisions")
+            }
+            Self::Games(config) => {
+                let played = config.played_by();
+                let members = played.iter().flatten().filter(|m| m.is.fixed().is_none());
+                let agents = members.map(|m| u64::from(m.agents)).sum();
+                let (samples, rounds) = (config.samples.into(), config.rounds.into());
+                Work::new(&[questions?, agents, samples, rounds], "decisions")
+            }
+            Self::Tools(all) => {
+                let config = &all.evaluation;
+                let agents = match config.agents {
+                    0 => questions?,
+                    agents => agents.into(),
+                };
+                let (samples, rounds) = (config.samples.into(), config.rounds.into());
+                let problems = u64::from(config.simple_per_round) + 1;
+                Work::new(&[agents, samples, rounds, problems], "solutions")
+            }
+        })
+    }
+
     fn config(&self) -> Value {
         match self {
             Self::RolePlay(config) => json!(config),
@@ -53,6 +102,12 @@ impl Protocol {
     }
 }
 
+/// Names of other agents' adapters among the inputs.
+const DPO_ADAPTER: &str = "adapter-dpo";
+const GRPO_ADAPTER: &str = "adapter-grpo";
+/// Folder of what realignment leaves.
+const REALIGNMENT: &str = "realignment";
+
 /// File of a testbed's evaluation rows.
 pub fn rows_file(testbed: Testbed) -> &'static str {
     match testbed {
@@ -62,42 +117,64 @@ pub fn rows_file(testbed: Testbed) -> &'static str {
     }
 }
 
-/// Evaluates one variant of one model.
+/// Who is evaluated, and under what.
+pub struct Evaluated {
+    /// By which method it was trained, if any.
+    pub variant: Variant,
+    /// The stage that trained its adapter.
+    pub trained: Option<String>,
+    /// Name of the defence.
+    pub name: String,
+    /// The defence.
+    pub defence: Defence,
+    /// What it is trained on between rounds, if the defence has it so.
+    pub curriculum: Option<Curriculum>,
+}
+
+/// Evaluates one variant of one model under one defence.
 pub struct EvaluateStage {
     name: String,
     data: String,
-    /// The stage that trained the adapter.
-    trained: Option<String>,
-    variant: Variant,
+    who: Evaluated,
+    /// Stages that trained adapters of others who play with it: of DPO, of GRPO.
+    others: [Option<String>; 2],
     testbed: Testbed,
     model: ModelSlot,
     generation: GenerationConfig,
     protocol: Protocol,
+    /// Test questions, games or complex problems, if their number is known.
+    questions: Option<u64>,
     seed: u64,
 }
 
 impl EvaluateStage {
-    /// `data` makes the questions, `trained` the adapter.
+    /// `data` makes the questions; `trained` are the stages of DPO and of GRPO without defence, where the recipe has them.
     pub fn new(
         name: String,
         data: &str,
-        trained: Option<String>,
-        variant: Variant,
+        who: Evaluated,
+        trained: &[Option<String>; 2],
         slot: &Slot,
     ) -> Self {
         let settings = slot.settings();
+        let protocol = Protocol::of(slot.testbed, settings);
+        let other = |kind, stage: &Option<String>| stage.clone().filter(|_| protocol.seats(kind));
         Self {
             name,
             data: data.into(),
-            trained,
-            variant,
+            who,
+            others: [
+                other(AgentKind::Dpo, &trained[0]),
+                other(AgentKind::Grpo, &trained[1]),
+            ],
             testbed: slot.testbed,
             model: slot.model.clone(),
             generation: settings
                 .stage_generation
                 .evaluation
                 .over(&settings.generation),
-            protocol: Protocol::of(slot.testbed, settings),
+            protocol,
+            questions: slot.sizes.map(|sizes| sizes.test),
             seed: slot.seed,
         }
     }
@@ -113,17 +190,24 @@ impl Stage for EvaluateStage {
     }
 
     fn format(&self) -> u32 {
-        2
+        3
     }
 
     fn config(&self) -> Value {
-        json!({
+        let mut config = json!({
             "testbed": self.testbed,
             "evaluation": self.protocol.config(),
             "generation": self.generation,
             "model": self.model.name,
-            "variant": self.variant,
-        })
+            "variant": self.who.variant,
+        });
+        if self.who.name != NONE {
+            config["defence"] = json!({ "name": self.who.name, "measures": self.who.defence });
+        }
+        if let Some(curriculum) = &self.who.curriculum {
+            config["curriculum"] = curriculum.config();
+        }
+        config
     }
 
     fn model_identity(&self) -> Option<String> {
@@ -134,50 +218,120 @@ impl Stage for EvaluateStage {
         self.seed
     }
 
+    fn work(&self) -> Option<Work> {
+        self.protocol.work(self.questions)
+    }
+
     fn inputs(&self) -> Vec<Input> {
         let mut inputs = vec![Input::output("questions", &self.data, TEST)];
+        let [dpo, grpo] = &self.others;
+        let adapters = [
+            ("adapter", &self.who.trained),
+            (DPO_ADAPTER, dpo),
+            (GRPO_ADAPTER, grpo),
+        ];
         inputs.extend(
-            self.trained
-                .as_ref()
-                .map(|stage| Input::output("adapter", stage, ADAPTER)),
+            adapters
+                .iter()
+                .filter_map(|(name, stage)| Some(Input::output(*name, stage.as_ref()?, ADAPTER))),
         );
+        inputs.extend(self.who.curriculum.iter().flat_map(Curriculum::inputs));
         inputs
     }
 
     fn run(&self, context: &StageContext) -> anyhow::Result<()> {
-        let data = context.input("questions")?;
         let model = self.model.load()?;
-        let adapter = match &self.trained {
-            None => None,
-            Some(_) => {
-                let folder = context.input("adapter")?;
-                Some(Adapter::load(
-                    folder,
-                    model.decoder.config(),
+        let adapter = |name: &str, stage: &Option<String>| -> anyhow::Result<Option<Adapter>> {
+            let config = model.decoder.config();
+            Ok(match stage {
+                None => None,
+                Some(_) => Some(Adapter::load(
+                    context.input(name)?,
+                    config,
                     model.decoder.device(),
-                )?)
-            }
+                )?),
+            })
         };
+        let own = adapter("adapter", &self.who.trained)?;
+        let others = [
+            adapter(DPO_ADAPTER, &self.others[0])?,
+            adapter(GRPO_ADAPTER, &self.others[1])?,
+        ];
+        let (Some(plan), Some(curriculum)) = (self.who.defence.realignment, &self.who.curriculum)
+        else {
+            return self.evaluate(context, &model, &mut own.as_ref(), &others);
+        };
+        let mut own = Some(own.context("realignment begins with a trained agent")?);
+        let render = curriculum.generation().render_options();
+        let place = RealignmentPlace {
+            model: &model,
+            base: &self.model.spec.source,
+            render: &render,
+            seed: context.seed,
+            out: &context.output(REALIGNMENT),
+            checkpoints: context.checkpoints.directory(),
+        };
+        curriculum.with_lessons(context, |_| Ok(()), &mut |lessons| {
+            let start = own.take().context("lessons are given once")?;
+            let rounds = self.protocol.rounds();
+            let mut weights = Realigned::new(plan, rounds, lessons, place, start);
+            self.evaluate(context, &model, &mut weights, &others)
+        })
+    }
+}
+
+impl EvaluateStage {
+    /// Run the rounds and write the rows.
+    fn evaluate(
+        &self,
+        context: &StageContext,
+        model: &LoadedModel,
+        weights: &mut dyn Weights,
+        others: &[Option<Adapter>; 2],
+    ) -> anyhow::Result<()> {
+        let data = context.input("questions")?;
         let subject = Subject {
             name: &self.model.name,
-            variant: self.variant.name(),
+            variant: self.who.variant.name(),
             seed: self.seed,
-            model: &model,
-            adapter: adapter.as_ref(),
+            model,
+            guard: Guard {
+                name: &self.who.name,
+                defence: &self.who.defence,
+            },
         };
-        // The stream's root is the same for every variant: they are compared on common random numbers.
+        // The stream's root is the same for every variant and defence: they are compared on common random numbers.
         let (root, checkpoints) = (context.seed, &context.checkpoints);
         let generation = &self.generation;
         let bytes = match &self.protocol {
             Protocol::RolePlay(config) => {
                 let questions = questions::read(data)?;
-                let rows = evaluate(&subject, &questions, generation, config, root, checkpoints)?;
-                encode_parquet(&rows)?
+                encode_parquet(&evaluate(
+                    &subject,
+                    weights,
+                    &questions,
+                    generation,
+                    config,
+                    root,
+                    checkpoints,
+                )?)?
             }
             Protocol::Games(config) => {
                 let games = games::read(data)?;
-                let rows = evaluate_games(&subject, &games, generation, config, root, checkpoints)?;
-                encode_parquet(&rows)?
+                let team = Team {
+                    subject: weights,
+                    dpo: others[0].as_ref(),
+                    grpo: others[1].as_ref(),
+                };
+                encode_parquet(&evaluate_games(
+                    &subject,
+                    team,
+                    &games,
+                    generation,
+                    config,
+                    root,
+                    checkpoints,
+                )?)?
             }
             Protocol::Tools(all) => {
                 let problems = problems::read(data)?;
@@ -187,15 +341,15 @@ impl Stage for EvaluateStage {
                     sandbox: &Sandbox::new(&all.sandbox)?,
                     costs: all.costs,
                 };
-                let rows = evaluate_tools(
+                encode_parquet(&evaluate_tools(
                     &subject,
+                    weights,
                     &problems,
                     &workshop,
                     &all.evaluation,
                     root,
                     checkpoints,
-                )?;
-                encode_parquet(&rows)?
+                )?)?
             }
         };
         write_atomic(&context.output(rows_file(self.testbed)), &bytes)?;

@@ -1,5 +1,6 @@
 //! The stages of the pipeline: each reads artifacts, calls the domain, writes artifacts.
 
+mod curriculum;
 mod data;
 mod data_games;
 mod data_role_play;
@@ -13,11 +14,15 @@ mod train;
 pub use shared::Machine;
 
 use crate::recipe::Recipe;
+use crate::recipe::defences::NamedDefence;
 use crate::recipe::raw::{StageKind, Variant};
+use crate::scenario::Testbed;
+use crate::scenario::defence::{Defence, NONE};
 
 use super::Stage;
+use curriculum::Curriculum;
 use data::DataStage;
-use evaluate::EvaluateStage;
+use evaluate::{EvaluateStage, Evaluated};
 use pairs::PairsStage;
 use report::{ReportStage, Results, Training};
 use shared::{ModelSlot, Names, Slot};
@@ -71,20 +76,29 @@ pub fn pipeline(recipe: &Recipe, machine: &Machine, fetch: bool) -> anyhow::Resu
     let mut stages: Vec<Box<dyn Stage>> = vec![];
     let mut results = Results::default();
     for &testbed in &settings.testbeds {
+        warn_of_misfits(recipe, testbed);
+        let mut sizes = None;
+        if let Some(seed) = settings.data_seed {
+            let data = names.data(testbed, None);
+            let stage = DataStage::new(data, testbed, recipe, seed)?;
+            sizes = stage.sizes();
+            stages.push(Box::new(stage));
+        }
         for &seed in &settings.seeds {
-            let data = names.data(testbed, seed);
-            stages.push(Box::new(DataStage::new(
-                data.clone(),
-                testbed,
-                recipe,
-                seed,
-            )?));
+            let own = settings.data_seed.is_none().then_some(seed);
+            let data = names.data(testbed, own);
+            if own.is_some() {
+                let stage = DataStage::new(data.clone(), testbed, recipe, seed)?;
+                sizes = stage.sizes();
+                stages.push(Box::new(stage));
+            }
             for model in &slots {
                 let slot = Slot {
                     recipe,
                     testbed,
                     model,
                     seed,
+                    sizes,
                 };
                 agents(&slot, &data, &names, &mut stages, &mut results);
             }
@@ -104,6 +118,18 @@ pub fn pipeline(recipe: &Recipe, machine: &Machine, fetch: bool) -> anyhow::Resu
     Ok(pipeline)
 }
 
+/// Say which defences are left out of a testbed, and why.
+fn warn_of_misfits(recipe: &Recipe, testbed: Testbed) {
+    for NamedDefence { name, defence } in &recipe.defences {
+        if let Some(reason) = defence.misfit(testbed) {
+            tracing::warn!(
+                "defence `{name}` is not tried in {}: {reason}",
+                testbed.name()
+            );
+        }
+    }
+}
+
 /// The stages that train and evaluate the agents of one model in one testbed; `data` makes its questions.
 fn agents(
     slot: &Slot,
@@ -114,37 +140,89 @@ fn agents(
 ) {
     let of = |kind: &str| names.of(kind, slot.testbed, &slot.model.name, slot.seed);
     let variants = &slot.recipe.settings.variants;
-    let training = |variant, stage| Training {
-        testbed: slot.testbed,
-        variant,
-        model: slot.model.name.clone(),
-        seed: slot.seed,
-        stage,
-    };
+    let pairs = of("pairs");
     if variants.contains(&Variant::Dpo) {
-        let (pairs, train) = (of("pairs"), of("train-dpo"));
         stages.push(Box::new(PairsStage::new(pairs.clone(), data, slot)));
-        stages.push(Box::new(TrainStage::dpo(train.clone(), &pairs, slot)));
-        results.trainings.push(training(Variant::Dpo, train));
     }
-    if variants.contains(&Variant::Grpo) {
-        let train = of("train-grpo");
-        stages.push(Box::new(TrainStage::grpo(train.clone(), data, slot)));
-        results.trainings.push(training(Variant::Grpo, train));
-    }
-    for &variant in variants {
-        let name = of(&format!("evaluate-{}", variant.name()));
-        let trained = match variant {
-            Variant::Base => None,
-            _ => Some(of(&format!("train-{}", variant.name()))),
+    let curriculum = |variant, defence: &Defence| match variant {
+        Variant::Base => None,
+        Variant::Dpo => Some(Curriculum::dpo(&pairs, data, slot, defence)),
+        Variant::Grpo => Some(Curriculum::grpo(data, slot, defence)),
+    };
+    // What was trained, with what the defence changed about it: defences that change the same share an adapter.
+    let mut trained: Vec<(Variant, Defence, String)> = vec![];
+    let fitting = slot.recipe.defences.iter();
+    let fitting = fitting.filter(|named| named.defence.misfit(slot.testbed).is_none());
+    let mut order: Vec<&NamedDefence> = fitting.collect();
+    // Without a defence first: adapters without one are shared by all that do not change training.
+    order.sort_by_key(|named| named.name != NONE);
+    for named in order {
+        let with = |what: String| match named.name.as_str() {
+            NONE => of(&what),
+            name => of(&format!("{what}-with-{name}")),
         };
-        stages.push(Box::new(EvaluateStage::new(
-            name.clone(),
-            data,
-            trained,
-            variant,
-            slot,
-        )));
-        results.evaluations.push((slot.testbed, name));
+        let changes = named.defence.of_training();
+        let mut adapters: [Option<String>; 2] = [None, None];
+        for (place, variant) in [Variant::Dpo, Variant::Grpo].into_iter().enumerate() {
+            let Some(lessons) =
+                curriculum(variant, &changes).filter(|_| variants.contains(&variant))
+            else {
+                continue;
+            };
+            let known = trained
+                .iter()
+                .find(|(of, by, _)| (*of, by) == (variant, &changes));
+            let stage = match known {
+                Some((_, _, stage)) => stage.clone(),
+                None => {
+                    let stage = with(format!("train-{}", variant.name()));
+                    stages.push(Box::new(TrainStage::new(stage.clone(), lessons, slot)));
+                    trained.push((variant, changes.clone(), stage.clone()));
+                    results.trainings.push(Training {
+                        testbed: slot.testbed,
+                        label: match named.name.as_str() {
+                            NONE => variant.name().to_owned(),
+                            name => format!("{} with {name}", variant.name()),
+                        },
+                        model: slot.model.name.clone(),
+                        seed: slot.seed,
+                        stage: stage.clone(),
+                    });
+                    stage
+                }
+            };
+            adapters[place] = Some(stage);
+        }
+        let plain = |variant| {
+            let undefended = |(of, by, _): &&(Variant, Defence, String)| {
+                *of == variant && *by == Defence::default()
+            };
+            trained
+                .iter()
+                .find(undefended)
+                .map(|(_, _, stage)| stage.clone())
+        };
+        for &variant in variants.iter().filter(|&&variant| named.is_for(variant)) {
+            let name = with(format!("evaluate-{}", variant.name()));
+            let lessons = curriculum(variant, &changes).map(Curriculum::beside_questions);
+            let who = Evaluated {
+                variant,
+                trained: match variant {
+                    Variant::Base => None,
+                    Variant::Dpo => adapters[0].clone(),
+                    Variant::Grpo => adapters[1].clone(),
+                },
+                name: named.name.clone(),
+                curriculum: lessons.filter(|_| named.defence.realignment.is_some()),
+                defence: named.defence.clone(),
+            };
+            let others = [plain(Variant::Dpo), plain(Variant::Grpo)];
+            let stage = EvaluateStage::new(name.clone(), data, who, &others, slot);
+            stages.push(Box::new(stage));
+            results.evaluations.push((slot.testbed, name));
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

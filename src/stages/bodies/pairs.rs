@@ -14,7 +14,7 @@ use crate::recipe::raw::RawToolUse;
 use crate::scenario::Testbed;
 use crate::scenario::decision::Decision;
 use crate::scenario::tool_use::Problem;
-use crate::stages::{Input, Stage, StageContext};
+use crate::stages::{Input, Stage, StageContext, Work};
 use crate::tool::Sandbox;
 use crate::training::pairs::{PairsConfig, sample_pairs};
 use crate::training::tool_pairs::{ChosenFrom, ToolPairs};
@@ -33,6 +33,7 @@ pub struct PairsStage {
     generation: GenerationConfig,
     config: PairsConfig,
     tools: RawToolUse,
+    questions: Option<u64>,
     seed: u64,
 }
 
@@ -48,6 +49,7 @@ impl PairsStage {
             generation: settings.stage_generation.pairs.over(&settings.generation),
             config: settings.pairs.clone(),
             tools: settings.tool_use.clone(),
+            questions: slot.sizes.map(|sizes| sizes.train),
             seed: slot.seed,
         }
     }
@@ -174,6 +176,14 @@ impl Stage for PairsStage {
 
     fn seed(&self) -> u64 {
         self.seed
+    }
+
+    fn work(&self) -> Option<Work> {
+        // Chosen solutions may be written without a sample.
+        let program = self.testbed == Testbed::ToolUse && self.tools.chosen == ChosenFrom::Program;
+        let sides = if program { 1 } else { 2 };
+        let attempts = self.config.attempts.into();
+        Some(Work::new(&[self.questions?, sides, attempts], "samples"))
     }
 
     fn inputs(&self) -> Vec<Input> {

@@ -13,7 +13,6 @@ use crate::evaluation::coordination_row::GameRow;
 use crate::evaluation::rounds::read_rows;
 use crate::evaluation::tool_row::ToolRow;
 use crate::recipe::Recipe;
-use crate::recipe::raw::Variant;
 use crate::report::{
     ModelInfo, Provenance, Report, ReportInputs, StageTime, TrainingSeries, render_figures,
     render_html, render_markdown, render_pictures, render_tables,
@@ -35,8 +34,8 @@ const REFERENCE_MODELS: [&str; 2] = ["Qwen/Qwen3-8B", "meta-llama/Llama-3.1-8B-I
 pub struct Training {
     /// In which testbed.
     pub testbed: Testbed,
-    /// By which method.
-    pub variant: Variant,
+    /// By which method, and with which defence.
+    pub label: String,
     /// Which model.
     pub model: String,
     /// Root seed.
@@ -175,12 +174,8 @@ impl Stage for ReportStage {
         for trained in &self.results.trainings {
             let path = context.input(&trained.stage)?;
             let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-            let series = TrainingSeries::from_jsonl(
-                trained.variant.name(),
-                &trained.model,
-                trained.seed,
-                &text,
-            )?;
+            let series =
+                TrainingSeries::from_jsonl(&trained.label, &trained.model, trained.seed, &text)?;
             training.push(if self.several_testbeds() {
                 series.on(trained.testbed.name())
             } else {

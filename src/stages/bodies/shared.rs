@@ -144,9 +144,10 @@ pub struct Names {
 }
 
 impl Names {
-    /// Name of the data stage of a testbed and seed.
-    pub fn data(&self, testbed: Testbed, seed: u64) -> String {
-        format!("data{}{}", self.testbed(testbed), self.seed(seed))
+    /// Name of the data stage of a testbed and seed; without a seed, of all seeds.
+    pub fn data(&self, testbed: Testbed, seed: Option<u64>) -> String {
+        let seed = seed.map_or(String::new(), |seed| self.seed(seed));
+        format!("data{}{seed}", self.testbed(testbed))
     }
 
     /// Name of a model's stage.
@@ -176,6 +177,15 @@ impl Names {
     }
 }
 
+/// How large a testbed's sets are, as far as that can be told before they are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Training questions, games or problems.
+    pub train: u64,
+    /// Test questions, games, or complex problems.
+    pub test: u64,
+}
+
 /// What the stages of one model, testbed and seed have in common.
 #[derive(Clone)]
 pub struct Slot<'a> {
@@ -187,6 +197,8 @@ pub struct Slot<'a> {
     pub model: &'a ModelSlot,
     /// Root seed.
     pub seed: u64,
+    /// Sizes of its sets.
+    pub sizes: Option<Sizes>,
 }
 
 impl Slot<'_> {

@@ -64,6 +64,7 @@ fn history() -> Vec<PastRound> {
         PastRound {
             round: 1,
             outcome: Outcome::Deviant,
+            vetoed: false,
             peers: vec![
                 peer(1, Outcome::Deviant, Some("Up it is.")),
                 peer(3, Outcome::Deviant, None),
@@ -76,6 +77,7 @@ fn history() -> Vec<PastRound> {
         PastRound {
             round: 2,
             outcome: Outcome::Invalid,
+            vetoed: false,
             peers: vec![
                 peer(1, Outcome::Compliant, None),
                 peer(3, Outcome::Failed, None),
@@ -121,6 +123,7 @@ fn names_addition_and_steering() {
     let past = PastRound {
         round: 1,
         outcome: Outcome::Compliant,
+        vetoed: false,
         peers: vec![],
         success: false,
         reward: Some(1.0),
@@ -130,6 +133,7 @@ fn names_addition_and_steering() {
         style: AnswerStyle::Direct,
         steer: Some(Role::Deviant),
         window: 3,
+        record: Record::default(),
     };
     let expected = "Situation.\n\n\
         You have two options:\n\
