@@ -4,6 +4,7 @@ pub mod coordination;
 pub mod coordination_row;
 pub mod coordination_summary;
 pub mod inspect;
+pub mod replay;
 pub mod rounds;
 pub mod row;
 pub mod statistics;

@@ -238,7 +238,7 @@ pub fn summarise(rows: &[EvalRow], root: u64) -> Result<Vec<VariantSummary>, Sum
 }
 
 /// Order in which variants are shown.
-pub(super) fn variant_rank(variant: &str) -> usize {
+pub fn variant_rank(variant: &str) -> usize {
     [BASE, "dpo", "grpo"]
         .iter()
         .position(|known| *known == variant)

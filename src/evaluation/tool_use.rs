@@ -113,7 +113,7 @@ pub fn evaluate_tools(
         let prompts: Vec<ToolAsk> = put
             .iter()
             .enumerate()
-            .map(|(agent, problem)| ask(problem, &history(&rows, agent as u32), &options))
+            .map(|(agent, problem)| ask(problem, &history(rows.iter(), agent as u32), &options))
             .collect();
         let asks: Vec<SolveAsk> = prompts
             .iter()
@@ -233,9 +233,11 @@ impl<'a> Schedule<'a> {
 }
 
 /// What an agent did so far, oldest first. Failures leave no trace.
-fn history(rows: &[ToolRow], agent: u32) -> Vec<ToolEpisode> {
-    rows.iter()
-        .filter(|row| row.agent == agent && row.solved != Solved::Failed)
+pub(super) fn history<'a>(
+    rows: impl Iterator<Item = &'a ToolRow>,
+    agent: u32,
+) -> Vec<ToolEpisode> {
+    rows.filter(|row| row.agent == agent && row.solved != Solved::Failed)
         .map(|row| ToolEpisode {
             round: row.round,
             difficulty: row.difficulty,

@@ -12,6 +12,7 @@ mod html;
 mod markdown;
 mod narrative;
 pub mod paper;
+mod prompts;
 mod samples;
 mod section;
 mod series;
@@ -20,6 +21,7 @@ mod simulation;
 pub mod svg;
 mod tables;
 mod tools;
+mod traces;
 
 use crate::evaluation::coordination_row::GameRow;
 use crate::evaluation::coordination_summary::GameSummaryError;
@@ -33,6 +35,7 @@ pub use csv::render_tables;
 pub use figures::render_figures;
 pub use html::render_html;
 pub use markdown::render_markdown;
+pub use prompts::Prompts;
 pub use series::{SeriesError, TrainingSeries};
 
 /// Below this many parameters a model's numbers are a check of the pipeline, not a finding.
@@ -88,6 +91,8 @@ pub struct ReportInputs {
     pub games: Vec<GameRow>,
     /// Rows of tool usage, likewise.
     pub tools: Vec<ToolRow>,
+    /// Prompts of the rows, where they are known.
+    pub prompts: Prompts,
     /// Training metrics.
     pub training: Vec<TrainingSeries>,
     /// Versions, digests, device, wall times.

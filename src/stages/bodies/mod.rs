@@ -19,9 +19,14 @@ use super::Stage;
 use data::DataStage;
 use evaluate::EvaluateStage;
 use pairs::PairsStage;
-use report::{ReportStage, Results, Training};
+use report::{Evaluation, ReportStage, Results, Training};
 use shared::{ModelSlot, Names, Slot};
 use train::TrainStage;
+
+/// Kind of the stages that evaluate.
+pub(super) fn evaluation_kind() -> &'static str {
+    evaluate::KIND
+}
 
 /// A recipe's stages in order, and the names of those it wants.
 pub struct Pipeline {
@@ -145,6 +150,10 @@ fn agents(
             variant,
             slot,
         )));
-        results.evaluations.push((slot.testbed, name));
+        results.evaluations.push(Evaluation {
+            testbed: slot.testbed,
+            stage: name,
+            data: data.into(),
+        });
     }
 }
