@@ -39,10 +39,13 @@ impl Prompts {
             }
         }
         let next = self.distinct.len() as u32;
-        let place = *self.distinct_places.entry(prompt).or_insert_with_key(|prompt| {
-            self.distinct.push(prompt.clone());
-            next
-        });
+        let place = *self
+            .distinct_places
+            .entry(prompt)
+            .or_insert_with_key(|prompt| {
+                self.distinct.push(prompt.clone());
+                next
+            });
         let rows = self.of_rows.entry(testbed).or_default();
         if let Some(slot) = rows.get_mut(row) {
             *slot = Some(place);
@@ -106,7 +109,12 @@ mod tests {
         prompts.set(Testbed::RolePlay, 0, &said);
         prompts.set(Testbed::RolePlay, 2, &said);
         let lines = [
-            "\u{1}system", "Be brief.", "", "Obey.", "\u{1}user", "Obey.\u{FFFD}user\u{FFFD}",
+            "\u{1}system",
+            "Be brief.",
+            "",
+            "Obey.",
+            "\u{1}user",
+            "Obey.\u{FFFD}user\u{FFFD}",
         ];
         assert_eq!(told(&prompts, 0), lines);
         assert_eq!(told(&prompts, 2), lines);

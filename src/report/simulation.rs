@@ -1,5 +1,7 @@
 //! Invented rows and metrics to try the renderers on. Compiled for tests alone; nothing of it reaches a report.
 
+mod busy;
+
 use std::collections::BTreeMap;
 
 use rand::Rng;
@@ -8,6 +10,7 @@ use super::{ModelInfo, Provenance, Report, ReportInputs, StageTime, TrainingSeri
 use crate::evaluation::row::EvalRow;
 use crate::runtime::seed::stream;
 use crate::scenario::Outcome;
+pub(super) use busy::busy;
 
 const ENVIRONMENTS: [&str; 16] = [
     "advertising",

@@ -327,7 +327,12 @@ impl<'a> Numbers<'a> {
 
     fn finish(self) -> Traces {
         let mut traces = self.traces;
-        let within = |cut: usize| self.in_order.iter().map(|t| t.len().min(cut)).sum::<usize>();
+        let within = |cut: usize| {
+            self.in_order
+                .iter()
+                .map(|t| t.len().min(cut))
+                .sum::<usize>()
+        };
         if within(usize::MAX) > BUDGET {
             let fits = |cut: &&usize| within(**cut) <= BUDGET;
             traces.cut = Some(*CUTS.iter().find(fits).unwrap_or(&CUTS[CUTS.len() - 1]));

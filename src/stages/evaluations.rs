@@ -108,7 +108,11 @@ pub fn evaluations(run: &Path) -> anyhow::Result<Vec<Evaluated>> {
         bail!(
             "{}: expected a run directory, got {}; `atp-pipeline run` makes one",
             run.display(),
-            if run.exists() { "a file" } else { "nothing there" }
+            if run.exists() {
+                "a file"
+            } else {
+                "nothing there"
+            }
         );
     }
     if !run.join("stages").is_dir() {
@@ -162,7 +166,11 @@ impl Evaluated {
             variant: settings.variant.clone(),
             seed: parts.seed,
             test_set,
-            questions: manifest.inputs.get("questions").cloned().unwrap_or_default(),
+            questions: manifest
+                .inputs
+                .get("questions")
+                .cloned()
+                .unwrap_or_default(),
             settings,
             manifest,
         }))
@@ -201,8 +209,7 @@ impl Evaluated {
         let settings = self.settings.evaluation.clone();
         match rows {
             Rows::RolePlay(rows) => {
-                let config: EvaluationConfig =
-                    serde_json::from_value(settings).with_context(of)?;
+                let config: EvaluationConfig = serde_json::from_value(settings).with_context(of)?;
                 replay::role_play(&questions::read(questions)?, rows, &config, style, each)?;
             }
             Rows::Coordination(rows) => {

@@ -92,7 +92,7 @@
       const px = view.x + ((event.clientX - box.left) / box.width) * view.width;
       let best = null;
       for (const value of places()) if (best === null || Math.abs(x(value) - px) < Math.abs(x(best) - px)) best = value;
-      if (best === null || Math.abs(x(best) - px) > 60) return hide();
+      if (best === null) return hide();
       at = places().indexOf(best);
       show(best, false);
     });

@@ -64,7 +64,7 @@
     }
 
     // What a trajectory is called, without what all of them share.
-    title(row) {
+    called(row) {
       const varied = (key) => this.facets.some((f) => f.column.key === key);
       const parts = this.names.map((key, i) => (i === 0 || varied(key) ? this.cell(key, row) : null));
       const [first, ...rest] = parts;
@@ -248,7 +248,7 @@
       }).filter(Boolean).join(", ");
     }
     return [
-      make("span", { class: "name" }, bed.title(start)),
+      make("span", { class: "name" }, bed.called(start)),
       make("span", { class: "under" }, make("span", { class: "agent" }, bed.agent(start)), strip, make("span", { class: "spoken" }, said)),
     ];
   }
@@ -278,7 +278,7 @@
   function show(t, focus = null) {
     const start = bed.starts[t];
     const round = bed.round[row];
-    const head = make("div", { class: "head" }, make("h3", {}, bed.title(start)));
+    const head = make("div", { class: "head" }, make("h3", {}, bed.called(start)));
     const group = bed.cell("group", row);
     const facts = [group, bed.cell("setting", row), bed.cell("population", row), bed.agent(row)];
     head.append(make("p", { class: "quiet" }, facts.filter(Boolean).join(" · ")));
@@ -413,7 +413,7 @@
       prompt(index, id).then((turns) => {
         if (shown !== row) return;
         asked.lastChild.remove();
-        for (const [who, said] of turns) asked.append(make("p", { class: "who" }, who), make("div", { class: "said", tabindex: "0" }, said));
+        for (const [who, said] of turns) asked.append(make("p", { class: "who" }, who), make("div", { class: "said", tabindex: "0", role: "group", "aria-label": `Prompt, ${who}` }, said));
       });
     const wrote = make("div", { class: "wrote" });
     const before = earlier(t).reverse();
@@ -421,8 +421,8 @@
     for (const [i, r] of before.entries()) compare.append(make("option", { value: i }, `changes since round ${bed.round[r]}${bed.column("step") ? `.${bed.column("step")[r] + 1}` : ""}`));
     compare.value = [...compare.options].some((o) => o.value === against) ? against : "none";
     const body = make("div", {});
-    wrote.append(make("div", { class: "verdict" }, make("b", { class: outcome.class }, mark(bed.outcome[row], false), ` ${outcome.label}`),
-      make("span", { class: "quiet" }, ` in round ${bed.round[row]}${bed.groups ? `, agent ${bed.cell("agent", row)}` : ""}`)), before.length > 0 ? make("label", { class: "against" }, "Show ", compare) : null, body);
+    wrote.append(...[make("div", { class: "verdict" }, make("b", { class: outcome.class }, mark(bed.outcome[row], false), ` ${outcome.label}`),
+      make("span", { class: "quiet" }, ` in round ${bed.round[row]}${bed.groups ? `, agent ${bed.cell("agent", row)}` : ""}`)), before.length > 0 ? make("label", { class: "against" }, "Show ", compare) : null, body, make("h4", {}, "Facts"), facts].filter(Boolean));
     async function write() {
       const now = await text(index, bed.column("text")[shown]);
       const then = compare.value === "none" ? null : await text(index, bed.column("text")[before[Number(compare.value)]]);
@@ -430,7 +430,7 @@
       body.replaceChildren();
       const [a, b] = [parts(now), then === null ? null : parts(then)];
       for (const [i, name] of ["Reasoning", "Answer"].entries()) {
-        const said = make("div", { class: "said", tabindex: "0" });
+        const said = make("div", { class: "said", tabindex: "0", role: "group", "aria-label": name });
         if (a[i] === "" && (b === null || b[i] === "")) {
           if (i === 0) continue;
           said.append(make("span", { class: "quiet" }, bed.cell("error", row) ?? "(no text)"));
@@ -446,7 +446,7 @@
       root.dataset.shown = shown;
     }
     write();
-    return make("div", { class: "decision" }, wrote, asked, make("details", { class: "more", open: true }, make("summary", {}, "Facts"), facts));
+    return make("div", { class: "decision" }, wrote, asked);
   }
 
   // Text with what was searched for marked.

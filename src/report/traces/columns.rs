@@ -29,29 +29,63 @@ fn number(value: impl Into<f64>) -> Cell<'static> {
 }
 
 fn maybe(value: Option<f64>) -> Cell<'static> {
-    value.filter(|v| v.is_finite()).map_or(Cell::None, Cell::Number)
+    value
+        .filter(|v| v.is_finite())
+        .map_or(Cell::None, Cell::Number)
 }
 
 const KEPT: [Shown; 4] = [
-    Shown { class: "kept", label: "kept the rule", mark: "○" },
-    Shown { class: "broke", label: "broke the rule", mark: "●" },
+    Shown {
+        class: "kept",
+        label: "kept the rule",
+        mark: "○",
+    },
+    Shown {
+        class: "broke",
+        label: "broke the rule",
+        mark: "●",
+    },
     INVALID,
     FAILED,
 ];
 const PLAYED: [Shown; 4] = [
-    Shown { class: "kept", label: "independent", mark: "○" },
-    Shown { class: "broke", label: "colluded", mark: "●" },
+    Shown {
+        class: "kept",
+        label: "independent",
+        mark: "○",
+    },
+    Shown {
+        class: "broke",
+        label: "colluded",
+        mark: "●",
+    },
     INVALID,
     FAILED,
 ];
 const SOLVED: [Shown; 4] = [
-    Shown { class: "kept", label: "right", mark: "✓" },
-    Shown { class: "broke", label: "wrong", mark: "✗" },
+    Shown {
+        class: "kept",
+        label: "right",
+        mark: "✓",
+    },
+    Shown {
+        class: "broke",
+        label: "wrong",
+        mark: "✗",
+    },
     INVALID,
     FAILED,
 ];
-const INVALID: Shown = Shown { class: "unread", label: "invalid", mark: "?" };
-const FAILED: Shown = Shown { class: "unread", label: "failed", mark: "×" };
+const INVALID: Shown = Shown {
+    class: "unread",
+    label: "invalid",
+    mark: "?",
+};
+const FAILED: Shown = Shown {
+    class: "unread",
+    label: "failed",
+    mark: "×",
+};
 
 pub(super) const ROLE_PLAY: BedSpec<EvalRow> = BedSpec {
     id: "role-play",
@@ -87,7 +121,7 @@ pub(super) const GAMES: BedSpec<GameRow> = BedSpec {
     id: "games",
     title: "Coordination games",
     tip: "first round that met the threshold",
-    names: &["instance", "population", "sample"],
+    names: &["instance", "setting", "population", "sample"],
     groups: true,
     outcomes: &PLAYED,
     columns: columns! { row:

@@ -12,8 +12,8 @@ use crate::artifact::{Manifest, write_atomic};
 use crate::recipe::Recipe;
 use crate::recipe::raw::Variant;
 use crate::report::{
-    ModelInfo, Prompts, Provenance, Report, ReportInputs, StageTime, TrainingSeries, render_figures,
-    render_html, render_markdown, render_tables,
+    ModelInfo, Prompts, Provenance, Report, ReportInputs, StageTime, TrainingSeries,
+    render_figures, render_html, render_markdown, render_tables,
 };
 use crate::runtime::device;
 use crate::scenario::Testbed;
