@@ -1,6 +1,7 @@
 # make reproduce   set up, build, run the laptop recipe: data to report, on this machine
 # make test        set up, build, run all tests (the real 135M model where it matters)
 # make test-kill   424 kills instead of the few of `make test`
+# make test-browser   the report in Chromium (CHROMIUM=… names one; needs npm): see tests/browser
 # make check       format, lints, documentation, tests: what every commit must pass
 # RECIPE=… chooses another recipe, RUN_ARGS=… adds options of `atp-pipeline run`
 
@@ -9,10 +10,10 @@ RUN_ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build reproduce test test-kill check fmt clippy doc clean
+.PHONY: help setup build reproduce test test-kill test-browser check fmt clippy doc clean
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile
 
 setup:
 	@command -v $(PYTHON) >/dev/null || { echo "setup: $(PYTHON) is missing; install python3 (3.8 or newer)" >&2; exit 1; }
@@ -35,6 +36,13 @@ test: setup
 # 24 at random moments with the real one.
 test-kill: setup
 	ATP_KILLS=200 ATP_MODEL_KILLS=24 $(CARGO) test --locked --test integration kill -- --nocapture
+
+# Pages are written by an ignored test, then tried by Playwright in the system's Chromium; not part of `check`.
+test-browser: setup
+	@command -v npm >/dev/null || { echo "test-browser: npm is missing; install Node.js 20 or newer" >&2; exit 1; }
+	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || { echo "test-browser: no Chromium at $${CHROMIUM:-/usr/bin/chromium}; install it (Debian: apt-get install chromium) or set CHROMIUM" >&2; exit 1; }
+	$(CARGO) test --locked --lib report::html::tests::preview -- --ignored
+	cd tests/browser && PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --no-audit --no-fund && npx playwright test
 
 check: fmt clippy doc test
 

@@ -393,7 +393,7 @@ fn preview() {
     for (name, inputs) in [
         ("report", busy(3600, 60)),
         ("hostile", hostile()),
-        ("large", busy(100_000, 80)),
+        ("large", busy(100_000, 150)),
     ] {
         let report = Report::new(inputs).unwrap();
         std::fs::write(folder.join(format!("{name}.html")), render_html(&report)).unwrap();

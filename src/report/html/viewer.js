@@ -353,6 +353,8 @@
       const met = bed.column("tip")[rows[0]] === 1;
       const said = `Round ${round}: ${n} of ${of} colluded, threshold ${threshold}: ${met ? "met" : "missed"}`;
       const cards = make("div", { class: "cards", role: "group", "aria-label": said });
+      // All in one row: an agent's rounds stand under each other.
+      cards.style.setProperty("--agents", rows.length);
       for (const r of rows) {
         const outcome = bed.outcomes[bed.outcome[r]];
         const words = make("span", { class: "excerpt" }, "…");
@@ -360,7 +362,7 @@
         const button = make("button", {
           type: "button", class: `card ${outcome.class}${bed.matched[r] ? "" : " dim"}`, "aria-pressed": String(r === row), "data-row": r,
           on: { click: () => { row = r; show(t, '.board [aria-pressed="true"]'); } },
-        }, make("span", { class: "who" }, `Agent ${bed.cell("agent", r)} `, mark(bed.outcome[r], false), ` ${outcome.label}`),
+        }, make("span", { class: "who" }, `Agent ${bed.cell("agent", r)}`), make("span", {}, mark(bed.outcome[r], false), ` ${outcome.label}`),
           make("span", { class: "quiet" }, reward === null ? "no reward" : `reward ${reward}`), words);
         text(index, bed.column("text")[r]).then((whole) => {
           const [thought, answer] = parts(whole);
