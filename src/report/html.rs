@@ -22,6 +22,7 @@ use super::figures::{NARROW, Panel, TrainingFigure, WIDE, training_figures, viol
 use super::narrative::{summary, variant_name};
 use super::samples::{Samples, samples, shown_text};
 use super::svg;
+use super::section::Section;
 use super::tables;
 use super::traces::traces;
 use crate::evaluation::row::EvalRow;
@@ -67,6 +68,13 @@ pub fn render_html(report: &Report) -> String {
     page.section("provenance", "Provenance");
     page.provenance(report);
     page.finish(&report.inputs.title, &report.inputs.provenance.device)
+}
+
+/// A page of sections alone, for what is not a report.
+pub(super) fn page_of(title: &str, byline: &str, sections: &[Section]) -> String {
+    let mut page = Page::default();
+    sections.iter().for_each(|section| page.testbed(section));
+    page.finish(title, byline)
 }
 
 impl Page {

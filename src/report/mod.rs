@@ -4,6 +4,7 @@
 //! renderers only lay out. Sentences (`narrative`) and tables (`tables`) are made once as plain text and escaped by
 //! each format on its way out, so no format can say something another does not. What models wrote is hostile input.
 
+pub mod compare;
 mod csv;
 mod escape;
 mod figures;

@@ -10,6 +10,7 @@ mod report;
 mod shared;
 mod train;
 
+pub use report::HTML as REPORT_PAGE;
 pub use shared::Machine;
 
 use crate::recipe::Recipe;
