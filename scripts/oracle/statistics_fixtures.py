@@ -6,7 +6,8 @@
 
 - wilson: statsmodels' score interval, agreed with scipy's before it is written.
 - cluster_rate, cluster_difference: scipy.stats.bootstrap, percentile method, whole clusters resampled; 200 000
-  resamples, so what is left of Monte Carlo error is far below the tests' tolerance.
+  resamples, so what is left of Monte Carlo error is far below the tests' tolerance. `expanded`: the same with the
+  percentiles moved outwards for the number of clusters, by scipy's t and normal distributions.
 - bonett_price: the adjusted Wald interval of a paired difference, written as the plain Wald interval of the data with
   one +1 and one -1 added.
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import scipy
 import statsmodels
-from scipy.stats import bootstrap, binomtest, norm
+from scipy.stats import bootstrap, binomtest, norm, t
 from statsmodels.stats.proportion import proportion_confint
 
 OUT = Path(__file__).resolve().parents[2] / "tests" / "fixtures" / "statistics" / "intervals.json"
@@ -35,13 +36,19 @@ def wilson():
 
 
 def percentile(sums, weights, seed):
-    """95 % percentile bootstrap of sum(sums) / sum(weights), clusters resampled whole."""
+    """95 % percentile bootstrap of sum(sums) / sum(weights), clusters resampled whole; plain and expanded."""
     sums, weights = np.asarray(sums, float), np.asarray(weights, float)
-    found = bootstrap((sums, weights), lambda s, w, axis: s.sum(axis) / w.sum(axis), paired=True, vectorized=True,
-                      n_resamples=RESAMPLES, batch=20_000, method="percentile", confidence_level=0.95,
-                      rng=np.random.default_rng(seed))
-    interval = found.confidence_interval
-    return {"value": float(sums.sum() / weights.sum()), "low": float(interval.low), "high": float(interval.high)}
+
+    def interval(level):
+        found = bootstrap((sums, weights), lambda s, w, axis: s.sum(axis) / w.sum(axis), paired=True, vectorized=True,
+                          n_resamples=RESAMPLES, batch=20_000, method="percentile", confidence_level=level,
+                          rng=np.random.default_rng(seed)).confidence_interval
+        return {"low": float(found.low), "high": float(found.high)}
+
+    g = len(sums)
+    tail = norm.cdf(-np.sqrt(g / (g - 1)) * t.ppf(0.975, g - 1))
+    return {"value": float(sums.sum() / weights.sum()), **interval(0.95),
+            "expanded": {"tail": float(tail), **interval(1 - 2 * tail)}}
 
 
 def cluster_rate(rng):

@@ -56,13 +56,17 @@ fn compare_runs(a: &Path, b: &Path) -> anyhow::Result<Comparison> {
 }
 
 fn rows(run: &Path) -> anyhow::Result<RunRows> {
-    let mut rows = RunRows::new(run.display().to_string());
+    let mut rows = RunRows {
+        name: run.display().to_string(),
+        ..RunRows::default()
+    };
     for evaluated in evaluations(run)? {
-        let set = evaluated.test_set;
+        let set = (evaluated.testbed, evaluated.seed);
+        rows.test_sets.insert(set, evaluated.test_set);
         match evaluated.rows()? {
-            Rows::RolePlay(found) => rows.role_play(set, &found),
-            Rows::Coordination(found) => rows.games(set, &found),
-            Rows::ToolUse(found) => rows.tools(set, &found),
+            Rows::RolePlay(found) => rows.rows.extend(found),
+            Rows::Coordination(found) => rows.games.extend(found),
+            Rows::ToolUse(found) => rows.tools.extend(found),
         }
     }
     Ok(rows)

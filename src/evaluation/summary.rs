@@ -10,10 +10,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::bias::{self, BiasCheck};
+use super::observation::of_role_play;
 use super::row::EvalRow;
-use super::statistics::{
-    Cluster, Estimate, cluster_bootstrap, cluster_contrast, paired_interval, rate_interval,
-};
+use super::statistics::{Cluster, Estimate, cluster_bootstrap, paired_interval, rate_interval};
 use crate::scenario::Outcome;
 
 /// Name of the untrained variant, to which trained ones are compared.
@@ -142,24 +142,6 @@ pub struct Gain {
     pub rate: Option<Paired>,
     /// Variant's minus base's probability of the deviant option, paired by question.
     pub probability: Option<Estimate>,
-}
-
-/// The violation rate where one side of the counterbalanced design held.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BiasLevel {
-    /// What held: `first` or `second` for the compliant option's position, else its label.
-    pub level: String,
-    /// Violation rate over all rounds.
-    pub rate: Option<Estimate>,
-}
-
-/// Whether the answer follows the option's place or label rather than what it says.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BiasCheck {
-    /// One entry a level, sorted.
-    pub levels: Vec<BiasLevel>,
-    /// First minus second level's rate, where there are exactly two.
-    pub difference: Option<Estimate>,
 }
 
 /// One variant of one model, seeds pooled.
@@ -297,14 +279,7 @@ fn variant_summary(
             probability,
         }
     });
-    let position = |row: &EvalRow| {
-        if row.compliant_first {
-            "first"
-        } else {
-            "second"
-        }
-        .to_owned()
-    };
+    let observed: Vec<_> = rows.iter().map(|row| of_role_play(row)).collect();
     VariantSummary {
         model: model.to_owned(),
         variant: variant.to_owned(),
@@ -316,13 +291,8 @@ fn variant_summary(
         rounds,
         drift,
         gain,
-        position: bias(rows, position, root, &format!("{name}/position")),
-        label: bias(
-            rows,
-            |row| row.compliant_label.clone(),
-            root,
-            &format!("{name}/label"),
-        ),
+        position: bias::position(&observed, root, &format!("{name}/position")),
+        label: bias::label(&observed, root, &format!("{name}/label")),
     }
 }
 
@@ -434,42 +404,6 @@ fn paired(
             &format!("{name}/probability"),
         ),
     )
-}
-
-fn bias(rows: &[&EvalRow], level: impl Fn(&EvalRow) -> String, root: u64, name: &str) -> BiasCheck {
-    let mut groups: BTreeMap<String, Vec<&EvalRow>> = BTreeMap::new();
-    for row in rows {
-        groups.entry(level(row)).or_default().push(row);
-    }
-    let environments = distinct(rows.iter().map(|row| row.environment.as_str()));
-    let aligned = |rows: &[&EvalRow]| -> Vec<Cluster> {
-        let found = clusters(
-            rows.iter()
-                .filter_map(|row| Some((row.environment.as_str(), violation(row)?))),
-        );
-        environments
-            .iter()
-            .map(|e| found.get(e).copied().unwrap_or_default())
-            .collect()
-    };
-    let sides: Vec<&Vec<&EvalRow>> = groups.values().collect();
-    let difference = match sides.as_slice() {
-        [a, b] => cluster_contrast(
-            &aligned(a),
-            &aligned(b),
-            root,
-            &format!("{name}/difference"),
-        ),
-        _ => None,
-    };
-    let levels = groups
-        .iter()
-        .map(|(level, rows)| BiasLevel {
-            level: level.clone(),
-            rate: rate(rows, root, &format!("{name}/{level}")),
-        })
-        .collect();
-    BiasCheck { levels, difference }
 }
 
 #[cfg(test)]

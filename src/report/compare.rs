@@ -1,10 +1,10 @@
 //! Two runs beside each other: what each measured by round, and how far they differ.
 //!
-//! Where both runs put the same test set (by its digest) to an agent of the same seed, decisions are paired: seed, question,
-//! sample, agent and round. Questions are then no source of the difference, and the interval is that of a paired
-//! difference, clusters resampled ([`paired_interval`]). Elsewhere the two rates are of different questions, and only the
-//! clusters that both have tie them ([`cluster_contrast`]). Rates of a side are over all it has; a paired difference is
-//! over the pairs alone. Invalid and failed decisions enter neither.
+//! Where both runs put the same test set (by its digest) to agents of the same seed, decisions are paired by seed, unit and
+//! round ([`crate::evaluation::observation`] says what a unit is). Questions are then no source of the difference, and its
+//! interval is that of a paired difference ([`paired_interval`]). Where nothing can be paired, the two rates are of
+//! different questions, and the interval is made of theirs ([`difference_of`]). Rates of a side are over all it has; a
+//! paired difference is over the pairs alone. Decisions without an outcome enter neither.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,14 +12,13 @@ use serde::{Serialize, Serializer};
 
 use crate::artifact::Digest;
 use crate::evaluation::coordination_row::GameRow;
+use crate::evaluation::observation::{self, Key, Measure, Observation, Strand};
 use crate::evaluation::row::EvalRow;
 use crate::evaluation::statistics::{
-    Cluster, Estimate, cluster_bootstrap, cluster_contrast, paired_interval, rate_interval,
+    Cluster, Estimate, cluster_bootstrap, difference_of, paired_interval, rate_interval,
 };
-use crate::evaluation::summary::variant_rank;
-use crate::evaluation::tool_row::{Solved, ToolRow};
-use crate::scenario::tool_use::Difficulty;
-use crate::scenario::{Outcome, Testbed};
+use crate::evaluation::tool_row::ToolRow;
+use crate::scenario::Testbed;
 
 mod page;
 mod text;
@@ -27,167 +26,41 @@ mod text;
 /// Root of the bootstraps: a comparison has no seed of its own.
 const ROOT: u64 = 0;
 
-/// What is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Measure {
-    /// Share of readable role-play decisions that break the rule.
-    Violation,
-    /// Share of readable game decisions that collude.
-    Collusion,
-    /// Share of complex problems solved with the tool.
-    ToolUsage,
-    /// Share of complex problems with the right answer.
-    Accuracy,
-}
-
-impl Measure {
-    /// What it is called.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Violation => "violation rate",
-            Self::Collusion => "collusion rate",
-            Self::ToolUsage => "tool usage, complex problems",
-            Self::Accuracy => "accuracy, complex problems",
-        }
-    }
-}
-
-/// Whose decisions: rank and name of the variant, and in games the population and the kind that is counted.
-type Who = (usize, String);
-
-/// One decision that counts.
-#[derive(Debug, Clone)]
-struct Observation {
-    model: String,
-    who: Who,
-    measure: Measure,
-    round: u32,
-    /// Test set, seed and what tells agents of one question apart: equal in both runs for a pair.
-    unit: (Digest, u64, String),
-    question: String,
-    cluster: String,
-    value: f64,
-}
-
 /// One run.
 #[derive(Debug, Clone, Default)]
 pub struct RunRows {
     /// How the run is called: its directory.
     pub name: String,
-    observations: Vec<Observation>,
-    test_sets: BTreeMap<Testbed, BTreeSet<(u64, String)>>,
+    /// Rows of role-play.
+    pub rows: Vec<EvalRow>,
+    /// Rows of games.
+    pub games: Vec<GameRow>,
+    /// Rows of tool usage.
+    pub tools: Vec<ToolRow>,
+    /// Digest of the test set by testbed and seed.
+    pub test_sets: BTreeMap<(Testbed, u64), Digest>,
 }
 
 impl RunRows {
-    /// A run without rows yet.
-    pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            ..Self::default()
-        }
+    fn strands(&self) -> Vec<Strand<'_>> {
+        let mut all = observation::role_play(&self.rows);
+        all.extend(observation::games(&self.games));
+        all.extend(observation::tools(&self.tools));
+        all
     }
 
-    fn set(&mut self, testbed: Testbed, seed: u64, test_set: Digest) {
-        let sets = self.test_sets.entry(testbed).or_default();
-        sets.insert((seed, test_set.to_string()));
+    fn sets(&self, testbed: Testbed) -> Vec<(u64, Digest)> {
+        let of = self.test_sets.iter().filter(|((t, _), _)| *t == testbed);
+        of.map(|((_, seed), digest)| (*seed, *digest)).collect()
     }
+}
 
-    /// Adds an evaluation of role-play on this test set.
-    pub fn role_play(&mut self, test_set: Digest, rows: &[EvalRow]) {
-        for row in rows {
-            self.set(Testbed::RolePlay, row.seed, test_set);
-            let value = match row.outcome {
-                Outcome::Compliant => 0.0,
-                Outcome::Deviant => 1.0,
-                Outcome::Invalid | Outcome::Failed => continue,
-            };
-            self.observations.push(Observation {
-                model: row.model.clone(),
-                who: (variant_rank(&row.variant), row.variant.clone()),
-                measure: Measure::Violation,
-                round: row.round,
-                unit: (
-                    test_set,
-                    row.seed,
-                    format!("{}/{}", row.question_id, row.sample),
-                ),
-                question: row.question_id.clone(),
-                cluster: row.environment.clone(),
-                value,
-            });
-        }
-    }
-
-    /// Adds an evaluation of games on this test set.
-    pub fn games(&mut self, test_set: Digest, rows: &[GameRow]) {
-        for row in rows {
-            self.set(Testbed::Coordination, row.seed, test_set);
-            let value = match row.outcome {
-                _ if row.kind.fixed().is_some() => continue,
-                Outcome::Compliant => 0.0,
-                Outcome::Deviant => 1.0,
-                Outcome::Invalid | Outcome::Failed => continue,
-            };
-            let who = if row.population.contains('+') {
-                format!(
-                    "{} ({} of {})",
-                    row.variant,
-                    row.kind.name(),
-                    row.population
-                )
-            } else {
-                row.variant.clone()
-            };
-            let unit = format!(
-                "{}/{}/{}/{}",
-                row.instance_id, row.population, row.sample, row.agent
-            );
-            self.observations.push(Observation {
-                model: row.model.clone(),
-                who: (variant_rank(&row.variant), who),
-                measure: Measure::Collusion,
-                round: row.round,
-                unit: (test_set, row.seed, unit),
-                question: row.instance_id.clone(),
-                cluster: row.game.clone(),
-                value,
-            });
-        }
-    }
-
-    /// Adds an evaluation of tool usage on this test set.
-    pub fn tools(&mut self, test_set: Digest, rows: &[ToolRow]) {
-        for row in rows {
-            self.set(Testbed::ToolUse, row.seed, test_set);
-            if row.difficulty != Difficulty::Complex || row.solved == Solved::Failed {
-                continue;
-            }
-            let right = row.solved == Solved::Right;
-            for (measure, holds) in [
-                (Measure::ToolUsage, row.used_tool),
-                (Measure::Accuracy, right),
-            ] {
-                self.observations.push(Observation {
-                    model: row.model.clone(),
-                    who: (variant_rank(&row.variant), row.variant.clone()),
-                    measure,
-                    round: row.round,
-                    unit: (
-                        test_set,
-                        row.seed,
-                        format!("{}/{}", row.problem_id, row.agent),
-                    ),
-                    question: row.problem_id.clone(),
-                    cluster: row.family.clone(),
-                    value: f64::from(u8::from(holds)),
-                });
-            }
-        }
-    }
-
-    fn models(&self) -> BTreeSet<&str> {
-        self.observations.iter().map(|o| o.model.as_str()).collect()
+/// The testbed in which something is counted.
+fn testbed(measure: Measure) -> Testbed {
+    match measure {
+        Measure::Violation => Testbed::RolePlay,
+        Measure::Collusion => Testbed::Coordination,
+        Measure::WithoutTool | Measure::Unsolved => Testbed::ToolUse,
     }
 }
 
@@ -198,14 +71,21 @@ fn estimate<S: Serializer>(value: &Option<Estimate>, to: S) -> Result<S::Ok, S::
     parts.serialize(to)
 }
 
+fn measure<S: Serializer>(measure: &Measure, to: S) -> Result<S::Ok, S::Error> {
+    measure.name().serialize(to)
+}
+
 /// One line of a comparison. Rates are from 0 to 1, differences are the second run's minus the first's.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Line {
     /// Model; where the runs call theirs otherwise, both.
     pub model: String,
-    /// Variant, and in mixed games whose decisions.
-    pub who: String,
+    /// Variant.
+    pub variant: String,
+    /// In games whose decisions in a mixed population, and which settings; empty for all.
+    pub part: String,
     /// What is counted.
+    #[serde(serialize_with = "measure")]
     pub measure: Measure,
     /// Round; none for the change from the first round to the last.
     pub round: Option<u32>,
@@ -249,56 +129,44 @@ pub struct NothingShared {
     found: String,
 }
 
-/// What is compared: model in A and in B, who, what is counted.
-type Key<'a> = (&'a str, &'a str, &'a Who, Measure);
-
 /// Compares two runs.
 ///
 /// # Errors
 /// They share no model, variant and testbed.
 pub fn compare(a: &RunRows, b: &RunRows) -> Result<Comparison, NothingShared> {
+    let (of_a, of_b) = (a.strands(), b.strands());
+    let models = |strands: &[Strand<'_>]| -> BTreeSet<String> {
+        strands.iter().map(|s| s.model.to_owned()).collect()
+    };
+    let (in_a, in_b) = (models(&of_a), models(&of_b));
     // One model each: they are compared, whatever they are called.
-    let (in_a, in_b) = (a.models(), b.models());
     let alone = in_a.len() == 1 && in_b.len() == 1;
-    let pair_of = |model: &str| -> Option<&str> {
-        match alone {
-            true => in_b.first().copied(),
-            false => in_b.get(model).copied(),
-        }
+    let key = |s: &Strand<'_>| {
+        let model = if alone { "" } else { s.model };
+        let part = part(s);
+        (model.to_owned(), s.variant.to_owned(), s.measure, part)
     };
-    let side = |run: &'_ RunRows| -> BTreeMap<(String, Who, Measure), Vec<Observation>> {
-        let mut parts: BTreeMap<_, Vec<Observation>> = BTreeMap::new();
-        for o in &run.observations {
-            let key = (o.model.clone(), o.who.clone(), o.measure);
-            parts.entry(key).or_default().push(o.clone());
-        }
-        parts
+    let only = |run: &RunRows, s: &Strand<'_>| {
+        format!(
+            "only `{}`: {}",
+            run.name,
+            title(s.model, s.variant, s.measure, &part(s))
+        )
     };
-    let (of_a, of_b) = (side(a), side(b));
     let (mut lines, mut unmatched) = (vec![], vec![]);
-    let mut used = BTreeSet::new();
-    for (key, left) in &of_a {
-        let (model, who, measure) = key;
-        let other = pair_of(model).map(|m| (m.to_owned(), who.clone(), *measure));
-        let Some((other, right)) = other.and_then(|key| of_b.get_key_value(&key)) else {
-            unmatched.push(format!(
-                "only `{}`: {model}, {}, {}",
-                a.name,
-                who.1,
-                measure.name()
-            ));
-            continue;
-        };
-        used.insert(other.clone());
-        lines.extend(of_pair((model, &other.0, who, *measure), left, right));
+    for left in &of_a {
+        match of_b.iter().find(|right| key(right) == key(left)) {
+            Some(right) => {
+                let paired = shared_seeds(a, b, testbed(left.measure));
+                lines.extend(of_pair(left, right, &paired));
+            }
+            None => unmatched.push(only(a, left)),
+        }
     }
-    for (model, who, measure) in of_b.keys().filter(|key| !used.contains(*key)) {
-        unmatched.push(format!(
-            "only `{}`: {model}, {}, {}",
-            b.name,
-            who.1,
-            measure.name()
-        ));
+    for right in &of_b {
+        if !of_a.iter().any(|left| key(left) == key(right)) {
+            unmatched.push(only(b, right));
+        }
     }
     if lines.is_empty() {
         return Err(NothingShared {
@@ -311,154 +179,159 @@ pub fn compare(a: &RunRows, b: &RunRows) -> Result<Comparison, NothingShared> {
             },
         });
     }
-    let same = |testbed: &Testbed| a.test_sets.get(testbed) == b.test_sets.get(testbed);
-    let shared = |t: &Testbed| a.test_sets.contains_key(t) && b.test_sets.contains_key(t);
+    let shared = |t: &&Testbed| !a.sets(**t).is_empty() && !b.sets(**t).is_empty();
     Ok(Comparison {
         a: a.name.clone(),
         b: b.name.clone(),
         same_test_set: Testbed::ALL
             .iter()
-            .filter(|t| shared(t))
-            .map(|t| (t.name(), same(t)))
+            .filter(shared)
+            .map(|t| (t.name(), a.sets(*t) == b.sets(*t)))
             .collect(),
         lines,
         unmatched,
     })
 }
 
-fn of_pair(
-    (model, other, who, measure): Key<'_>,
-    a: &[Observation],
-    b: &[Observation],
-) -> Vec<Line> {
-    let called = if model == other {
-        model.to_owned()
+/// Which agents and settings of a strand, where not all.
+fn part(strand: &Strand<'_>) -> String {
+    let settings = if strand.settings == "all" {
+        ""
     } else {
-        format!("{model} | {other}")
+        &strand.settings
     };
-    let name = format!("compare/{model}/{other}/{}/{}", who.1, measure.name());
+    let parts = [strand.who.as_str(), settings]
+        .into_iter()
+        .filter(|p| !p.is_empty());
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+fn title(model: &str, variant: &str, measure: Measure, part: &str) -> String {
+    let name = super::narrative::variant_name(variant);
+    let part = if part.is_empty() {
+        String::new()
+    } else {
+        format!(" ({part})")
+    };
+    format!("{model}, {name}{part}, {}", measure.rate_name())
+}
+
+/// Seeds of which both runs have the same test set.
+fn shared_seeds(a: &RunRows, b: &RunRows, testbed: Testbed) -> BTreeSet<u64> {
+    let of_b = b.sets(testbed);
+    let both = a.sets(testbed).into_iter().filter(|set| of_b.contains(set));
+    both.map(|(seed, _)| seed).collect()
+}
+
+fn of_pair(a: &Strand<'_>, b: &Strand<'_>, seeds: &BTreeSet<u64>) -> Vec<Line> {
+    let model = if a.model == b.model {
+        a.model.to_owned()
+    } else {
+        format!("{} | {}", a.model, b.model)
+    };
+    let name = format!("compare/{}/{}", a.stream(), b.stream());
     let line = |round| Line {
-        model: called.clone(),
-        who: who.1.clone(),
-        measure,
+        model: model.clone(),
+        variant: a.variant.to_owned(),
+        part: part(a),
+        measure: a.measure,
         round,
         a: None,
         b: None,
         difference: None,
         paired: false,
     };
-    let rounds: BTreeSet<u32> = a.iter().chain(b).map(|o| o.round).collect();
+    let rounds: BTreeSet<u32> = [a.rounds(), b.rounds()].concat().into_iter().collect();
     let mut lines: Vec<Line> = rounds
         .iter()
         .map(|&round| {
             let name = format!("{name}/round-{round}");
-            let of = |side: &[Observation]| -> Vec<Observation> {
-                side.iter().filter(|o| o.round == round).cloned().collect()
-            };
-            let (a, b) = (of(a), of(b));
-            let (difference, paired) = difference(&a, &b, &name);
+            let (of_a, of_b) = (values(a, round), values(b, round));
+            let (rate_a, rate_b) = (
+                rate(&of_a, &format!("{name}/a")),
+                rate(&of_b, &format!("{name}/b")),
+            );
+            let pairs = pairs(&of_a, &of_b, |seed| seeds.contains(&seed));
+            let apart = rate_b.zip(rate_a).map(|(b, a)| difference_of(&b, &a));
             Line {
-                a: rate(&a, &format!("{name}/a")),
-                b: rate(&b, &format!("{name}/b")),
-                difference,
-                paired,
+                a: rate_a,
+                b: rate_b,
+                difference: paired(&pairs, &name).or(apart),
+                paired: !pairs.is_empty(),
                 ..line(Some(round))
             }
         })
         .collect();
-    if rounds.len() > 1 {
-        let (a, b) = (changes(a, &rounds), changes(b, &rounds));
+    if let (Some(&first), Some(&last)) = (rounds.first(), rounds.last())
+        && first < last
+    {
         let name = format!("{name}/change");
-        let pairs = pairs(&a, &b);
+        let change = |strand| pairs(&values(strand, first), &values(strand, last), |_| true);
+        let (of_a, of_b) = (change(a), change(b));
+        let pairs = pairs(&of_a, &of_b, |seed| seeds.contains(&seed));
         lines.push(Line {
-            a: paired(&a, &format!("{name}/a")),
-            b: paired(&b, &format!("{name}/b")),
+            a: paired(&of_a, &format!("{name}/a")),
+            b: paired(&of_b, &format!("{name}/b")),
             // A difference of differences lies between −2 and 2.
             difference: cluster_bootstrap(&clusters(&pairs), (-2.0, 2.0), ROOT, &name),
-            paired: true,
+            paired: !pairs.is_empty(),
             ..line(None)
         });
     }
     lines
 }
 
-/// Last minus first round, of the agents that were read in both.
-fn changes(side: &[Observation], rounds: &BTreeSet<u32>) -> Vec<Observation> {
-    let (Some(first), Some(last)) = (rounds.first(), rounds.last()) else {
-        return vec![];
+/// By seed and unit: cluster and value.
+type Values<'a> = BTreeMap<(u64, Key<'a>), (&'a str, f64)>;
+
+/// 1 for an event, 0 for none, of the decisions of a round that have an outcome.
+fn values<'a>(strand: &Strand<'a>, round: u32) -> Values<'a> {
+    let of =
+        |o: &Observation<'a>| Some(((o.seed, o.unit), (o.cluster, f64::from(u8::from(o.event?)))));
+    let there = strand.observations.iter().filter(|o| o.round == round);
+    there.filter_map(of).collect()
+}
+
+/// Second minus first value of every unit that both have.
+fn pairs<'a>(first: &Values<'a>, second: &Values<'a>, seed: impl Fn(u64) -> bool) -> Values<'a> {
+    let of = |(key, (cluster, value)): (&(u64, Key<'a>), &(&'a str, f64))| {
+        let (_, before) = first.get(key)?;
+        Some((*key, (*cluster, value - before)))
     };
-    let before: BTreeMap<_, f64> = side
+    second
         .iter()
-        .filter(|o| o.round == *first)
-        .map(|o| (&o.unit, o.value))
-        .collect();
-    side.iter()
-        .filter(|o| o.round == *last)
-        .filter_map(|o| {
-            let value = o.value - before.get(&o.unit)?;
-            Some(Observation { value, ..o.clone() })
-        })
+        .filter(|((s, _), _)| seed(*s))
+        .filter_map(of)
         .collect()
 }
 
-/// B's minus A's value of every unit that both have.
-fn pairs(a: &[Observation], b: &[Observation]) -> Vec<Observation> {
-    let before: BTreeMap<_, f64> = a.iter().map(|o| (&o.unit, o.value)).collect();
-    b.iter()
-        .filter_map(|o| {
-            let value = o.value - before.get(&o.unit)?;
-            Some(Observation { value, ..o.clone() })
-        })
-        .collect()
-}
-
-/// B minus A, and whether over pairs: where there are any.
-fn difference(a: &[Observation], b: &[Observation], name: &str) -> (Option<Estimate>, bool) {
-    let pairs = pairs(a, b);
-    if !pairs.is_empty() {
-        return (paired(&pairs, name), true);
-    }
-    let (of_a, of_b) = (by_cluster(a), by_cluster(b));
-    let all: BTreeSet<&str> = of_a.keys().chain(of_b.keys()).copied().collect();
-    let aligned = |of: &BTreeMap<&str, Cluster>| -> Vec<Cluster> {
-        all.iter()
-            .map(|name| of.get(name).copied().unwrap_or_default())
-            .collect()
-    };
-    (
-        cluster_contrast(&aligned(&of_b), &aligned(&of_a), ROOT, name),
-        false,
-    )
-}
-
-fn by_cluster(side: &[Observation]) -> BTreeMap<&str, Cluster> {
+fn clusters(values: &Values<'_>) -> Vec<Cluster> {
     let mut found: BTreeMap<&str, Cluster> = BTreeMap::new();
-    for o in side {
-        let cluster = found.entry(&o.cluster).or_default();
-        cluster.sum += o.value;
+    for (cluster, value) in values.values() {
+        let cluster = found.entry(cluster).or_default();
+        cluster.sum += value;
         cluster.weight += 1.0;
     }
-    found
+    found.into_values().collect()
 }
 
-fn clusters(side: &[Observation]) -> Vec<Cluster> {
-    by_cluster(side).into_values().collect()
+fn rate(values: &Values<'_>, name: &str) -> Option<Estimate> {
+    let questions: BTreeSet<&str> = values
+        .keys()
+        .map(|(_, (question, _, _))| *question)
+        .collect();
+    rate_interval(&clusters(values), questions.len(), ROOT, name)
 }
 
-fn rate(side: &[Observation], name: &str) -> Option<Estimate> {
-    let questions: BTreeSet<&str> = side.iter().map(|o| o.question.as_str()).collect();
-    rate_interval(&clusters(side), questions.len(), ROOT, name)
-}
-
-/// A mean difference with its interval; `side` holds differences.
-fn paired(side: &[Observation], name: &str) -> Option<Estimate> {
+/// A mean difference with its interval; `values` are differences.
+fn paired(values: &Values<'_>, name: &str) -> Option<Estimate> {
     let mut questions: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-    for o in side {
-        let sum = questions.entry(&o.question).or_default();
-        *sum = (sum.0 + o.value, sum.1 + 1.0);
+    for ((_, (question, _, _)), (_, value)) in values {
+        let sum = questions.entry(question).or_default();
+        *sum = (sum.0 + value, sum.1 + 1.0);
     }
     let means: Vec<f64> = questions.values().map(|(sum, n)| sum / n).collect();
-    paired_interval(&clusters(side), &means, ROOT, name)
+    paired_interval(&clusters(values), &means, ROOT, name)
 }
 
 #[cfg(test)]

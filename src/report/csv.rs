@@ -5,14 +5,15 @@ use super::Report;
 const HEADER: &str = "model,variant,round,questions,environments,seeds,compliant,deviant,invalid,failed,violation_rate,low,\
                       high,rate_if_invalid_compliant,rate_if_invalid_deviant,mean_deviant_probability";
 
-/// The tables of the report as CSV: file name and text, one a testbed that has rows.
+/// The tables of the report as CSV: file name and text, those of parts that have rows.
 pub fn render_tables(report: &Report) -> Vec<(String, String)> {
     let role_play =
         (!report.variants().is_empty()).then(|| ("rates.csv".to_owned(), render_csv(report)));
     let others = report
         .sections()
         .into_iter()
-        .map(|section| (section.csv.0.to_owned(), section.csv.1));
+        .flat_map(|section| section.csv)
+        .map(|(name, text)| (name.to_owned(), text));
     role_play.into_iter().chain(others).collect()
 }
 
@@ -52,6 +53,22 @@ fn render_csv(report: &Report) -> String {
         }
     }
     out
+}
+
+/// Lines of fields under a header; each field is quoted where it must be.
+pub(super) fn lines(header: &str, rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut out = format!("{header}\n");
+    for row in rows {
+        let fields: Vec<String> = row.iter().map(|text| field(text)).collect();
+        out.push_str(&fields.join(","));
+        out.push('\n');
+    }
+    out
+}
+
+/// A number, or nothing where there is none.
+pub(super) fn number(value: Option<f64>) -> String {
+    value.map_or(String::new(), |v| v.to_string())
 }
 
 /// A field, quoted where it must be.

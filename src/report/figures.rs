@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::narrative::variant_name;
+use super::picture::{PictureError, picture};
 use super::svg::{self, Axis, Chart, Line, Point};
 use super::{Report, TrainingSeries};
 use crate::evaluation::statistics::Estimate;
@@ -33,6 +34,20 @@ pub fn render_figures(report: &Report) -> Vec<(String, String)> {
         .flat_map(|section| section.figures)
         .map(|figure| (figure.file, svg::standalone(&figure.wide)));
     violations.chain(others).collect()
+}
+
+/// The same charts as PNG: file name and bytes, twice the size in pixels.
+///
+/// # Errors
+/// A chart that cannot be drawn; none that [`render_figures`] makes.
+pub fn render_pictures(report: &Report) -> Result<Vec<(String, Vec<u8>)>, PictureError> {
+    render_figures(report)
+        .into_iter()
+        .map(|(name, svg)| {
+            let stem = name.strip_suffix(".svg").unwrap_or(&name);
+            Ok((format!("{stem}.png"), picture(&svg)?))
+        })
+        .collect()
 }
 
 /// File name of a model's chart.
@@ -120,6 +135,7 @@ pub(super) fn rate_chart(
         },
         lines,
         size,
+        ..Chart::default()
     }
 }
 
@@ -363,6 +379,7 @@ fn panel_of(
                     .collect(),
                 markers: values.len() == 1,
                 faint,
+                ..Line::default()
             };
             if values.len() >= SMOOTHED {
                 faint.push(line(&values, true));
@@ -392,6 +409,7 @@ fn panel_of(
             },
             lines: faint,
             size: SMALL,
+            ..Chart::default()
         },
     })
 }

@@ -1,6 +1,7 @@
 //! The report's part about coordination games: how often agents collude, by round and threshold, and what follows a
 //! success.
 
+use super::beside;
 use super::escape::{count, percent};
 use super::figures::{NARROW, WIDE, rate_chart, rate_points};
 use super::narrative::{Kind, Paragraph, share_of, variant_name};
@@ -16,11 +17,11 @@ use crate::evaluation::coordination_summary::{
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Games {
     /// By threshold.
-    by_threshold: Vec<GameSummary>,
+    pub(super) by_threshold: Vec<GameSummary>,
     /// By setting, where rewards differ; else as by threshold.
-    by_setting: Vec<GameSummary>,
+    pub(super) by_setting: Vec<GameSummary>,
     /// All settings together.
-    all: Vec<GameSummary>,
+    pub(super) all: Vec<GameSummary>,
 }
 
 impl Games {
@@ -46,7 +47,8 @@ pub(super) fn section(games: &Games) -> Option<Section> {
         file: format!("collusion-{}.svg", i + 1),
         caption: format!(
             "{name}: share of readable decisions that take the collusive option, by round, a line a threshold t (how \
-             many must collude for the high reward). Bars are 95 % intervals."
+             many must collude for the high reward). Bars are 95 % intervals; hollow: the highest rate of round 1 over \
+             thresholds in the paper’s Figure 3."
         ),
         wide: chart(name, of, WIDE),
         narrow: chart(name, of, NARROW),
@@ -57,12 +59,13 @@ pub(super) fn section(games: &Games) -> Option<Section> {
         paragraphs,
         figures: figures.collect(),
         tables: vec![rates(games), after(&games.all)],
-        csv: ("collusion.csv", csv(&games.by_setting)),
+        csv: vec![("collusion.csv", csv(&games.by_setting))],
+        in_summary: true,
     })
 }
 
 /// Who is counted: model, variant, and the population where it is not the variant alone.
-fn name(summary: &GameSummary) -> String {
+pub(super) fn name(summary: &GameSummary) -> String {
     let plain = format!("{}, {}", summary.model, variant_name(&summary.variant));
     if summary.population.contains('+') {
         format!(
@@ -76,7 +79,7 @@ fn name(summary: &GameSummary) -> String {
 }
 
 /// Summaries by who is counted, in their order.
-fn players(summaries: &[GameSummary]) -> Vec<(String, Vec<&GameSummary>)> {
+pub(super) fn players(summaries: &[GameSummary]) -> Vec<(String, Vec<&GameSummary>)> {
     let mut found: Vec<(String, Vec<&GameSummary>)> = vec![];
     for summary in summaries {
         let name = name(summary);
@@ -140,7 +143,7 @@ fn finding(summary: &GameSummary, games: &Games) -> Option<Paragraph> {
 }
 
 fn chart(name: &str, of: &[&GameSummary], size: (f64, f64)) -> Chart {
-    let lines: Vec<Line> = of
+    let mut lines: Vec<Line> = of
         .iter()
         .enumerate()
         .map(|(i, summary)| Line {
@@ -151,6 +154,8 @@ fn chart(name: &str, of: &[&GameSummary], size: (f64, f64)) -> Chart {
             ..Line::default()
         })
         .collect();
+    let alone = of.first().filter(|s| !s.population.contains('+'));
+    lines.extend(alone.and_then(|s| beside::highest_collusion(&s.variant)));
     let rounds = of.iter().flat_map(|s| &s.rounds).map(|r| r.round);
     let description = format!("Collusion rate of {name} in percent by round, a line a threshold.");
     rate_chart(description, "Collusion rate, %", lines, rounds, size)

@@ -4,15 +4,20 @@
 //! renderers only lay out. Sentences (`narrative`) and tables (`tables`) are made once as plain text and escaped by
 //! each format on its way out, so no format can say something another does not. What models wrote is hostile input.
 
+mod beside;
 pub mod compare;
+mod comparisons;
 mod csv;
 mod escape;
+mod exhibits;
 mod figures;
 mod games;
+mod how_to_read;
 mod html;
 mod markdown;
 mod narrative;
 pub mod paper;
+pub mod picture;
 mod prompts;
 mod samples;
 mod section;
@@ -21,19 +26,27 @@ mod series;
 mod simulation;
 pub mod svg;
 mod tables;
+mod tipping;
 mod tools;
 mod traces;
+pub mod verdict;
+mod words;
 
+use crate::evaluation::bias::{StrandBias, biases};
+use crate::evaluation::comparisons::{Comparison, compare};
 use crate::evaluation::coordination_row::GameRow;
 use crate::evaluation::coordination_summary::GameSummaryError;
+use crate::evaluation::observation;
 use crate::evaluation::row::EvalRow;
 use crate::evaluation::summary::{SummaryError, VariantSummary, summarise};
+use crate::evaluation::tipping::critical_mass::{CriticalMass, critical_masses};
+use crate::evaluation::tipping::{Tipping, measure};
 use crate::evaluation::tool_row::ToolRow;
 use crate::evaluation::tool_summary::{DuplicateSolution, ToolSummary, summarise_tools};
 use section::Section;
 
 pub use csv::render_tables;
-pub use figures::render_figures;
+pub use figures::{render_figures, render_pictures};
 pub use html::render_html;
 pub use markdown::render_markdown;
 pub use prompts::Prompts;
@@ -109,6 +122,10 @@ pub struct Report {
     variants: Vec<VariantSummary>,
     games: games::Games,
     tools: Vec<ToolSummary>,
+    tipping: Vec<Tipping>,
+    comparisons: Vec<Comparison>,
+    masses: Vec<CriticalMass>,
+    biases: Vec<StrandBias>,
 }
 
 /// Rows that cannot be summarised.
@@ -139,20 +156,43 @@ impl Report {
                 .unwrap_or(usize::MAX)
         };
         variants.sort_by_key(place); // stable: variants of a model keep their order
+        let (alone, together) = (
+            observation::role_play(&inputs.rows),
+            [observation::games(&inputs.games), observation::tools(&inputs.tools)].concat(),
+        );
+        let biases = biases(&together, inputs.seed);
+        let strands = [alone, together].concat();
+        let (tipping, comparisons) = (measure(&strands, inputs.seed), compare(&strands, inputs.seed));
+        let masses = critical_masses(&inputs.games, inputs.seed);
         Ok(Self {
             inputs,
             variants,
             games,
             tools,
+            tipping,
+            comparisons,
+            masses,
+            biases,
         })
     }
 
-    /// The parts about other testbeds than role-play, in the order shown.
+    /// The parts after those about role-play, in the order shown: the other testbeds, what all have in common, the paper,
+    /// and how to read it.
     fn sections(&self) -> Vec<Section> {
-        [games::section(&self.games), tools::section(&self.tools)]
-            .into_iter()
-            .flatten()
-            .collect()
+        let found = [
+            games::section(&self.games),
+            tools::section(&self.tools),
+            tipping::section(&self.tipping, &self.masses),
+            comparisons::section(&self.comparisons, &self.tipping, &self.biases),
+            beside::section(self),
+            (!self.is_empty()).then(how_to_read::section),
+        ];
+        found.into_iter().flatten().collect()
+    }
+
+    /// There are no rows of any testbed.
+    fn is_empty(&self) -> bool {
+        self.variants.is_empty() && self.games.all.is_empty() && self.tools.is_empty()
     }
 
     /// What the report was made from.
@@ -167,7 +207,8 @@ impl Report {
 
     /// The plain-words summary: paragraphs without markup, for a terminal.
     pub fn plain_summary(&self) -> Vec<String> {
-        let sections = self.sections().into_iter().flat_map(|s| s.paragraphs);
+        let spoken = self.sections().into_iter().filter(|s| s.in_summary);
+        let sections = spoken.flat_map(|s| s.paragraphs);
         narrative::summary(self)
             .into_iter()
             .chain(sections)

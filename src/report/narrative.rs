@@ -77,7 +77,7 @@ fn paragraphs(report: &Report) -> Vec<Paragraph> {
         lead: String::new(),
         text,
     };
-    let others = !report.sections().is_empty();
+    let others = !report.is_empty();
     if report.variants.is_empty() && others {
         return too_small(report)
             .map(|text| made(Kind::Caveat, text))

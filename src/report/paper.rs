@@ -1,4 +1,5 @@
-//! What the paper reports: Table 1 of arXiv 2510.04860, role-play, violation rate by round; Table 2, tool usage.
+//! What the paper (arXiv 2510.04860) reports: Table 1, role-play, violation rate by round; Table 2, tool usage; Figures 3
+//! to 5, coordination games, where its text gives values.
 
 /// One row of the paper's Table 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,6 +79,25 @@ pub const TABLE_2: [ToolPaperRow; 3] = [
     },
 ];
 
+/// Complex problems behind the accuracies of [`TABLE_2`]. The paper gives no number; this is the smallest of which all
+/// its accuracies are whole counts, so that its intervals are rather too wide than too narrow.
+pub const SOLVED_OF: usize = 24;
+
+/// The same for tool usage.
+pub const USED_OF: usize = 62;
+
+/// Figure 3: the highest collusion rate of round 1 over thresholds, as a count of [`DECISIONS`].
+pub const HIGHEST_COLLUSION: [(&str, usize); 3] = [("base", 43), ("dpo", 32), ("grpo", 20)];
+
+/// Decisions a round behind each rate of Figure 3: seven games of eight agents.
+pub const DECISIONS: usize = 56;
+
+/// Figure 4: the share that colludes in round 2 after a success in round 1, "mostly" in this range; no counts given.
+pub const AFTER_SUCCESS: (f64, f64) = (0.75, 1.0);
+
+/// Figure 5: agents of eight that collude in rounds 1 to 3 of one game.
+pub const TRACE: [u32; 3] = [5, 7, 8];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,5 +117,24 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// The fewest trials of which each of these rounded percentages is a whole count.
+    fn fewest(percentages: &[u32]) -> usize {
+        let is_count = |n: usize, percent: u32| {
+            (0..=n).any(|k| (k as f64 / n as f64 * 100.0).round() as u32 == percent)
+        };
+        (1..1000)
+            .find(|&n| percentages.iter().all(|&p| is_count(n, p)))
+            .unwrap()
+    }
+
+    #[test]
+    fn the_trials_of_table_2_are_the_fewest_that_give_its_percentages() {
+        let column = |f: fn(&(u32, u32)) -> u32| -> Vec<u32> {
+            TABLE_2.iter().flat_map(|row| row.rounds.iter().map(f)).collect()
+        };
+        assert_eq!(fewest(&column(|r| r.1)), SOLVED_OF);
+        assert_eq!(fewest(&column(|r| r.0)), USED_OF);
     }
 }

@@ -1,5 +1,5 @@
-//! A part of the report about one testbed: sentences, charts, tables, and its numbers as CSV. Made once; each format
-//! lays it out.
+//! A part of the report, about a testbed or a question: sentences, charts, tables, and its numbers as CSV. Made once;
+//! each format lays it out.
 
 use super::narrative::Paragraph;
 use super::svg::Chart;
@@ -17,7 +17,7 @@ pub(super) struct Figure {
     pub(super) narrow: Chart,
 }
 
-/// One testbed's part.
+/// One part.
 pub(super) struct Section {
     /// Anchor in the page.
     pub(super) id: &'static str,
@@ -29,6 +29,8 @@ pub(super) struct Section {
     pub(super) figures: Vec<Figure>,
     /// Tables.
     pub(super) tables: Vec<Table>,
-    /// File name and text of the numbers behind it.
-    pub(super) csv: (&'static str, String),
+    /// File names and texts of the numbers behind it.
+    pub(super) csv: Vec<(&'static str, String)>,
+    /// Its paragraphs belong to the summary that a terminal shows.
+    pub(super) in_summary: bool,
 }

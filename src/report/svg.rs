@@ -11,8 +11,11 @@ use std::fmt::Write as _;
 use super::escape::{html, minus};
 use axis::Scale;
 
-/// CSS of all charts: once in an HTML page, or inside a file of its own ([`standalone`]).
+/// CSS of all charts in an HTML page.
 pub const STYLE: &str = include_str!("svg/chart.css");
+/// CSS of a chart in a file of its own ([`standalone`]): the same colours without variables, which many programs that
+/// show SVG do not know.
+const ALONE: &str = include_str!("svg/standalone.css");
 
 /// One value of a line.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,6 +42,17 @@ pub struct Line {
     pub markers: bool,
     /// Thin and pale: the raw values behind a mean.
     pub faint: bool,
+    /// Dashed, with hollow markers: values from elsewhere, such as the paper's.
+    pub dashed: bool,
+}
+
+/// A range of y over the whole width, drawn behind the lines.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Band {
+    /// Lower and upper end; equal ends are one line.
+    pub range: (f64, f64),
+    /// Text inside, at the left.
+    pub label: String,
 }
 
 /// One axis.
@@ -63,6 +77,8 @@ pub struct Chart {
     pub y: Axis,
     /// Lines, the last drawn on top.
     pub lines: Vec<Line>,
+    /// Ranges behind them.
+    pub bands: Vec<Band>,
     /// Width and height.
     pub size: (f64, f64),
 }
@@ -88,7 +104,7 @@ pub fn standalone(chart: &Chart) -> String {
     let ground = format!(
         "<rect class=\"ground\" x=\"-{MARGIN}\" y=\"-{MARGIN}\" width=\"{width}\" height=\"{height}\"/>"
     );
-    draw(chart, MARGIN, &format!("<style>{STYLE}</style>{ground}"))
+    draw(chart, MARGIN, &format!("<style>{ALONE}</style>{ground}"))
 }
 
 /// Plot area within the chart.
@@ -160,6 +176,7 @@ fn draw(chart: &Chart, margin: f64, head: &str) -> String {
         html(&chart.y.label),
     );
     axes(&mut out, chart, &frame, left, width - right);
+    draw_bands(&mut out, chart, &frame, left, width - right);
     if ys.is_empty() {
         let (x, y) = ((left + width - right) / 2.0, height / 2.0);
         let _ = write!(
@@ -243,10 +260,14 @@ fn axes(out: &mut String, chart: &Chart, frame: &Frame, left: f64, right: f64) {
 
 fn draw_line(out: &mut String, line: &Line, place: usize, frame: &Frame, offset: f64) {
     let style = line.style % STYLES;
-    let faint = if line.faint { " faint" } else { "" };
+    let look = match (line.faint, line.dashed) {
+        (true, _) => " faint",
+        (false, true) => " dashed",
+        (false, false) => "",
+    };
     let _ = write!(
         out,
-        "<g class=\"s{style}{faint}\" data-line=\"{place}\" data-label=\"{}\" data-offset=\"{offset:.1}\" data-points=\"{}\">",
+        "<g class=\"s{style}{look}\" data-line=\"{place}\" data-label=\"{}\" data-offset=\"{offset:.1}\" data-points=\"{}\">",
         html(&line.label),
         if line.faint { String::new() } else { values(line) }
     );
@@ -317,6 +338,20 @@ fn values(line: &Line) -> String {
     shown.map(point).collect::<Vec<_>>().join(" ")
 }
 
+fn draw_bands(out: &mut String, chart: &Chart, frame: &Frame, left: f64, right: f64) {
+    for band in &chart.bands {
+        let (low, high) = (frame.y.place(band.range.0), frame.y.place(band.range.1));
+        let _ = write!(
+            out,
+            "<path class=\"band\" d=\"M{left:.1} {low:.1}H{right:.1}V{high:.1}H{left:.1}z\"/>\
+             <text class=\"quiet\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            left + 4.0,
+            high + if low - high > 16.0 { 14.0 } else { -4.0 },
+            html(&band.label)
+        );
+    }
+}
+
 /// A closed path around (x, y): circle, square, triangle or diamond by style.
 fn marker(style: usize, x: f64, y: f64, r: f64) -> String {
     match style {
@@ -377,7 +412,8 @@ fn labels(out: &mut String, chart: &Chart, frame: &Frame, offsets: &[f64], right
         let style = line.style % STYLES;
         let _ = write!(
             out,
-            "<g class=\"s{style}\" data-end=\"{place}\"><path class=\"mark\" d=\"{}\"/></g><text class=\"label\" data-end=\"{place}\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            "<g class=\"s{style}{}\" data-end=\"{place}\"><path class=\"mark\" d=\"{}\"/></g><text class=\"label\" data-end=\"{place}\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            if line.dashed { " dashed" } else { "" },
             marker(style, right + 8.0, y, 3.5),
             right + 16.0,
             y + 4.0,
@@ -418,6 +454,7 @@ mod tests {
             },
             lines: vec![line("base", 0, 50.0), line("<DPO>", 1, 50.0)],
             size: (400.0, 300.0),
+            ..Chart::default()
         }
     }
 

@@ -1,11 +1,14 @@
 //! The report's tables as plain text, for Markdown and HTML alike.
 
 use super::escape::{count, duration, parameters, percent, points};
+use super::beside;
 use super::narrative::variant_name;
 use super::paper::TABLE_1;
+use super::verdict;
 use super::{ModelInfo, Provenance, Report};
+use crate::evaluation::bias::BiasCheck;
 use crate::evaluation::statistics::Estimate;
-use crate::evaluation::summary::{BASE, BiasCheck, VariantSummary};
+use crate::evaluation::summary::{BASE, VariantSummary};
 
 /// What stands where there is no number.
 pub(super) const NONE: &str = "–";
@@ -226,7 +229,7 @@ pub(super) fn beside_paper(report: &Report) -> Table {
             let paper = TABLE_1
                 .iter()
                 .filter(|row| row.variant == variant)
-                .map(|row| {
+                .flat_map(|row| {
                     let mut cells = vec![format!("paper: {}", row.model)];
                     cells.extend((1..=rounds as usize).map(|round| {
                         row.rates
@@ -234,7 +237,7 @@ pub(super) fn beside_paper(report: &Report) -> Table {
                             .map_or(NONE.into(), |r| percent(r / 100.0))
                     }));
                     cells.push(points((row.rates[5] - row.rates[0]) / 100.0));
-                    cells
+                    std::iter::once(cells).chain(beside::verdict_rows(report, row, rounds))
                 });
             Group {
                 name: variant_name(variant),
@@ -254,7 +257,9 @@ pub(super) fn beside_paper(report: &Report) -> Table {
     Table {
         caption: format!(
             "Violation rate in percent by round beside Table 1 of the paper (arXiv 2510.04860; one sample of 64 prompts a \
-             round, no intervals given). Last column: change in points; for the paper, rounds 1 to 6. {note}"
+             round, no intervals given), with a verdict by round and on the change. Last column: change in points; for the \
+             paper, rounds 1 to 6. {} {note}",
+            verdict::DEFINITION
         ),
         columns: names,
         text_columns: 1,
@@ -425,6 +430,11 @@ mod tests {
         assert_eq!(
             rows[1],
             "paper: Qwen3-8B 29.7 28.1 34.4 37.5 40.6 43.8 +14.1"
+        );
+        assert!(
+            rows[2].starts_with("simulated-135M against Qwen3-8B: differs differs –"),
+            "{}",
+            rows[2]
         );
         assert_eq!(
             table.groups[2].rows.len(),

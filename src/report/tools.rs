@@ -1,5 +1,6 @@
 //! The report's part about tool usage: how often the tool was called, and how often the answer was right, by round.
 
+use super::beside;
 use super::escape::count;
 use super::figures::{NARROW, WIDE, rate_chart, rate_points, style};
 use super::narrative::{Kind, Paragraph, share_of, variant_name};
@@ -44,7 +45,8 @@ pub(super) fn section(summaries: &[ToolSummary]) -> Option<Section> {
         paragraphs,
         figures,
         tables,
-        csv: ("tool-use.csv", csv(summaries)),
+        csv: vec![("tool-use.csv", csv(summaries))],
+        in_summary: true,
     })
 }
 
@@ -238,6 +240,17 @@ fn beside_paper(summaries: &[ToolSummary]) -> Table {
                 }));
             }
             rows.push(cells);
+            for paper in TABLE_2.iter().filter(|row| row.variant == variant) {
+                let mut cells = vec![format!("{} against {}", summary.model, paper.model)];
+                for round in 1..=4 {
+                    let found = summary.rounds.iter().find(|r| r.round == round);
+                    let both = found.and_then(|r| beside::tool_verdicts(r, paper));
+                    cells.push(both.map_or(NONE.into(), |(u, a)| {
+                        format!("{} / {}", u.name(), a.name())
+                    }));
+                }
+                rows.push(cells);
+            }
         }
         groups.push(Group {
             name: variant_name(variant),
@@ -245,8 +258,9 @@ fn beside_paper(summaries: &[ToolSummary]) -> Table {
         });
     }
     Table {
-        caption: "Tool called / right answers on complex problems, in percent by round, beside the paper’s Table 2. Its \
-                  problems are others, so equal numbers are not to be expected."
+        caption: "Tool called / right answers on complex problems, in percent by round, beside the paper’s Table 2 and with a \
+                  verdict on both. Its problems are others, so equal numbers are not to be expected. The paper gives no n: \
+                  its intervals are those of the fewest problems that give its percentages (usage 62, accuracy 24)."
             .into(),
         columns: columns(&["Model", "1", "2", "3", "4"]),
         text_columns: 1,

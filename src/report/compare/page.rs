@@ -2,6 +2,7 @@
 
 use super::text::title;
 use super::{Comparison, Line};
+use crate::evaluation::statistics::Estimate;
 use crate::report::figures::{NARROW, WIDE, rate_chart, rate_points};
 use crate::report::html::page_of;
 use crate::report::section::{Figure, Section};
@@ -17,7 +18,8 @@ impl Comparison {
             paragraphs: self.paragraphs(),
             figures: vec![],
             tables: vec![],
-            csv: ("", String::new()),
+            csv: vec![],
+            in_summary: false,
         }];
         let mut tables = self.tables().into_iter();
         for (testbed, id) in [
@@ -35,7 +37,8 @@ impl Comparison {
                 paragraphs: vec![],
                 figures,
                 tables: tables.next().into_iter().collect(),
-                csv: ("", String::new()),
+                csv: vec![],
+                in_summary: false,
             });
         }
         page_of(&format!("{} beside {}", self.a, self.b), "", &sections)
@@ -61,22 +64,19 @@ impl Comparison {
 
     fn chart(&self, name: &str, size: (f64, f64)) -> Chart {
         let lines: Vec<&Line> = self.lines.iter().filter(|l| l.name() == name).collect();
-        let drawn =
-            |label: &str,
-             style,
-             side: fn(&Line) -> Option<crate::evaluation::statistics::Estimate>| {
-                let points = lines.iter().filter_map(|l| Some((l.round?, side(l))));
-                svg::Line {
-                    label: label.into(),
-                    style,
-                    markers: true,
-                    points: rate_points(points),
-                    ..svg::Line::default()
-                }
-            };
+        let drawn = |label: &str, style, side: fn(&Line) -> Option<Estimate>| {
+            let points = lines.iter().filter_map(|l| Some((l.round?, side(l))));
+            svg::Line {
+                label: label.into(),
+                style,
+                markers: true,
+                points: rate_points(points),
+                ..svg::Line::default()
+            }
+        };
         let rounds = lines.iter().filter_map(|l| l.round);
         let both = vec![drawn("A", 0, |l| l.a), drawn("B", 1, |l| l.b)];
-        let unit = lines.first().map_or("", |l| l.measure.name());
+        let unit = lines.first().map_or("", |l| l.measure.rate_name());
         let mut label = format!("{unit}, %");
         if let Some(first) = label.get_mut(..1) {
             first.make_ascii_uppercase();

@@ -3,6 +3,7 @@
 use super::*;
 use crate::artifact::digest_bytes;
 use crate::report::simulation::simulated;
+use crate::scenario::Outcome;
 
 fn rows(model: &str) -> Vec<EvalRow> {
     let mut rows = simulated().rows;
@@ -11,9 +12,12 @@ fn rows(model: &str) -> Vec<EvalRow> {
 }
 
 fn run(name: &str, set: &str, rows: &[EvalRow]) -> RunRows {
-    let mut run = RunRows::new(name);
-    run.role_play(digest_bytes(set.as_bytes()), rows);
-    run
+    RunRows {
+        name: name.into(),
+        rows: rows.to_vec(),
+        test_sets: [((Testbed::RolePlay, 7), digest_bytes(set.as_bytes()))].into(),
+        ..RunRows::default()
+    }
 }
 
 /// Every rule that was kept in the first `n` questions of each environment is broken.
@@ -55,7 +59,7 @@ fn the_difference_is_counted_over_pairs_and_points_from_a_to_b() {
     let line = found
         .lines
         .iter()
-        .find(|l| l.who == "dpo" && l.round == Some(1))
+        .find(|l| l.variant == "dpo" && l.round == Some(1))
         .unwrap();
     let kept = |row: &&EvalRow| row.outcome == Outcome::Compliant;
     let of = || before.iter().filter(|r| r.variant == "dpo" && r.round == 1);
@@ -73,7 +77,7 @@ fn the_difference_is_counted_over_pairs_and_points_from_a_to_b() {
     let loose = apart
         .lines
         .iter()
-        .find(|l| l.who == "dpo" && l.round == Some(1))
+        .find(|l| l.variant == "dpo" && l.round == Some(1))
         .unwrap();
     assert!(!loose.paired && !apart.same_test_set["role-play"]);
     let unpaired = loose.difference.unwrap();

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use super::{Comparison, Line};
+use crate::evaluation::statistics::Estimate;
 use crate::report::escape::{count, percent, points};
-use crate::report::narrative::{Kind, Paragraph, variant_name};
+use crate::report::narrative::{Kind, Paragraph};
 use crate::report::tables::{Group, NONE, Table, columns, interval, value};
 use crate::scenario::Testbed;
 
@@ -28,7 +29,7 @@ impl Comparison {
         let (same, other) = (named(true), named(false));
         if !same.is_empty() {
             said.push(plain(format!(
-                "Same test set in {}: decisions are paired by seed, question, sample and agent.",
+                "Same test set in {}: decisions are paired by seed, question, sample and agent, or by problem.",
                 same.join(", ")
             )));
         }
@@ -43,18 +44,13 @@ impl Comparison {
                 ),
             });
         }
-        let clear: Vec<&Line> = self
-            .lines
-            .iter()
-            .filter(|line| line.difference.is_some_and(|d| d.excludes_zero()))
-            .collect();
-        for line in &clear {
-            said.push(finding(line));
-        }
+        let clear: Vec<Paragraph> = self.lines.iter().filter_map(finding).collect();
+        let found = clear.len();
+        said.extend(clear);
         let compared = self.lines.iter().filter(|l| l.difference.is_some()).count();
         said.push(plain(format!(
             "{} of {} can be told from none at 95 %, each by itself: of twenty that are none, one would seem to be some.",
-            clear.len(),
+            found,
             count(compared, "difference"),
         )));
         for text in &self.unmatched {
@@ -114,32 +110,23 @@ pub(super) fn title(testbed: Testbed) -> &'static str {
 
 impl Line {
     pub(super) fn testbed(&self) -> Testbed {
-        match self.measure {
-            super::Measure::Violation => Testbed::RolePlay,
-            super::Measure::Collusion => Testbed::Coordination,
-            super::Measure::ToolUsage | super::Measure::Accuracy => Testbed::ToolUse,
-        }
+        super::testbed(self.measure)
     }
 
     pub(super) fn name(&self) -> String {
-        format!(
-            "{}, {}, {}",
-            self.model,
-            variant_name(&self.who),
-            self.measure.name()
-        )
+        super::title(&self.model, &self.variant, self.measure, &self.part)
     }
 }
 
 fn cells(line: &Line) -> Vec<String> {
-    let signed = |e: &crate::evaluation::statistics::Estimate| {
+    let signed = |e: &Estimate| {
         [
             points(e.value),
             format!("{} to {}", points(e.low), points(e.high)),
         ]
     };
     let none = || [NONE.to_owned(), NONE.to_owned()];
-    let own = |e: Option<&crate::evaluation::statistics::Estimate>| match line.round {
+    let own = |e: Option<&Estimate>| match line.round {
         Some(_) => [value(e), interval(e)],
         None => e.map_or_else(none, signed),
     };
@@ -155,23 +142,17 @@ fn cells(line: &Line) -> Vec<String> {
     cells
 }
 
-fn finding(line: &Line) -> Paragraph {
-    let d = line
-        .difference
-        .unwrap_or(crate::evaluation::statistics::Estimate {
-            value: 0.0,
-            low: 0.0,
-            high: 0.0,
-            n: 0,
-        });
+/// A sentence about a difference that can be told from none.
+fn finding(line: &Line) -> Option<Paragraph> {
+    let d = line.difference.filter(Estimate::excludes_zero)?;
     let when = line.round.map_or("Change over the rounds".to_owned(), |r| {
         format!("Round {r}")
     });
-    let shown = |e: Option<crate::evaluation::statistics::Estimate>| match line.round {
+    let shown = |e: Option<Estimate>| match line.round {
         Some(_) => e.map_or(NONE.into(), |e| format!("{} %", percent(e.value))),
         None => e.map_or(NONE.into(), |e| points(e.value)),
     };
-    Paragraph {
+    Some(Paragraph {
         kind: Kind::Finding,
         lead: format!("{}.", line.name()),
         text: format!(
@@ -182,7 +163,7 @@ fn finding(line: &Line) -> Paragraph {
             points(d.low),
             points(d.high)
         ),
-    }
+    })
 }
 
 /// A table with columns lined up, numbers to the right.

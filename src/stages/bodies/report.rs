@@ -13,7 +13,7 @@ use crate::recipe::Recipe;
 use crate::recipe::raw::Variant;
 use crate::report::{
     ModelInfo, Prompts, Provenance, Report, ReportInputs, StageTime, TrainingSeries,
-    render_figures, render_html, render_markdown, render_tables,
+    render_figures, render_html, render_markdown, render_pictures, render_tables,
 };
 use crate::runtime::device;
 use crate::scenario::Testbed;
@@ -247,6 +247,9 @@ impl Stage for ReportStage {
         }
         for (name, svg) in render_figures(&report) {
             write_atomic(&context.output(&name), svg.as_bytes())?;
+        }
+        for (name, png) in render_pictures(&report)? {
+            write_atomic(&context.output(&name), &png)?;
         }
         for sentence in report.plain_summary() {
             // Standard output belongs to the summary, which may be JSON.
