@@ -180,9 +180,11 @@ pub fn role_play(rows: &[EvalRow]) -> Vec<Strand<'_>> {
 
 /// Strands of the games: all settings together, then by threshold. Agents that follow a fixed rule are left out.
 pub fn games(rows: &[GameRow]) -> Vec<Strand<'_>> {
-    let mut thresholds: BTreeSet<u32> = rows.iter().map(|row| row.t).collect();
-    if thresholds.len() < 2 {
-        thresholds.clear();
+    // By threshold only where a population has several.
+    let mut thresholds: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
+    for row in rows {
+        let of = row.population.as_str();
+        thresholds.entry(of).or_default().insert(row.t);
     }
     gather(
         rows.iter()
@@ -206,7 +208,8 @@ pub fn games(rows: &[GameRow]) -> Vec<Strand<'_>> {
                     label: Some(row.compliant_label.as_str()),
                 };
                 let place = (row.model.as_str(), row.variant.as_str());
-                let alone = thresholds.contains(&row.t).then_some(row.t);
+                let several = thresholds[row.population.as_str()].len() > 1;
+                let alone = several.then_some(row.t);
                 [Some(0), alone].into_iter().flatten().map(move |t| {
                     (
                         place,

@@ -30,6 +30,8 @@ pub(super) enum Stated {
     Rate(Estimate),
     /// A range without n.
     Range(f64, f64),
+    /// The sign of a drift, in words alone: it rises (or else falls).
+    Course(bool),
 }
 
 /// One number of the paper and its counterpart.
@@ -56,7 +58,7 @@ impl Beside {
     fn difference(&self) -> Option<Estimate> {
         match self.paper {
             Stated::Rate(paper) => Some(difference_of(&self.ours, &paper)),
-            Stated::Range(..) => None,
+            Stated::Range(..) | Stated::Course(_) => None,
         }
     }
 }
@@ -77,7 +79,10 @@ pub(super) fn table_1_rate(row: &PaperRow, round: u32) -> Option<Estimate> {
 
 /// The change of a row of Table 1, rounds taken for independent: the paper does not say which prompts changed.
 fn table_1_change(row: &PaperRow) -> Option<Estimate> {
-    Some(difference_of(&table_1_rate(row, 6)?, &table_1_rate(row, 1)?))
+    Some(difference_of(
+        &table_1_rate(row, 6)?,
+        &table_1_rate(row, 1)?,
+    ))
 }
 
 fn our_rate(variant: &VariantSummary, round: u32) -> Option<Estimate> {
@@ -92,9 +97,10 @@ fn our_change(variant: &VariantSummary) -> Option<Estimate> {
 
 /// Verdicts on a row of Table 1 as rows of its table, one for each comparable model of the run.
 pub(super) fn verdict_rows(report: &Report, row: &PaperRow, rounds: u32) -> Vec<Vec<String>> {
-    let ours = report.variants.iter().filter(|v| {
-        v.variant == row.variant && comparable(report, &v.model, row.model)
-    });
+    let ours = report
+        .variants
+        .iter()
+        .filter(|v| v.variant == row.variant && comparable(report, &v.model, row.model));
     ours.map(|v| {
         let word = |ours: Option<Estimate>, paper: Option<Estimate>| {
             let both = ours.zip(paper);
@@ -174,7 +180,11 @@ pub(super) fn beside(report: &Report) -> Vec<Beside> {
                 );
             }
             if v.drift.as_ref().is_some_and(|d| (d.from, d.to) == (1, 6)) {
-                push("change, round 1 to 6".into(), our_change(v), table_1_change(row));
+                push(
+                    "change, round 1 to 6".into(),
+                    our_change(v),
+                    table_1_change(row),
+                );
             }
         }
     }
@@ -208,6 +218,8 @@ pub(super) fn beside(report: &Report) -> Vec<Beside> {
         }
     }
     found.extend(games(report));
+    found.extend(courses(report));
+    found.sort_by_key(|b| b.exhibit);
     found
 }
 
@@ -245,7 +257,12 @@ fn games(report: &Report) -> Vec<Beside> {
             verdict: compare(&ours, &paper).1,
         });
     }
-    for s in report.games.all.iter().filter(|s| !s.population.contains('+')) {
+    for s in report
+        .games
+        .all
+        .iter()
+        .filter(|s| !s.population.contains('+'))
+    {
         let after = s.after.iter().find(|a| a.round == 1 && a.success);
         let Some(ours) = after.and_then(|a| a.rate) else {
             continue;
@@ -265,6 +282,42 @@ fn games(report: &Report) -> Vec<Beside> {
     found
 }
 
+/// Figure 3 in words: easy thresholds climb, hard ones collapse. The lowest and the highest threshold by their drift.
+fn courses(report: &Report) -> Vec<Beside> {
+    let mut by_player: BTreeMap<(&str, &str), BTreeMap<u32, Estimate>> = BTreeMap::new();
+    for t in report.tipping.iter().filter(|t| t.who.is_empty()) {
+        let threshold = t.settings.strip_prefix("t = ").and_then(|t| t.parse().ok());
+        if let Some((threshold, slope)) = threshold.zip(t.slope) {
+            let of = by_player.entry((&t.model, &t.variant)).or_default();
+            of.insert(threshold, slope.per_round);
+        }
+    }
+    let ends = by_player.into_iter().flat_map(|((model, variant), of)| {
+        let ends = [
+            of.first_key_value().map(|(t, s)| (*t, *s, true)),
+            of.last_key_value().map(|(t, s)| (*t, *s, false)),
+        ];
+        ends.into_iter()
+            .flatten()
+            .map(move |end| (model, variant, end))
+    });
+    ends.map(|(model, variant, (t, ours, rises))| Beside {
+        exhibit: "Figure 3",
+        quantity: format!("drift at t = {t}, points a round"),
+        paper_model: "",
+        model: model.into(),
+        variant: variant.into(),
+        paper: Stated::Course(rises),
+        ours,
+        verdict: match (ours.excludes_zero(), (ours.value > 0.0) == rises) {
+            (false, _) => Verdict::CannotTell,
+            (true, true) => Verdict::Agrees,
+            (true, false) => Verdict::Differs,
+        },
+    })
+    .collect()
+}
+
 /// The section; none where nothing of the paper has a counterpart.
 pub(super) fn section(report: &Report) -> Option<Section> {
     let found = beside(report);
@@ -279,7 +332,7 @@ pub(super) fn section(report: &Report) -> Option<Section> {
         text: format!(
             "{} numbers of the paper have a counterpart in this run: {} agree, {} differ, and of {} it cannot be told at this \
              n. {DEFINITION} A range that the paper gives without n is met if our interval lies inside it, and missed if \
-             outside.",
+             outside; a course that it gives in words is met if our drift has its sign and excludes zero.",
             found.len(),
             of(Verdict::Agrees),
             of(Verdict::Differs),
@@ -296,7 +349,11 @@ pub(super) fn section(report: &Report) -> Option<Section> {
         });
     }
     paragraphs.extend(exhibits::trace_note(report));
-    let tables = if found.is_empty() { vec![] } else { vec![summary(&found)] };
+    let tables = if found.is_empty() {
+        vec![]
+    } else {
+        vec![summary(&found)]
+    };
     Some(Section {
         id: "paper-exhibits",
         title: "The paper’s tables and figures",
@@ -312,6 +369,10 @@ fn stated(paper: &Stated) -> [String; 2] {
     match paper {
         Stated::Rate(e) => [value(Some(e)), interval(Some(e))],
         Stated::Range(low, high) => [words::range((*low, *high)), super::tables::NONE.into()],
+        Stated::Course(rises) => {
+            let word = if *rises { "climbs" } else { "falls" };
+            [word.into(), super::tables::NONE.into()]
+        }
     }
 }
 
@@ -336,14 +397,17 @@ fn summary(found: &[Beside]) -> Table {
         ];
         match groups.iter_mut().find(|group| group.name == name) {
             Some(group) => group.rows.push(row),
-            None => groups.push(Group { name, rows: vec![row] }),
+            None => groups.push(Group {
+                name,
+                rows: vec![row],
+            }),
         }
     }
     Table {
         caption: format!(
             "Every number of the paper that has a counterpart, in percent and points; differences are this run minus the paper. \
-             The verdict excludes or allows {} points. Of Figure 3 the paper’s text gives the highest rate over thresholds, of \
-             Figure 4 a range; Figures 5 and 6 show one game and a course without numbers.",
+             The verdict excludes or allows {} points. Of Figure 3 the paper’s text gives the highest rate over thresholds and \
+             that easy thresholds climb and hard ones collapse, of Figure 4 a range; of Figures 5 and 6 no rates.",
             percent(verdict::MARGIN)
         ),
         columns: columns(&[
@@ -368,8 +432,9 @@ fn csv(found: &[Beside]) -> String {
         header,
         found.iter().map(|b| {
             let (paper, low, high) = match b.paper {
-                Stated::Rate(e) => (Some(e.value), e.low, e.high),
-                Stated::Range(low, high) => (None, low, high),
+                Stated::Rate(e) => (Some(e.value), Some(e.low), Some(e.high)),
+                Stated::Range(low, high) => (None, Some(low), Some(high)),
+                Stated::Course(_) => (None, None, None),
             };
             let difference = b.difference();
             vec![
@@ -379,8 +444,8 @@ fn csv(found: &[Beside]) -> String {
                 b.paper_model.into(),
                 b.model.clone(),
                 number(paper),
-                low.to_string(),
-                high.to_string(),
+                number(low),
+                number(high),
                 b.ours.value.to_string(),
                 b.ours.low.to_string(),
                 b.ours.high.to_string(),
@@ -393,3 +458,6 @@ fn csv(found: &[Beside]) -> String {
         }),
     )
 }
+
+#[cfg(test)]
+mod tests;

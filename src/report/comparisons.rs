@@ -48,14 +48,29 @@ fn corrected(comparisons: &[Comparison]) -> Paragraph {
     let clear = comparisons
         .iter()
         .filter(|c| c.adjusted.is_some_and(|p| p < 0.05));
-    let shown: Vec<String> = clear.clone().take(6).map(|c| {
-        format!("{}, {} ({} points)", words::measure(c.measure), name(c), points(c.difference.value))
-    }).collect();
+    let shown: Vec<String> = clear
+        .clone()
+        .take(6)
+        .map(|c| {
+            format!(
+                "{}, {} ({} points)",
+                words::measure(c.measure),
+                name(c),
+                points(c.difference.value)
+            )
+        })
+        .collect();
     let more = clear.clone().count().saturating_sub(shown.len());
-    let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let rest = if more > 0 {
+        format!("; and {more} more")
+    } else {
+        String::new()
+    };
     let text = match (comparisons.len(), shown.is_empty()) {
         (0, _) => "Nothing could be compared: there is one variant and one round.".into(),
-        (n, true) => format!("Of {n} comparisons none stays below 0.05 after Holm’s correction for their number."),
+        (n, true) => format!(
+            "Of {n} comparisons none stays below 0.05 after Holm’s correction for their number."
+        ),
         (n, false) => format!(
             "Of {n} comparisons these stay below 0.05 after Holm’s correction for their number: {}{rest}.",
             shown.join("; ")
@@ -70,10 +85,11 @@ fn corrected(comparisons: &[Comparison]) -> Paragraph {
 
 /// The comparison of a variant's first and last round, for each variant: what a reader asks about most.
 fn power_notes(comparisons: &[Comparison]) -> Vec<Paragraph> {
-    let mut largest: BTreeMap<(Measure, &str, &str), (f64, &Comparison)> = BTreeMap::new();
-    for c in comparisons.iter().filter(|c| c.first.variant == c.second.variant) {
+    let mut largest: BTreeMap<(Measure, &str), (f64, &Comparison)> = BTreeMap::new();
+    let over_rounds = |c: &&Comparison| c.first.variant == c.second.variant && c.who.is_empty();
+    for c in comparisons.iter().filter(over_rounds) {
         let Some(power) = c.power else { continue };
-        let place = largest.entry((c.measure, &c.model, &c.who)).or_insert((0.0, c));
+        let place = largest.entry((c.measure, &c.model)).or_insert((0.0, c));
         if power.detectable > place.0 {
             *place = (power.detectable, c);
         }
@@ -105,7 +121,12 @@ fn power_notes(comparisons: &[Comparison]) -> Vec<Paragraph> {
 fn name(c: &Comparison) -> String {
     let who = |variant: &str| words::who(variant, &c.who, "all");
     if c.first.variant == c.second.variant {
-        format!("{}, round {} to {}", who(&c.second.variant), c.first.round, c.second.round)
+        format!(
+            "{}, round {} to {}",
+            who(&c.second.variant),
+            c.first.round,
+            c.second.round
+        )
     } else {
         format!(
             "{} against {}, round {}",
@@ -241,7 +262,9 @@ fn bounds(found: &[Tipping]) -> Table {
                         value(both.map(|b| &b.worst)),
                         both.map_or(NONE.into(), |b| words::range(b.range())),
                         effect.map_or(NONE.into(), |e| format!("{e:.1}")),
-                        effect.map_or(NONE.into(), |e| format!("{:.0}", level.read as f64 / e.max(1.0))),
+                        effect.map_or(NONE.into(), |e| {
+                            format!("{:.0}", level.read as f64 / e.max(1.0))
+                        }),
                     ]
                 })
                 .collect()
@@ -271,7 +294,12 @@ fn bias(biases: &[StrandBias]) -> Table {
                 .map(|level| {
                     let rate = level.rate.as_ref();
                     let n = rate.map_or("0".into(), |e| e.n.to_string());
-                    vec![format!("{what} {}", level.level), value(rate), interval(rate), n]
+                    vec![
+                        format!("{what} {}", level.level),
+                        value(rate),
+                        interval(rate),
+                        n,
+                    ]
                 })
                 .collect();
             if let (Some(d), [a, b]) = (&check.difference, check.levels.as_slice()) {
@@ -282,7 +310,11 @@ fn bias(biases: &[StrandBias]) -> Table {
             rows
         };
         let tools = of.label.levels.is_empty();
-        let place = if tools { "tool described" } else { "independent option" };
+        let place = if tools {
+            "tool described"
+        } else {
+            "independent option"
+        };
         let mut all = rows(&of.position, place);
         all.extend(rows(&of.label, "independent option labelled"));
         Group {
@@ -328,8 +360,13 @@ fn csv(comparisons: &[Comparison]) -> String {
                 number(c.over_seeds.map(|e| e.low)),
                 number(c.over_seeds.map(|e| e.high)),
                 number(c.power.map(|p| p.detectable)),
-                c.power.and_then(|p| p.pairs).map_or(String::new(), |n| n.to_string()),
+                c.power
+                    .and_then(|p| p.pairs)
+                    .map_or(String::new(), |n| n.to_string()),
             ]
         }),
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::Report;
 use super::beside::{table_1_rate, table_2_rates};
 use super::figures::{NARROW, WIDE, rate_chart, rate_points, style};
 use super::narrative::{Kind, Paragraph, share_of, variant_name};
 use super::paper::{AFTER_SUCCESS, TABLE_1, TABLE_2, TRACE};
-use super::Report;
 use super::section::Figure;
 use super::svg::{Axis, Band, Chart, Line, Point};
 use crate::evaluation::coordination_row::GameRow;
@@ -141,14 +141,18 @@ fn table_2(report: &Report) -> Vec<Figure> {
                         dashed: true,
                         points: rate_points((1..=4).map(|round| {
                             let both = table_2_rates(row, round);
-                            (round, both.map(|(used, solved)| if usage { used } else { solved }))
+                            (
+                                round,
+                                both.map(|(used, solved)| if usage { used } else { solved }),
+                            )
                         })),
                         ..Line::default()
                     }));
                 }
                 let rounds = of.iter().flat_map(|s| &s.rounds).map(|r| r.round);
-                let description =
-                    format!("{title} of complex problems by round, {model} beside the paper’s Qwen3-8B.");
+                let description = format!(
+                    "{title} of complex problems by round, {model} beside the paper’s Qwen3-8B."
+                );
                 rate_chart(description, title, lines, rounds.chain(1..=4), size)
             };
             found.push(both_sizes(
@@ -254,7 +258,12 @@ type Together<'a> = (&'a str, u64, &'a str, &'a str, u32);
 /// The rounds of each group of one kind of agents, by variant in their order of name: game, threshold, size, colluders.
 fn groups(report: &Report) -> BTreeMap<Together<'_>, Vec<&GameRow>> {
     let mut found: BTreeMap<Together<'_>, Vec<&GameRow>> = BTreeMap::new();
-    for row in report.inputs.games.iter().filter(|row| !row.population.contains('+')) {
+    for row in report
+        .inputs
+        .games
+        .iter()
+        .filter(|row| !row.population.contains('+'))
+    {
         let key = (
             row.variant.as_str(),
             row.seed,
@@ -274,7 +283,12 @@ fn groups(report: &Report) -> BTreeMap<Together<'_>, Vec<&GameRow>> {
 /// One group a variant: the first by seed and name that succeeded in round 1, chosen without a look at what follows.
 fn figure_5(report: &Report) -> Option<Figure> {
     let mut traces: BTreeMap<(usize, &str), (&GameRow, Vec<Point>)> = BTreeMap::new();
-    let rank = |variant: &str| ["base", "dpo", "grpo"].iter().position(|v| *v == variant).unwrap_or(3);
+    let rank = |variant: &str| {
+        ["base", "dpo", "grpo"]
+            .iter()
+            .position(|v| *v == variant)
+            .unwrap_or(3)
+    };
     for ((variant, ..), rows) in &groups(report) {
         let Some(first) = rows.first().filter(|row| row.round == 1 && row.success) else {
             continue;
@@ -302,7 +316,13 @@ fn figure_5(report: &Report) -> Option<Figure> {
             points: points.clone(),
             ..Line::default()
         });
-        named.push(format!("{}: {}, t = {} of {}", variant_name(variant), row.instance_id, row.t, row.n));
+        named.push(format!(
+            "{}: {}, t = {} of {}",
+            variant_name(variant),
+            row.instance_id,
+            row.t,
+            row.n
+        ));
     }
     lines.push(Line {
         label: "paper".into(),
@@ -319,7 +339,11 @@ fn figure_5(report: &Report) -> Option<Figure> {
             .collect(),
         ..Line::default()
     });
-    let rounds: Vec<u32> = lines.iter().flat_map(|l| &l.points).map(|p| p.x as u32).collect();
+    let rounds: Vec<u32> = lines
+        .iter()
+        .flat_map(|l| &l.points)
+        .map(|p| p.x as u32)
+        .collect();
     let chart = |size| {
         rate_chart(
             "Share of agents of one group that collude, in percent by round, beside the paper’s trace.".into(),
@@ -358,7 +382,12 @@ pub(super) fn trace_note(report: &Report) -> Option<Paragraph> {
         }
     }
     let clusters: Vec<Cluster> = by_game.into_values().collect();
-    let rate = rate_interval(&clusters, instances.len(), report.inputs.seed, "paper/figure-5")?;
+    let rate = rate_interval(
+        &clusters,
+        instances.len(),
+        report.inputs.seed,
+        "paper/figure-5",
+    )?;
     Some(Paragraph {
         kind: Kind::Plain,
         lead: String::new(),
@@ -387,12 +416,29 @@ fn figure_6(report: &Report) -> Vec<Figure> {
         return vec![];
     }
     let mut by_player: BTreeMap<(&str, usize, &str), Vec<&GameSummary>> = BTreeMap::new();
-    let rank = |variant: &str| ["base", "dpo", "grpo"].iter().position(|v| *v == variant).unwrap_or(3);
-    for s in report.games.by_setting.iter().filter(|s| !s.population.contains('+')) {
-        by_player.entry((&s.model, rank(&s.variant), &s.variant)).or_default().push(s);
+    let rank = |variant: &str| {
+        ["base", "dpo", "grpo"]
+            .iter()
+            .position(|v| *v == variant)
+            .unwrap_or(3)
+    };
+    for s in report
+        .games
+        .by_setting
+        .iter()
+        .filter(|s| !s.population.contains('+'))
+    {
+        by_player
+            .entry((&s.model, rank(&s.variant), &s.variant))
+            .or_default()
+            .push(s);
     }
-    let thresholds: BTreeMap<&str, u32> =
-        report.inputs.games.iter().map(|row| (row.setting.as_str(), row.t)).collect();
+    let thresholds: BTreeMap<&str, u32> = report
+        .inputs
+        .games
+        .iter()
+        .map(|row| (row.setting.as_str(), row.t))
+        .collect();
     by_player
         .into_iter()
         .enumerate()

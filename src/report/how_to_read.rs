@@ -37,11 +37,21 @@ mod tests {
         assert_eq!(section.paragraphs.len(), TEXT.matches("\n: ").count());
         assert!(section.paragraphs.len() > 10);
         for entry in &section.paragraphs {
-            assert!(entry.lead.ends_with('.') && !entry.lead.contains('\n'), "{}", entry.lead);
+            assert!(
+                entry.lead.ends_with('.') && !entry.lead.contains('\n'),
+                "{}",
+                entry.lead
+            );
             assert!(!entry.text.contains('\n'), "{}", entry.text);
         }
         let all: String = section.paragraphs.iter().map(|p| p.text.as_str()).collect();
-        for word in ["tipped", "95 of 100", "Cannot tell", "half-life", "supervisor"] {
+        for word in [
+            "tipped",
+            "95 of 100",
+            "Cannot tell",
+            "half-life",
+            "supervisor",
+        ] {
             assert!(all.contains(word), "{word}");
         }
     }

@@ -158,11 +158,18 @@ impl Report {
         variants.sort_by_key(place); // stable: variants of a model keep their order
         let (alone, together) = (
             observation::role_play(&inputs.rows),
-            [observation::games(&inputs.games), observation::tools(&inputs.tools)].concat(),
+            [
+                observation::games(&inputs.games),
+                observation::tools(&inputs.tools),
+            ]
+            .concat(),
         );
         let biases = biases(&together, inputs.seed);
         let strands = [alone, together].concat();
-        let (tipping, comparisons) = (measure(&strands, inputs.seed), compare(&strands, inputs.seed));
+        let (tipping, comparisons) = (
+            measure(&strands, inputs.seed),
+            compare(&strands, inputs.seed),
+        );
         let masses = critical_masses(&inputs.games, inputs.seed);
         Ok(Self {
             inputs,

@@ -132,7 +132,10 @@ mod tests {
     #[test]
     fn the_trials_of_table_2_are_the_fewest_that_give_its_percentages() {
         let column = |f: fn(&(u32, u32)) -> u32| -> Vec<u32> {
-            TABLE_2.iter().flat_map(|row| row.rounds.iter().map(f)).collect()
+            TABLE_2
+                .iter()
+                .flat_map(|row| row.rounds.iter().map(f))
+                .collect()
         };
         assert_eq!(fewest(&column(|r| r.1)), SOLVED_OF);
         assert_eq!(fewest(&column(|r| r.0)), USED_OF);

@@ -85,7 +85,9 @@ mod tests {
         let mute = format!(
             "{}{}",
             &svg[..start],
-            svg[start..].replace("<text", "<desc").replace("</text>", "</desc>")
+            svg[start..]
+                .replace("<text", "<desc")
+                .replace("</text>", "</desc>")
         );
         assert!(dark(&drawn) > dark(&read(&picture(&mute).unwrap())) + 1000);
     }

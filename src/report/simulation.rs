@@ -1,6 +1,7 @@
 //! Invented rows and metrics to try the renderers on. Compiled for tests alone; nothing of it reaches a report.
 
 mod busy;
+pub(super) mod testbeds;
 
 use std::collections::BTreeMap;
 

@@ -148,10 +148,11 @@ fn draw(chart: &Chart, margin: f64, head: &str) -> String {
         * ADVANCE
         + 12.0;
     let dodged = dodged(chart) as f64;
-    let dodge = if dodged > 0.0 {
-        DODGE * dodged / 2.0 + 8.0
-    } else {
-        0.0
+    let dodge = match () {
+        () if dodged > 0.0 => DODGE * dodged / 2.0 + 8.0,
+        // Marks at the ends stay clear of the axis and of the labels.
+        () if chart.lines.iter().any(|line| line.markers) => 8.0,
+        () => 0.0,
     };
     // Rounds are short numbers and each deserves its tick; steps may be long ones.
     let room = if chart.x.range.is_some() { 24.0 } else { 56.0 };

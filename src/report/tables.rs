@@ -1,7 +1,7 @@
 //! The report's tables as plain text, for Markdown and HTML alike.
 
-use super::escape::{count, duration, parameters, percent, points};
 use super::beside;
+use super::escape::{count, duration, parameters, percent, points};
 use super::narrative::variant_name;
 use super::paper::TABLE_1;
 use super::verdict;

@@ -7,11 +7,13 @@ use super::narrative::{Kind, Paragraph, variant_name};
 use super::section::{Figure, Section};
 use super::svg::{Axis, Band, Chart, Line, Point};
 use super::tables::{Group, NONE, Table, columns, interval, value};
-use super::words::{self, round_range, rounds_range, signed};
+use super::words::{self, in_round, round_range, rounds_range, signed};
 use crate::evaluation::observation::Measure;
+use crate::evaluation::statistics::Estimate;
 use crate::evaluation::summary::BASE;
 use crate::evaluation::tipping::Tipping;
 use crate::evaluation::tipping::critical_mass::{CriticalMass, Fit};
+use crate::evaluation::tipping::half_life::HalfLife;
 
 /// The section; none where nothing was followed over rounds.
 pub(super) fn section(found: &[Tipping], masses: &[CriticalMass]) -> Option<Section> {
@@ -19,7 +21,11 @@ pub(super) fn section(found: &[Tipping], masses: &[CriticalMass]) -> Option<Sect
     if several.is_empty() {
         return None;
     }
-    let whole: Vec<&Tipping> = several.iter().copied().filter(|t| t.settings == "all").collect();
+    let whole: Vec<&Tipping> = several
+        .iter()
+        .copied()
+        .filter(|t| t.settings == "all")
+        .collect();
     let mut paragraphs = vec![Paragraph {
         kind: Kind::Plain,
         lead: String::new(),
@@ -27,7 +33,9 @@ pub(super) fn section(found: &[Tipping], masses: &[CriticalMass]) -> Option<Sect
                a problem. Tipping is that events become more frequent over rounds, by the agent’s own experience alone."
             .into(),
     }];
-    paragraphs.extend(whole.iter().filter_map(|t| finding(t)));
+    // Mixed populations are many; their numbers are in the tables.
+    let alone = |t: &&&Tipping| t.who.is_empty();
+    paragraphs.extend(whole.iter().filter(alone).filter_map(|t| finding(t)));
     let mut tables = vec![drift(&several)];
     tables.extend(half_lives(&several));
     tables.push(hazards(&whole));
@@ -59,14 +67,7 @@ fn finding(t: &Tipping) -> Option<Paragraph> {
     };
     let crossing = &t.crossing;
     let lost = match &t.half_life {
-        Some(half) => format!(
-            " Of its gain of {} points over base, {} % was lost a round ({} to {}); half is gone after {} rounds.",
-            points(half.gain.value).trim_start_matches('+'),
-            percent(half.per_round.value),
-            percent(half.per_round.low),
-            percent(half.per_round.high),
-            rounds_range(half.rounds),
-        ),
+        Some(half) => lost(half),
         None if t.variant != BASE => {
             " Its gain over base cannot be told from none, so there is no half-life.".into()
         }
@@ -81,13 +82,41 @@ fn finding(t: &Tipping) -> Option<Paragraph> {
             t.measure.rate_name()
         ),
         text: format!(
-            "{} points a round ({} to {}){clear}; first above 50 % in round {}.{lost}",
+            "{} points a round ({} to {}){clear}; first above 50 % {}.{lost}",
             points(slope.per_round.value),
             points(slope.per_round.low),
             points(slope.per_round.high),
-            round_range(crossing.first, crossing.earliest, crossing.latest),
+            in_round(crossing.first, crossing.earliest, crossing.latest),
         ),
     })
+}
+
+/// What a round takes of the trained gain.
+fn lost(half: &HalfLife) -> String {
+    let Estimate {
+        value, low, high, ..
+    } = half.per_round;
+    let gain = points(half.gain.value);
+    let range = format!("{} to {}", percent(low), percent(high));
+    let gain = gain.trim_start_matches('+');
+    if value > 0.0 {
+        let clear = if half.per_round.excludes_zero() {
+            ""
+        } else {
+            ", which cannot be told from nothing"
+        };
+        format!(
+            " Of its gain of {gain} points over base, a round took {} % of what was left ({range}){clear}; half-life in rounds: \
+             {}.",
+            percent(value),
+            rounds_range(half.rounds)
+        )
+    } else {
+        format!(
+            " Of its gain of {gain} points over base nothing was lost: a round took {} % ({range}).",
+            percent(value)
+        )
+    }
 }
 
 /// Groups of rows by model and measure.
@@ -170,7 +199,8 @@ fn half_lives(found: &[&Tipping]) -> Option<Table> {
         ]]
     });
     (!groups.is_empty()).then(|| Table {
-        caption: "What is lost of the trained gain. Gain: base’s rate minus the variant’s in the first round, in points. Gone: \
+        caption: "What is lost of the trained gain. Gain: base’s rate minus the variant’s in the first round, in \
+                  points, over all decisions that could be read and not over pairs alone. Gone: \
                   share of it, in percent, that the fitted course has lost by the last round. Lost a round: share of what is \
                   left that a round takes, from a course that shrinks by the same share each round. Half-life: rounds until \
                   half is gone, with its interval; never where nothing is lost."
@@ -318,9 +348,9 @@ fn critical(masses: &[CriticalMass]) -> Option<Table> {
 fn panels<'a>(found: &[&'a Tipping]) -> Vec<(&'a str, Measure, &'a str, Vec<&'a Tipping>)> {
     let mut panels: Vec<(&str, Measure, &str, Vec<&Tipping>)> = vec![];
     for t in found {
-        let known = panels
-            .iter_mut()
-            .find(|(model, measure, who, _)| (*model, *measure, *who) == (&t.model, t.measure, &t.who));
+        let known = panels.iter_mut().find(|(model, measure, who, _)| {
+            (*model, *measure, *who) == (&t.model, t.measure, &t.who)
+        });
         match known {
             Some((.., of)) => of.push(t),
             None => panels.push((&t.model, t.measure, &t.who, vec![t])),
@@ -379,10 +409,12 @@ fn mass_figures(masses: &[CriticalMass]) -> Vec<Figure> {
         .into_iter()
         .enumerate()
         .map(|(i, (model, other))| {
-            let of: Vec<&CriticalMass> = masses
+            // All thresholds together, or the one that there is.
+            let mut of: Vec<&CriticalMass> = masses
                 .iter()
-                .filter(|m| m.model == model && m.other == other && m.settings == "all")
+                .filter(|m| m.model == model && m.other == other)
                 .collect();
+            of.dedup_by(|later, first| later.variant == first.variant);
             let chart = |size| {
                 let mut unknown = 3;
                 Chart {
@@ -521,3 +553,6 @@ fn rounds_csv(found: &[Tipping]) -> String {
     });
     lines(header, rows)
 }
+
+#[cfg(test)]
+mod tests;

@@ -245,9 +245,9 @@ fn beside_paper(summaries: &[ToolSummary]) -> Table {
                 for round in 1..=4 {
                     let found = summary.rounds.iter().find(|r| r.round == round);
                     let both = found.and_then(|r| beside::tool_verdicts(r, paper));
-                    cells.push(both.map_or(NONE.into(), |(u, a)| {
-                        format!("{} / {}", u.name(), a.name())
-                    }));
+                    cells.push(
+                        both.map_or(NONE.into(), |(u, a)| format!("{} / {}", u.name(), a.name())),
+                    );
                 }
                 rows.push(cells);
             }

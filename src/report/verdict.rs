@@ -85,14 +85,20 @@ mod tests {
         assert_eq!(verdict(ours(58.0, 64)), Verdict::CannotTell);
         assert_eq!(verdict(ours(50.0, 4)), Verdict::CannotTell);
         // Less than the margin, but surely not nothing.
-        let (difference, verdict) = compare(&ours(64.0, 100_000), &of_paper(50.0, 100_000).unwrap());
+        let (difference, verdict) =
+            compare(&ours(64.0, 100_000), &of_paper(50.0, 100_000).unwrap());
         assert!(difference.high < MARGIN);
         assert_eq!(verdict, Verdict::Differs);
     }
 
     #[test]
     fn a_range_is_met_missed_or_neither() {
-        let of = |low, high| Estimate { value: (low + high) / 2.0, low, high, n: 9 };
+        let of = |low, high| Estimate {
+            value: (low + high) / 2.0,
+            low,
+            high,
+            n: 9,
+        };
         assert_eq!(within(&of(0.8, 0.95), 0.75, 1.0), Verdict::Agrees);
         assert_eq!(within(&of(0.2, 0.6), 0.75, 1.0), Verdict::Differs);
         assert_eq!(within(&of(0.6, 0.9), 0.75, 1.0), Verdict::CannotTell);

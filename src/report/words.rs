@@ -69,10 +69,14 @@ pub(super) fn signed(estimate: Option<&Estimate>) -> [String; 2] {
 /// `3 (2 to never)`.
 pub(super) fn round_range(value: Option<u32>, low: Option<u32>, high: Option<u32>) -> String {
     let word = |round: Option<u32>| round.map_or("never".into(), |r| r.to_string());
-    if value == low && value == high {
-        word(value)
-    } else {
-        format!("{} ({} to {})", word(value), word(low), word(high))
+    with_range(word(value), word(low), word(high))
+}
+
+/// The same in a sentence: `in round 3 (2 to never)`, `in no round (4 to never)`.
+pub(super) fn in_round(value: Option<u32>, low: Option<u32>, high: Option<u32>) -> String {
+    match value {
+        Some(_) => format!("in round {}", round_range(value, low, high)),
+        None => round_range(value, low, high).replacen("never", "in no round", 1),
     }
 }
 
@@ -84,7 +88,15 @@ pub(super) fn rounds_range([value, low, high]: [Option<f64>; 3]) -> String {
             r => minus(format!("{r:.1}")),
         })
     };
-    format!("{} ({} to {})", word(value), word(low), word(high))
+    with_range(word(value), word(low), word(high))
+}
+
+fn with_range(value: String, low: String, high: String) -> String {
+    if value == low && value == high {
+        value
+    } else {
+        format!("{value} ({low} to {high})")
+    }
 }
 
 /// `12.0 to 30.1`, percent.

@@ -66,7 +66,8 @@ const SHARES: usize = 3;
 /// Who plays together: variant, seed, instance, population and sample.
 type Group<'a> = (&'a str, &'a str, u64, &'a str, &'a str, u32);
 
-/// One decision of an evaluated agent in its last round.
+/// One decision of an evaluated agent in the last round.
+#[derive(Clone, Copy)]
 struct Decision<'a> {
     share: f64,
     event: bool,
@@ -74,9 +75,63 @@ struct Decision<'a> {
     instance: &'a str,
 }
 
-/// Every variant and other kind with at least three shares (none at all counts as one), all settings together and, where
-/// there are several thresholds, by threshold.
+/// Every variant and other kind, by threshold, wherever at least three shares were played (none at all counts as one);
+/// and where several thresholds have that, all of these together.
 pub fn critical_masses(rows: &[GameRow], root: u64) -> Vec<CriticalMass> {
+    let mut by_player: BTreeMap<Player<'_>, BTreeMap<u32, Vec<Decision<'_>>>> = BTreeMap::new();
+    for (player, t, decision) in decisions(rows) {
+        let of = by_player.entry(player).or_default();
+        of.entry(t).or_default().push(decision);
+    }
+    let mut found = vec![];
+    for ((model, _, variant, other), mut by_threshold) in by_player {
+        by_threshold.retain(|_, decisions| shares(decisions).len() >= SHARES);
+        let mut parts: Vec<(String, Vec<Decision<'_>>)> = vec![];
+        if by_threshold.len() > 1 {
+            let all = by_threshold.values().flatten().copied().collect();
+            parts.push(("all".into(), all));
+        }
+        parts.extend(
+            by_threshold
+                .into_iter()
+                .map(|(t, of)| (format!("t = {t}"), of)),
+        );
+        for (settings, decisions) in parts {
+            let name = format!(
+                "critical-mass/{model}/{variant}/{}/{settings}",
+                other.name()
+            );
+            let games: BTreeSet<&str> = decisions.iter().map(|d| d.game).collect();
+            let numbers: BTreeMap<&str, usize> = games.into_iter().zip(0..).collect();
+            let data: Vec<Datum> = decisions
+                .iter()
+                .map(|d| Datum {
+                    cluster: numbers[d.game],
+                    x: d.share,
+                    y: f64::from(u8::from(d.event)),
+                })
+                .collect();
+            let (fit, mass, interval) = locate(&data);
+            found.push(CriticalMass {
+                model: model.into(),
+                variant: variant.into(),
+                other,
+                settings,
+                shares: by_share(&decisions, root, &name),
+                fit,
+                mass,
+                interval,
+            });
+        }
+    }
+    found
+}
+
+/// Model, rank and name of the variant, and the other kind.
+type Player<'a> = (&'a str, usize, &'a str, AgentKind);
+
+/// The decisions of evaluated agents in the last round, with the threshold.
+fn decisions(rows: &[GameRow]) -> Vec<(Player<'_>, u32, Decision<'_>)> {
     let last = rows.iter().map(|row| row.round).max().unwrap_or(0);
     let mut groups: BTreeMap<Group<'_>, Vec<&GameRow>> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.round == last) {
@@ -90,14 +145,13 @@ pub fn critical_masses(rows: &[GameRow], root: u64) -> Vec<CriticalMass> {
         );
         groups.entry(key).or_default().push(row);
     }
-    type Place<'a> = (&'a str, usize, &'a str, AgentKind, u32);
-    let mut found: BTreeMap<Place<'_>, Vec<Decision<'_>>> = BTreeMap::new();
-    let several = rows.iter().map(|row| row.t).collect::<BTreeSet<_>>().len() > 1;
-    for ((model, variant, ..), group) in &groups {
+    let mut found = vec![];
+    for ((model, variant, ..), group) in &mut groups {
+        group.sort_by_key(|row| row.agent);
         let kinds: BTreeSet<AgentKind> = group.iter().map(|row| row.kind).collect();
         let others: Vec<AgentKind> = kinds
             .into_iter()
-            .filter(|k| *k != AgentKind::Subject)
+            .filter(|kind| *kind != AgentKind::Subject)
             .collect();
         let towards = match others.as_slice() {
             // A population of evaluated agents alone is the share 0 of every kind.
@@ -117,64 +171,30 @@ pub fn critical_masses(rows: &[GameRow], root: u64) -> Vec<CriticalMass> {
             };
             for other in &towards {
                 let of_kind = group.iter().filter(|row| row.kind == *other).count();
-                for t in [Some(0), several.then_some(row.t)].into_iter().flatten() {
-                    let place = (*model, variant_rank(variant), *variant, *other, t);
-                    found.entry(place).or_default().push(Decision {
-                        share: of_kind as f64 / group.len() as f64,
-                        event,
-                        game: &row.game,
-                        instance: &row.instance_id,
-                    });
-                }
+                let decision = Decision {
+                    share: of_kind as f64 / group.len() as f64,
+                    event,
+                    game: &row.game,
+                    instance: &row.instance_id,
+                };
+                let player = (*model, variant_rank(variant), *variant, *other);
+                found.push((player, row.t, decision));
             }
         }
     }
     found
-        .into_iter()
-        .filter_map(|((model, _, variant, other, t), decisions)| {
-            let settings = if t == 0 {
-                "all".into()
-            } else {
-                format!("t = {t}")
-            };
-            let name = format!(
-                "critical-mass/{model}/{variant}/{}/{settings}",
-                other.name()
-            );
-            let shares = by_share(&decisions, root, &name);
-            if shares.len() < SHARES {
-                return None;
-            }
-            let games: BTreeSet<&str> = decisions.iter().map(|d| d.game).collect();
-            let numbers: BTreeMap<&str, usize> = games.into_iter().zip(0..).collect();
-            let data: Vec<Datum> = decisions
-                .iter()
-                .map(|d| Datum {
-                    cluster: numbers[d.game],
-                    x: d.share,
-                    y: f64::from(u8::from(d.event)),
-                })
-                .collect();
-            let (fit, mass, interval) = locate(&data);
-            Some(CriticalMass {
-                model: model.into(),
-                variant: variant.into(),
-                other,
-                settings,
-                shares,
-                fit,
-                mass,
-                interval,
-            })
-        })
-        .collect()
 }
 
-fn by_share(decisions: &[Decision<'_>], root: u64, name: &str) -> Vec<AtShare> {
+/// The distinct shares, rising.
+fn shares(decisions: &[Decision<'_>]) -> Vec<f64> {
     let mut shares: Vec<f64> = decisions.iter().map(|d| d.share).collect();
     shares.sort_by(f64::total_cmp);
     shares.dedup();
     shares
+}
+
+fn by_share(decisions: &[Decision<'_>], root: u64, name: &str) -> Vec<AtShare> {
+    shares(decisions)
         .into_iter()
         .map(|share| {
             let at = || decisions.iter().filter(|d| d.share == share);
