@@ -6,6 +6,7 @@ pub mod coordination;
 pub mod coordination_row;
 pub mod coordination_summary;
 pub mod inspect;
+pub mod inspect_ai;
 pub mod observation;
 pub mod replay;
 pub mod rounds;

@@ -15,7 +15,7 @@ use crate::evaluation::coordination_row::GameRow;
 use crate::evaluation::observation::{self, Key, Measure, Observation, Strand};
 use crate::evaluation::row::EvalRow;
 use crate::evaluation::statistics::{
-    Cluster, Estimate, cluster_bootstrap, difference_of, paired_interval, rate_interval,
+    Cluster, Estimate, difference_of, paired_interval, rate_interval,
 };
 use crate::evaluation::tool_row::ToolRow;
 use crate::scenario::Testbed;
@@ -247,10 +247,8 @@ fn of_pair(a: &Strand<'_>, b: &Strand<'_>, seeds: &BTreeSet<u64>) -> Vec<Line> {
         .map(|&round| {
             let name = format!("{name}/round-{round}");
             let (of_a, of_b) = (values(a, round), values(b, round));
-            let (rate_a, rate_b) = (
-                rate(&of_a, &format!("{name}/a")),
-                rate(&of_b, &format!("{name}/b")),
-            );
+            // One stream for all three: equal rows have equal intervals.
+            let (rate_a, rate_b) = (rate(&of_a, &name), rate(&of_b, &name));
             let pairs = pairs(&of_a, &of_b, |seed| seeds.contains(&seed));
             let apart = rate_b.zip(rate_a).map(|(b, a)| difference_of(&b, &a));
             Line {
@@ -270,10 +268,9 @@ fn of_pair(a: &Strand<'_>, b: &Strand<'_>, seeds: &BTreeSet<u64>) -> Vec<Line> {
         let (of_a, of_b) = (change(a), change(b));
         let pairs = pairs(&of_a, &of_b, |seed| seeds.contains(&seed));
         lines.push(Line {
-            a: paired(&of_a, &format!("{name}/a")),
-            b: paired(&of_b, &format!("{name}/b")),
-            // A difference of differences lies between −2 and 2.
-            difference: cluster_bootstrap(&clusters(&pairs), (-2.0, 2.0), ROOT, &name),
+            a: paired(&of_a, &name),
+            b: paired(&of_b, &name),
+            difference: doubled(&pairs, &name),
             paired: !pairs.is_empty(),
             ..line(None)
         });
@@ -332,6 +329,20 @@ fn paired(values: &Values<'_>, name: &str) -> Option<Estimate> {
     }
     let means: Vec<f64> = questions.values().map(|(sum, n)| sum / n).collect();
     paired_interval(&clusters(values), &means, ROOT, name)
+}
+
+/// The mean of differences of differences, which lie between −2 and 2: twice that of their halves.
+fn doubled(values: &Values<'_>, name: &str) -> Option<Estimate> {
+    let halves = values
+        .iter()
+        .map(|(key, (cluster, value))| (*key, (*cluster, value / 2.0)));
+    let half = paired(&halves.collect(), name)?;
+    Some(Estimate {
+        value: 2.0 * half.value,
+        low: 2.0 * half.low,
+        high: 2.0 * half.high,
+        n: half.n,
+    })
 }
 
 #[cfg(test)]

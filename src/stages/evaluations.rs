@@ -14,6 +14,7 @@ use crate::artifact::{Digest, Manifest};
 use crate::datasets::{games, problems, questions};
 use crate::evaluation::coordination::{GameEvaluation, prompts};
 use crate::evaluation::coordination_row::{GAME_ROWS_FILE, GameRow};
+use crate::evaluation::inspect_ai::{LogHead, LogSample, log};
 use crate::evaluation::replay;
 use crate::evaluation::rounds::{EvaluationConfig, ROWS_FILE, read_rows};
 use crate::evaluation::row::EvalRow;
@@ -190,6 +191,37 @@ impl Evaluated {
             Testbed::Coordination => Rows::Coordination(read_parquet(&path(GAME_ROWS_FILE))?),
             Testbed::ToolUse => Rows::ToolUse(read_parquet(&path(TOOL_ROWS_FILE))?),
         })
+    }
+
+    /// The evaluation as a log of inspect_ai, prompts made from the test set in the run directory `run`.
+    ///
+    /// # Errors
+    /// As [`Self::rows`] and [`Self::prompts`].
+    pub fn inspect_ai(&self, run: &Path) -> anyhow::Result<Value> {
+        let rows = self.rows()?;
+        let mut prompts: Vec<Option<Vec<Message>>> = vec![None; rows.len()];
+        self.prompts(&run.join(&self.questions), &rows, &mut |place, messages| {
+            prompts[place] = Some(messages.to_vec());
+        })?;
+        let samples: Vec<LogSample> = match &rows {
+            Rows::RolePlay(rows) => rows.iter().map(Into::into).collect(),
+            Rows::Coordination(rows) => rows.iter().map(Into::into).collect(),
+            Rows::ToolUse(rows) => rows.iter().map(Into::into).collect(),
+        };
+        let program = self.manifest.program.split_once(' ').unwrap_or_default();
+        let head = LogHead {
+            task: self.stage.clone(),
+            id: self.manifest.key.to_string(),
+            created: self.manifest.finished.clone(),
+            model: format!("{}/{}", self.model, self.variant),
+            program: (program.0.into(), program.1.into()),
+            test_set: self.test_set.to_string(),
+            seed: self.seed,
+        };
+        // An agent that follows a fixed rule was asked nothing.
+        let asked = samples.into_iter().zip(prompts);
+        let asked: Vec<_> = asked.filter_map(|(s, p)| Some((s, p?))).collect();
+        Ok(log(&head, &asked))
     }
 
     /// Hands the prompt of every row to `each`, by the row's place; rows are made from `questions`, the file of the test

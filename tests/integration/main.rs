@@ -14,6 +14,7 @@ mod lora;
 mod model;
 mod optim;
 mod pipeline;
+mod replay;
 mod resume;
 mod sampling;
 mod sandbox;
