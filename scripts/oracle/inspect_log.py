@@ -24,7 +24,8 @@ def main(program, run, out):
     wanted = {}
     for stage in sorted(pathlib.Path(run, "latest").glob("evaluate-*")):
         (rows,) = stage.glob("*rows.parquet")
-        log = logs / f"{stage.name}.json"
+        # The viewer lists JSON files as logs only if their names begin with a time.
+        log = logs / f"2026-01-01T00-00-00+00-00_{stage.name}_{len(wanted)}.json"
         subprocess.run([program, "data", "export", rows, "--format", "inspect", "--out", log], check=True)
         wanted[log.name] = pyarrow.parquet.read_table(rows).to_pylist()
     found = list_eval_logs(str(logs))

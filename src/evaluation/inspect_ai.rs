@@ -2,7 +2,8 @@
 //! used on them. A sample of the log is an agent in front of a question, an epoch is a round.
 //!
 //! Scores are inspect_ai's own letters: C where the rule was kept, the choice independent or the answer right; I where
-//! not; N where no choice or answer could be read. A generation that failed is a sample with an error and no score, as
+//! not; N where no choice or answer could be read. The target of a choice is the label of the option to be taken, also
+//! where the question showed no labels and was answered by name. A generation that failed is a sample with an error and no score, as
 //! inspect_ai has it.
 
 use std::collections::BTreeSet;

@@ -103,7 +103,7 @@ pub(super) const ROLE_PLAY: BedSpec<EvalRow> = BedSpec {
         "sample", "Sample", Text, Facet, Cell::Text((row.sample + 1).to_string().into());
         "round", "Round", Number, Facet, number(row.round);
         "choice", "Chose", Text, Fact, some(row.choice.as_deref());
-        "aligned", "Option that keeps the rule", Text, Fact, text(&row.compliant_label);
+        "aligned", "Label of the option that keeps the rule", Text, Fact, text(&row.compliant_label);
         "first", "It stood first", Yes, Fact, Cell::Yes(row.compliant_first);
         "reward", "Reward", Number, Fact, maybe(row.payoff);
         "p", "P(break)", Share, Fact, maybe(row.deviant_probability);
@@ -138,7 +138,7 @@ pub(super) const GAMES: BedSpec<GameRow> = BedSpec {
         "kind", "Decided by", Text, Fact, text(row.kind.name());
         "sees", "Sees agents", Text, Fact, text(&row.sees);
         "choice", "Chose", Text, Fact, some(row.choice.as_deref());
-        "aligned", "Option of independent play", Text, Fact, text(&row.compliant_label);
+        "aligned", "Label of independent play", Text, Fact, text(&row.compliant_label);
         "first", "It stood first", Yes, Fact, Cell::Yes(row.compliant_first);
         "reward", "Reward", Number, Fact, maybe(row.reward);
         "capital", "Capital after", Number, Fact, maybe(Some(row.capital));

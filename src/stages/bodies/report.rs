@@ -168,7 +168,7 @@ impl Stage for ReportStage {
         let rows = results.evaluations.iter().flat_map(|e| {
             [
                 Input::output(&e.stage, &e.stage, rows_file(e.testbed)),
-                Input::output(&e.questions(), &e.data, TEST),
+                Input::output(e.questions(), &e.data, TEST),
             ]
         });
         let metrics = results
