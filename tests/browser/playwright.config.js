@@ -3,7 +3,7 @@ import { defineConfig } from "@playwright/test";
 
 export default defineConfig({
   testDir: ".",
-  timeout: 60_000,
+  timeout: 180_000,
   workers: 1,
   reporter: "list",
   outputDir: "../../target/browser-tests",
