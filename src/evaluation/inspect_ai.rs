@@ -216,6 +216,18 @@ mod tests {
     use crate::text::Speaker;
 
     #[test]
+    fn outcomes_become_letters_and_a_failure_none() {
+        let letters = [
+            Outcome::Compliant,
+            Outcome::Deviant,
+            Outcome::Invalid,
+            Outcome::Failed,
+        ]
+        .map(letter);
+        assert_eq!(letters, [Some("C"), Some("I"), Some("N"), None]);
+    }
+
+    #[test]
     fn a_round_is_an_epoch_and_failures_are_no_scores() {
         let sample = |round, letter, error: Option<&str>| LogSample {
             id: "test/x/00/0".into(),
