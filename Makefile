@@ -1,6 +1,7 @@
 # make reproduce   set up, build, run the laptop recipe: data to report, on this machine
 # make test        set up, build, run all tests (the real 135M model where it matters)
 # make test-kill   424 kills instead of the few of `make test`
+# make test-gpu    what needs a Hopper GPU: the fused kernels against the plain path
 # make test-coverage   the intervals in 20 000 invented worlds each instead of 1000
 # make test-browser   the report in Chromium (CHROMIUM=… names one; needs npm): see tests/browser
 # make check       format, lints, documentation, tests: what every commit must pass
@@ -11,10 +12,10 @@ RUN_ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build reproduce test test-kill test-coverage test-browser check fmt clippy doc clean
+.PHONY: help setup build reproduce test test-kill test-gpu test-coverage test-browser check fmt clippy doc clean
 
 help:
-	@sed -n '1,7s/^# //p' Makefile
+	@sed -n '1,8s/^# //p' Makefile
 
 setup:
 	@command -v $(PYTHON) >/dev/null || { echo "setup: $(PYTHON) is missing; install python3 (3.8 or newer)" >&2; exit 1; }
@@ -37,6 +38,9 @@ test: setup
 # 24 at random moments with the real one.
 test-kill: setup
 	ATP_KILLS=200 ATP_MODEL_KILLS=24 $(CARGO) test --locked --test integration kill -- --nocapture
+
+test-gpu: setup
+	$(CARGO) test --locked --test integration gpu:: -- --ignored --nocapture --test-threads 1
 
 # The long version of the coverage tests: how often each kind of interval holds a known truth.
 test-coverage: setup

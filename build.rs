@@ -1,6 +1,6 @@
-//! Two things at build time: where libtorch lies, so that the binary starts without LD_LIBRARY_PATH where it was built
-//! (an installed copy also looks in `lib` beside itself); and the recipes, environments and games, which become a
-//! part of the binary, so that it works from any folder.
+//! Three things at build time: where libtorch lies, so that the binary starts without LD_LIBRARY_PATH where it was built
+//! (an installed copy also looks in `lib` beside itself); the few lines of C++ for what tch does not bind; and the
+//! recipes, environments and games, which become a part of the binary, so that it works from any folder.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-changed=build.rs");
-    if let Ok(root) = std::env::var("LIBTORCH") {
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{root}/lib");
-    }
+    let libtorch = std::env::var("LIBTORCH").expect(
+        "LIBTORCH names the folder of libtorch; .cargo/config.toml sets it to what scripts/setup.py makes",
+    );
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch}/lib");
+    compile_native(Path::new(&libtorch));
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/lib");
     let root =
         PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
@@ -36,6 +38,20 @@ fn main() {
         &root.join("data/coordination"),
     );
     std::fs::write(out.join("embedded.rs"), text).expect("OUT_DIR is writable");
+}
+
+/// C++ against libtorch's headers.
+fn compile_native(libtorch: &Path) {
+    println!("cargo:rerun-if-changed=src/runtime/native");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++20")
+        .files(["attention", "memory"].map(|name| format!("src/runtime/native/{name}.cpp")))
+        .include(libtorch.join("include"))
+        .include(libtorch.join("include/torch/csrc/api/include"))
+        .warnings(false)
+        .opt_level(2)
+        .compile("atp_native");
 }
 
 /// A constant list of the TOML files of a folder, sorted by name.

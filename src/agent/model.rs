@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 use crate::artifact::{ArtifactError, Digest, digest_bytes};
+use crate::model::footprint::Footprint;
 use crate::model::weights::WeightError;
 use crate::model::{Decoder, ModelConfig, Weights};
 use crate::text::{Message, RenderOptions, Speaker, TextCodec, TextError};
@@ -54,6 +55,14 @@ pub struct ModelSpec {
 /// A model that cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
+    /// The GPU has not the memory.
+    #[error("model {path}: {problem}")]
+    Memory {
+        /// Folder or file.
+        path: PathBuf,
+        /// Needed and free.
+        problem: String,
+    },
     /// It would have to be fetched from the hub, and nothing is to be fetched.
     #[error("model `{source_name}`: not fetched from the hub yet")]
     NotFetched {
@@ -121,7 +130,14 @@ impl LoadedModel {
                 rows,
             });
         }
-        let decoder = Decoder::load(&weights, precision.kind(device), device)?;
+        let kind = precision.kind(device);
+        Footprint::of(weights.config(), kind)
+            .check(device)
+            .map_err(|problem| ModelError::Memory {
+                path: path.into(),
+                problem,
+            })?;
+        let decoder = Decoder::load(&weights, kind, device)?;
         Ok(Self { decoder, codec })
     }
 

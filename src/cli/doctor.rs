@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use crate::agent::ModelSpec;
 use crate::agent::model::{EMBEDDED, describe};
-use crate::runtime::device;
+use crate::model::ModelConfig;
+use crate::model::footprint::Footprint;
+use crate::runtime::{device, memory};
 use crate::tool::{Capabilities, Sandbox, SandboxConfig, Status};
 
 /// Options of `doctor`.
@@ -43,7 +45,7 @@ impl DoctorArgs {
         let findings = [
             libtorch(),
             gpu(),
-            memory(),
+            host_memory(),
             disk(),
             embedded_model(),
             sandbox(),
@@ -114,11 +116,20 @@ fn gpu() -> Finding {
             .library
             .map(|l| l.display().to_string())
             .unwrap_or_default();
-        let text = format!(
+        let mut text = format!(
             "{} GPUs, libraries from {} ({library})",
             tch::Cuda::device_count(),
             found.origin
         );
+        if let Some((free, total)) = memory::free_and_total(tch::Device::Cuda(0)) {
+            let shape = ModelConfig::qwen3_8b();
+            text += &format!(
+                "; {:.1} of {:.1} GiB free on the first; of these Qwen3-8B takes: {}",
+                memory::gib(free),
+                memory::gib(total),
+                Footprint::of(&shape, tch::Kind::BFloat16).describe(free)
+            );
+        }
         return Finding {
             what,
             level: Level::Good,
@@ -134,7 +145,7 @@ fn gpu() -> Finding {
     }
 }
 
-fn memory() -> Finding {
+fn host_memory() -> Finding {
     let available = std::fs::read_to_string("/proc/meminfo")
         .ok()
         .and_then(|text| {

@@ -35,6 +35,11 @@ fn precision(text: &str) -> Result<Precision, String> {
 }
 
 impl ModelArgs {
+    /// Where it is to run.
+    pub fn device(&self) -> &DeviceArgs {
+        &self.device
+    }
+
     /// Load both.
     pub fn load(&self) -> anyhow::Result<(LoadedModel, Option<Adapter>)> {
         let device = self.device.open()?;

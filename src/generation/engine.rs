@@ -11,9 +11,12 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
+use super::continuous::{self, Stats};
 use super::sampling::{Drawn, NotFinite, Sampling, draw};
+use crate::model::fused::MOST_ROWS;
 use crate::model::{Adapter, Decoder, KvCache};
 use crate::runtime::interrupt::{Interrupted, check};
+use crate::runtime::memory::gib;
 
 /// Says of the tokens generated so far whether the text is to end with the last of them.
 #[derive(Clone)]
@@ -103,16 +106,31 @@ pub enum GenerationError {
     /// The model's logits are not numbers.
     #[error(transparent)]
     NotFinite(#[from] NotFinite),
+    /// Its keys and values alone are more than there is memory for.
+    #[error(
+        "keys and values of the request need {:.2} GiB of GPU memory, {:.2} GiB can be had beside the weights",
+        gib(*.needed), gib(*.room)
+    )]
+    NoRoom {
+        /// Bytes needed.
+        needed: usize,
+        /// Bytes that can be had.
+        room: usize,
+    },
+    /// The GPU did not do what it was told.
+    #[error("the GPU failed: {0}")]
+    Device(String),
 }
 
 /// What happened to each request, in the order given.
 pub type Completions = Vec<Result<Completion, GenerationError>>;
 
 /// A request being decoded.
-struct Running {
-    index: usize,
-    slot: usize,
-    tokens: Vec<u32>,
+pub(super) struct Running {
+    /// Which one.
+    pub index: usize,
+    /// What it has so far.
+    pub tokens: Vec<u32>,
     logprobs: Vec<f32>,
 }
 
@@ -130,7 +148,7 @@ impl<'a> Engine<'a> {
         let slots = if model.device() == Device::Cpu {
             16
         } else {
-            64
+            MOST_ROWS
         };
         Self {
             model,
@@ -151,10 +169,35 @@ impl<'a> Engine<'a> {
     pub fn generate(
         &self,
         requests: &[Request],
+        progress: impl FnMut(usize),
+    ) -> Result<Completions, Interrupted> {
+        Ok(self.generate_measured(requests, progress)?.0)
+    }
+
+    /// The same, and what was done for it where the model has the fast path.
+    pub fn generate_measured(
+        &self,
+        requests: &[Request],
+        progress: impl FnMut(usize),
+    ) -> Result<(Completions, Stats), Interrupted> {
+        let results: Vec<Option<Result<Completion, GenerationError>>> =
+            requests.iter().map(|r| self.refuse(r).map(Err)).collect();
+        if let Some(mut fused) = self.model.fused() {
+            let (adapter, slots) = (self.adapter, self.slots);
+            return continuous::generate(&mut fused, adapter, slots, requests, results, progress);
+        }
+        Ok((
+            self.generate_plainly(requests, results, progress)?,
+            Stats::default(),
+        ))
+    }
+
+    fn generate_plainly(
+        &self,
+        requests: &[Request],
+        mut results: Vec<Option<Result<Completion, GenerationError>>>,
         mut progress: impl FnMut(usize),
     ) -> Result<Completions, Interrupted> {
-        let mut results: Vec<Option<Result<Completion, GenerationError>>> =
-            requests.iter().map(|r| self.refuse(r).map(Err)).collect();
         let mut waiting: VecDeque<usize> = (0..requests.len())
             .filter(|&i| results[i].is_none())
             .collect();
@@ -175,7 +218,7 @@ impl<'a> Engine<'a> {
             self.model.device(),
         );
         let mut free: Vec<usize> = (0..slots).rev().collect();
-        let mut running: Vec<Running> = Vec::new();
+        let mut running: Vec<(usize, Running)> = Vec::new();
         while !(waiting.is_empty() && running.is_empty()) {
             check()?;
             // Admit. Requests with the prompt of the one just computed copy its cache.
@@ -199,17 +242,12 @@ impl<'a> Engine<'a> {
                         self.model.next_token_logits(&hidden)
                     }
                 };
-                let mut fresh = Running {
-                    index,
-                    slot,
-                    tokens: Vec::new(),
-                    logprobs: Vec::new(),
-                };
+                let mut fresh = Running::new(index);
                 let drawn = draw_rows(&logits, &[(request, 0)]).pop();
                 computed = Some((index, slot, logits));
                 free.pop();
                 match drawn.map(|d| fresh.accept(request, d)) {
-                    Some(Ok(None)) => running.push(fresh),
+                    Some(Ok(None)) => running.push((slot, fresh)),
                     Some(Ok(Some(finish))) => {
                         results[index] = Some(Ok(fresh.into_completion(finish)));
                         // The slot's prompt may serve the next request of the group, so it is freed after this one.
@@ -230,29 +268,29 @@ impl<'a> Engine<'a> {
             // One token for each.
             let tokens: Vec<u32> = running
                 .iter()
-                .filter_map(|r| r.tokens.last().copied())
+                .filter_map(|(_, r)| r.tokens.last().copied())
                 .collect();
-            let rows: Vec<usize> = running.iter().map(|r| r.slot).collect();
+            let rows: Vec<usize> = running.iter().map(|(slot, _)| *slot).collect();
             let hidden = self.model.step(&tokens, &rows, &mut cache, self.adapter);
             let logits = self.model.next_token_logits(&hidden);
             let asked: Vec<_> = running
                 .iter()
-                .map(|r| (&requests[r.index], r.tokens.len()))
+                .map(|(_, r)| (&requests[r.index], r.tokens.len()))
                 .collect();
             let drawn = draw_rows(&logits, &asked);
             // Retire.
             let mut still = Vec::with_capacity(running.len());
-            for (mut request, drawn) in running.drain(..).zip(drawn) {
+            for ((slot, mut request), drawn) in running.drain(..).zip(drawn) {
                 match request.accept(&requests[request.index], drawn) {
-                    Ok(None) => still.push(request),
+                    Ok(None) => still.push((slot, request)),
                     Ok(Some(finish)) => {
-                        free.push(request.slot);
+                        free.push(slot);
                         let index = request.index;
                         results[index] = Some(Ok(request.into_completion(finish)));
                         progress(1);
                     }
                     Err(error) => {
-                        free.push(request.slot);
+                        free.push(slot);
                         results[request.index] = Some(Err(error.into()));
                         progress(1);
                     }
@@ -292,8 +330,17 @@ impl<'a> Engine<'a> {
 }
 
 impl Running {
+    /// One that has nothing yet.
+    pub fn new(index: usize) -> Self {
+        Self {
+            index,
+            tokens: Vec::new(),
+            logprobs: Vec::new(),
+        }
+    }
+
     /// Take a drawn token; says whether the text ends with it.
-    fn accept(
+    pub fn accept(
         &mut self,
         request: &Request,
         drawn: Result<Drawn, NotFinite>,
@@ -312,7 +359,7 @@ impl Running {
         })
     }
 
-    fn into_completion(self, finish: Finish) -> Completion {
+    pub fn into_completion(self, finish: Finish) -> Completion {
         Completion {
             tokens: self.tokens,
             logprobs: self.logprobs,

@@ -186,7 +186,8 @@ fn pick(weights: impl Iterator<Item = f64>, target: f64) -> Option<usize> {
     last
 }
 
-/// Tokens that pass top-k, top-p and min-p with their unnormalised weights, likeliest first, ties by id.
+/// Tokens that pass top-k, top-p and min-p with their unnormalised weights, by id: the order in which the draw goes
+/// through them, here as on a GPU.
 fn filter(logits: &[f32], sampling: &Sampling, weight: impl Fn(f32) -> f64) -> Vec<(usize, f64)> {
     let mut candidates: Vec<(usize, f64)> = logits.iter().map(|&l| weight(l)).enumerate().collect();
     let by_weight = |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
@@ -204,8 +205,10 @@ fn filter(logits: &[f32], sampling: &Sampling, weight: impl Fn(f32) -> f64) -> V
     });
     let keep = keep.count().max(1);
     candidates.truncate(keep);
+    // The likeliest is still first.
     let floor = sampling.min_p * candidates.first().map_or(0.0, |(_, w)| *w);
     candidates.retain(|(_, w)| *w >= floor);
+    candidates.sort_unstable_by_key(|(token, _)| *token);
     candidates
 }
 

@@ -99,6 +99,51 @@ pub struct ModelConfig {
     pub qk_norm: bool,
 }
 
+impl ModelConfig {
+    /// The shape of Qwen3-8B, for measurements without its weights.
+    pub fn qwen3_8b() -> Self {
+        Self {
+            family: Family::Qwen3,
+            vocab_size: 151_936,
+            hidden_size: 4096,
+            intermediate_size: 12_288,
+            layers: 36,
+            heads: 32,
+            kv_heads: 8,
+            head_dim: 128,
+            rms_norm_eps: 1e-6,
+            rope_theta: 1e6,
+            rope_scaling: RopeScaling::None,
+            max_position: 40_960,
+            tied_embeddings: false,
+            attention_bias: false,
+            mlp_bias: false,
+            qk_norm: true,
+        }
+    }
+
+    /// The shape of Llama-3.1-8B, likewise.
+    pub fn llama_3_1_8b() -> Self {
+        Self {
+            family: Family::Llama,
+            vocab_size: 128_256,
+            intermediate_size: 14_336,
+            layers: 32,
+            rms_norm_eps: 1e-5,
+            rope_theta: 5e5,
+            rope_scaling: RopeScaling::Llama3 {
+                factor: 8.0,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_max_position: 8192.0,
+            },
+            max_position: 131_072,
+            qk_norm: false,
+            ..Self::qwen3_8b()
+        }
+    }
+}
+
 /// Reads typed fields of one JSON object and names file and field in every error.
 struct Fields<'a> {
     path: &'a Path,

@@ -3,11 +3,14 @@
 //! Numbered as a layer computes: (1) norm, (2) q k v, (3) QK-norm and rotation, (4) attention, (5) output projection,
 //! (6) norm, (7) gated feed-forward.
 
+use std::cell::{OnceCell, RefCell, RefMut};
+
 use tch::{Device, Kind, Tensor};
 
 use super::attention::Context;
 use super::batch::Packed;
 use super::config::ModelConfig;
+use super::fused::{Fused, LayerParts, Parts};
 use super::kv_cache::KvCache;
 use super::linear::{Linear, Pass};
 use super::lora::{Adapter, Target};
@@ -37,6 +40,8 @@ pub struct Decoder {
     /// `(vocab, hidden)`; shares memory with the embedding where they are tied.
     head: Tensor,
     rope: RopeTable,
+    /// The same weights through kernels of our own, once generation has asked for it.
+    fused: OnceCell<Option<RefCell<Fused>>>,
 }
 
 impl Decoder {
@@ -62,6 +67,101 @@ impl Decoder {
             head,
             rope,
             config,
+            fused: OnceCell::new(),
+        })
+    }
+
+    /// The fast path of generation, where GPU and model have one; the reason is logged where they have not.
+    pub fn fused(&self) -> Option<RefMut<'_, Fused>> {
+        let made = self.fused.get_or_init(|| {
+            if !self.device().is_cuda() {
+                return None;
+            }
+            match Fused::new(&self.config, self.parts()) {
+                Ok(fused) => Some(RefCell::new(fused)),
+                Err(e) => {
+                    tracing::warn!("generation takes the plain path, which is much slower: {e}");
+                    None
+                }
+            }
+        });
+        made.as_ref().map(RefCell::borrow_mut)
+    }
+
+    /// Give up what generation holds on the GPU beside the weights: the cache of keys and values.
+    pub fn release_cache(&self) {
+        if let Some(Some(fused)) = self.fused.get() {
+            fused.borrow_mut().release();
+        }
+    }
+
+    fn parts(&self) -> Parts {
+        let (cosines, sines) = self.rope.tables();
+        let layers = self.layers.iter().map(|layer| LayerParts {
+            input_norm: layer.input_norm.shallow_clone(),
+            qk_norm: layer
+                .qk_norm
+                .as_ref()
+                .map(|(q, k)| (q.shallow_clone(), k.shallow_clone())),
+            post_norm: layer.post_norm.shallow_clone(),
+            joint: [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]
+                .map(|l| l.weight().shallow_clone()),
+        });
+        Parts {
+            embedding: self.embedding.shallow_clone(),
+            head: self.head.shallow_clone(),
+            norm: self.norm.shallow_clone(),
+            cosines: cosines.shallow_clone(),
+            sines: sines.shallow_clone(),
+            layers: layers.collect(),
+        }
+    }
+
+    /// A model of this shape whose weights mean nothing, for measurements: normal numbers of deviation 0.02, norms 1.
+    pub fn random(config: &ModelConfig, kind: Kind, device: Device) -> Result<Self, tch::TchError> {
+        let draw = |rows: i64, columns: i64| -> Result<Tensor, tch::TchError> {
+            Tensor::f_randn([rows, columns], (kind, device))?.f_mul_scalar_(0.02)
+        };
+        let ones = |size: i64| Tensor::f_ones([size], (kind, device));
+        let embedding = draw(config.vocab_size, config.hidden_size)?;
+        let head = match config.tied_embeddings {
+            true => embedding.shallow_clone(),
+            false => draw(config.vocab_size, config.hidden_size)?,
+        };
+        let mut layers = Vec::new();
+        for index in 0..config.layers as usize {
+            let joint = |targets: &[Target]| -> Result<Linear, tch::TchError> {
+                let parts = targets.iter().map(|&target| {
+                    let (inputs, outputs) = target.features(config);
+                    Ok((target, draw(outputs, inputs)?, None))
+                });
+                Ok(Linear::new(
+                    index,
+                    parts.collect::<Result<_, tch::TchError>>()?,
+                ))
+            };
+            let qk_norm = match config.qk_norm {
+                true => Some((ones(config.head_dim)?, ones(config.head_dim)?)),
+                false => None,
+            };
+            layers.push(Layer {
+                input_norm: ones(config.hidden_size)?,
+                qkv: joint(&[Target::QProj, Target::KProj, Target::VProj])?,
+                qk_norm,
+                output: joint(&[Target::OProj])?,
+                post_norm: ones(config.hidden_size)?,
+                gate_up: joint(&[Target::GateProj, Target::UpProj])?,
+                down: joint(&[Target::DownProj])?,
+            });
+        }
+        Ok(Self {
+            embedding,
+            layers,
+            norm: ones(config.hidden_size)?,
+            head,
+            rope: RopeTable::new(config, kind, device),
+            fused: OnceCell::new(),
+            config: config.clone(),
         })
     }
 

@@ -66,6 +66,11 @@ impl Linear {
         }
     }
 
+    /// The joint matrix, `(sum of outputs, in)`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
     /// `(T, in)` to `(T, sum of outputs)`.
     pub fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
         let mut y = pass.matmul(x, &self.weight);

@@ -3,6 +3,8 @@
 pub mod batch;
 pub mod config;
 pub mod decoder;
+pub mod footprint;
+pub mod fused;
 pub mod kv_cache;
 pub mod logprobs;
 pub mod lora;

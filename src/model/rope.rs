@@ -63,6 +63,11 @@ impl RopeTable {
         }
     }
 
+    /// Both tables.
+    pub fn tables(&self) -> (&Tensor, &Tensor) {
+        (&self.cos, &self.sin)
+    }
+
     /// The rows of these positions, `(T, 1, head_dim / 2)` each, ready to broadcast over heads.
     pub fn rows(&self, positions: &Tensor) -> (Tensor, Tensor) {
         let pick = |table: &Tensor| table.index_select(0, positions).unsqueeze(1);

@@ -51,7 +51,7 @@ pub struct Line {
 pub struct Band {
     /// Lower and upper end; equal ends are one line.
     pub range: (f64, f64),
-    /// Text inside, at the left.
+    /// Text inside, at the right.
     pub label: String,
 }
 
@@ -155,7 +155,12 @@ fn draw(chart: &Chart, margin: f64, head: &str) -> String {
         () => 0.0,
     };
     // Rounds are short numbers and each deserves its tick; steps may be long ones.
-    let room = if chart.x.range.is_some() { 24.0 } else { 56.0 };
+    let short = |(low, high): (f64, f64)| high - low <= 20.0;
+    let room = if chart.x.range.is_some_and(short) {
+        24.0
+    } else {
+        56.0
+    };
     let sides = (left + dodge, width - right - dodge);
     let frame = Frame {
         x: Scale::new(&chart.x, &xs, sides, room),
@@ -345,8 +350,8 @@ fn draw_bands(out: &mut String, chart: &Chart, frame: &Frame, left: f64, right: 
         let _ = write!(
             out,
             "<path class=\"band\" d=\"M{left:.1} {low:.1}H{right:.1}V{high:.1}H{left:.1}z\"/>\
-             <text class=\"quiet\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-            left + 4.0,
+             <text class=\"quiet\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            right - 4.0,
             high + if low - high > 16.0 { 14.0 } else { -4.0 },
             html(&band.label)
         );

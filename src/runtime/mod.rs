@@ -2,7 +2,10 @@
 
 pub mod device;
 pub mod embedded;
+pub mod flash;
+pub mod gpu;
 pub mod interrupt;
+pub mod memory;
 pub mod message;
 pub mod progress;
 pub mod seed;

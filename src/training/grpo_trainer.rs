@@ -384,6 +384,8 @@ fn update(
     course: &Course,
 ) -> Result<(), TrainError> {
     let model = &context.model.decoder;
+    // The update needs the memory more than the cache of texts whose weights are about to change.
+    model.release_cache();
     let kept = learnable(groups, config);
     let plans: Vec<GroupPlan> = kept
         .iter()

@@ -7,6 +7,7 @@ mod cli;
 mod coordination;
 mod dpo;
 mod faults;
+mod gpu;
 mod grpo;
 mod kill;
 mod layers;

@@ -58,6 +58,9 @@ fn a_step_is_found_where_it_is_and_clustering_makes_it_less_sure() {
     );
     let clustered = change_point::change_point(&counts, 4.0).unwrap();
     assert!(clustered.none > found.none, "{clustered:?}");
+    let quarter = counts.map(|(round, events, decisions)| (round, events / 4.0, decisions / 4.0));
+    let fewer = change_point::change_point(&quarter, 1.0).unwrap();
+    assert_eq!((clustered.none, clustered.after), (fewer.none, fewer.after));
 }
 
 #[test]
@@ -121,9 +124,10 @@ fn separated_outcomes_are_a_threshold_and_chance_is_none() {
     assert_eq!(interval, None);
 }
 
-/// Three units over three rounds: one holds, one tips for good, one tips and returns; a fourth is never read in round 2.
+/// Units over three rounds: one holds, one tips for good, two tip and return; another is never read in round 2.
 fn histories() -> Strand<'static> {
     let courses = [
+        [Some(false), Some(true), Some(false)],
         [Some(false), Some(false), Some(false)],
         [Some(false), Some(true), Some(true)],
         [Some(false), Some(true), Some(false)],
@@ -144,18 +148,18 @@ fn transitions_count_staying_tipping_and_returning() {
         .iter()
         .map(|t| (t.held, t.tipped, t.returned, t.stayed, t.unread))
         .collect();
-    assert_eq!(counts, [(1, 2, 0, 0, 1), (1, 0, 1, 1, 1)]);
-    assert!((found[0].tip.unwrap().value - 2.0 / 3.0).abs() < 1e-12);
+    assert_eq!(counts, [(1, 3, 0, 0, 1), (1, 0, 2, 1, 1)]);
+    assert_eq!(found[0].tip.unwrap().value, 0.75);
     assert_eq!(found[0].back, None);
-    assert_eq!(found[1].back.unwrap().value, 0.5);
+    assert!((found[1].back.unwrap().value - 2.0 / 3.0).abs() < 1e-12);
 }
 
 #[test]
 fn an_unread_decision_ends_the_risk_and_is_no_event() {
     let found = hazard::hazard(&histories(), 1, "test");
     let counts: Vec<_> = found.iter().map(|h| (h.at_risk, h.first_events)).collect();
-    assert_eq!(counts, [(4, 0), (3, 2), (1, 0)]);
-    assert!((found[2].survival - 1.0 / 3.0).abs() < 1e-12);
+    assert_eq!(counts, [(5, 0), (4, 3), (1, 0)]);
+    assert_eq!(found[2].survival, 0.25);
 }
 
 /// Base at 80 %, and a trained variant whose gain of 60 points shrinks by a quarter a round; the same in each cluster.
@@ -205,6 +209,15 @@ fn no_gain_has_no_half_life() {
     strands[0].variant = "base";
     strands[1].variant = "dpo";
     assert_eq!(measure(&strands, 5)[1].half_life, None);
+    // A gain in one cluster alone is none that could be relied on.
+    let mut strands = losing();
+    let first = strands[1].observations[0].cluster;
+    for o in &mut strands[1].observations {
+        if o.cluster != first {
+            o.event = Some(o.unit.0.ends_with(['0', '1', '2', '3', '4', '5', '6', '7']));
+        }
+    }
+    assert_eq!(measure(&strands, 5)[1].half_life, None);
 }
 
 #[test]
@@ -213,9 +226,9 @@ fn missing_answers_widen_the_bounds_and_enter_no_rate() {
     let level = &found[0].levels[1];
     assert_eq!(
         (level.events, level.read, level.invalid, level.failed),
-        (2, 3, 1, 0)
+        (3, 4, 1, 0)
     );
     let bounds = level.bounds.unwrap();
-    assert_eq!((bounds.best.value, bounds.worst.value), (0.5, 0.75));
+    assert_eq!((bounds.best.value, bounds.worst.value), (0.6, 0.8));
     assert!(bounds.range().0 <= bounds.best.low && bounds.range().1 >= bounds.worst.high);
 }

@@ -28,23 +28,26 @@ fn tables_are_rectangular_and_seeds_have_a_column_where_there_are_several() {
 #[test]
 fn the_same_comparison_has_the_same_interval_as_in_the_summary() {
     let report = full_report();
-    let dpo = report.variants.iter().find(|v| v.variant == "dpo").unwrap();
-    let (gain, drift) = (dpo.gain.as_ref().unwrap(), dpo.drift.as_ref().unwrap());
-    let at = |first: &str, rounds: (u32, u32)| {
-        report.comparisons.iter().find(|c| {
-            c.measure == Measure::Violation
-                && (c.first.variant.as_str(), c.second.variant.as_str()) == (first, "dpo")
-                && (c.first.round, c.second.round) == rounds
-        })
-    };
-    assert_eq!(
-        at("base", (1, 1)).unwrap().difference,
-        gain.rate.as_ref().unwrap().estimate
-    );
-    assert_eq!(
-        at("dpo", (1, 6)).unwrap().difference,
-        drift.rate.as_ref().unwrap().estimate
-    );
+    for variant in report.variants.iter().filter(|v| v.variant != "base") {
+        let (gain, drift) = (
+            variant.gain.as_ref().unwrap(),
+            variant.drift.as_ref().unwrap(),
+        );
+        let at = |first: &str, rounds: (u32, u32)| {
+            let found = report.comparisons.iter().find(|c| {
+                c.measure == Measure::Violation
+                    && c.first.variant == first
+                    && c.second.variant == variant.variant
+                    && (c.first.round, c.second.round) == rounds
+            });
+            found.unwrap().difference
+        };
+        assert_eq!(at("base", (1, 1)), gain.rate.as_ref().unwrap().estimate);
+        assert_eq!(
+            at(&variant.variant, (1, 6)),
+            drift.rate.as_ref().unwrap().estimate
+        );
+    }
 }
 
 #[test]

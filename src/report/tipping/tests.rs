@@ -1,6 +1,9 @@
 //! The section on an invented run of all testbeds.
 
+use super::tables::mass_name;
 use super::*;
+use crate::evaluation::observation::Measure;
+use crate::evaluation::tipping::critical_mass::Fit;
 use crate::report::simulation::testbeds::full_report;
 
 fn found() -> Section {

@@ -1,0 +1,103 @@
+//! What a model needs of a GPU's memory, known before anything is loaded.
+
+use tch::{Device, Kind};
+
+use super::config::ModelConfig;
+use super::fused::{MOST_ROWS, PAGE, PROMPT_TOKENS};
+use crate::runtime::memory::{free_and_total, gib};
+
+/// Kept free for libtorch, the driver and recorded graphs, in bytes.
+const SPARE: usize = 1 << 30;
+
+/// Bytes by what they are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// All weights.
+    pub weights: usize,
+    /// Keys and values of a page of [`PAGE`] tokens.
+    pub page: usize,
+    /// What a step of [`MOST_ROWS`] sequences reads and writes.
+    pub step: usize,
+    /// What prompts of [`PROMPT_TOKENS`] tokens pass through while they are computed.
+    pub prompts: usize,
+}
+
+impl Footprint {
+    /// Of a model in this precision.
+    pub fn of(config: &ModelConfig, kind: Kind) -> Self {
+        let size = kind.elt_size_in_bytes();
+        let heads = config.heads * config.head_dim;
+        let qkv = heads + 2 * config.kv_heads * config.head_dim;
+        let row = 2 * config.hidden_size
+            + qkv.max(2 * config.intermediate_size)
+            + 2 * heads
+            + config.intermediate_size;
+        Self {
+            weights: config.parameters() as usize * size,
+            page: (2 * config.layers * config.kv_heads * config.head_dim) as usize * PAGE * size,
+            step: MOST_ROWS * (row + config.vocab_size) as usize * size,
+            // Outputs and inputs of neighbouring operations live at once.
+            prompts: 2 * PROMPT_TOKENS * row as usize * size,
+        }
+    }
+
+    /// Pages of keys and values that fit beside everything else into this many bytes, weights not counted.
+    pub fn pages(&self, free: usize) -> usize {
+        free.saturating_sub(SPARE + self.step + self.prompts) * 19 / 20 / self.page
+    }
+
+    /// In words, for a device with this many bytes.
+    pub fn describe(&self, total: usize) -> String {
+        let pages = self.pages(total.saturating_sub(self.weights));
+        let tokens = pages * PAGE;
+        format!(
+            "weights {:.2} GiB, prompts and steps {:.2} GiB, keys and values {:.1} KiB a token: room for {tokens} tokens, \
+             {} texts of 1024 at once",
+            gib(self.weights),
+            gib(SPARE + self.step + self.prompts),
+            self.page as f64 / PAGE as f64 / 1024.0,
+            (tokens / 1024).min(MOST_ROWS)
+        )
+    }
+
+    /// Refuse what cannot be loaded, with the figures; on a CPU everything is let through.
+    pub fn check(&self, device: Device) -> Result<(), String> {
+        let Some((free, total)) = free_and_total(device) else {
+            return Ok(());
+        };
+        let needed = self.weights + SPARE + self.step;
+        if needed <= free {
+            return Ok(());
+        }
+        Err(format!(
+            "the weights need {:.1} GiB and a step {:.1} GiB more, the GPU has {:.1} of {:.1} GiB free; free it, or take a \
+             smaller model",
+            gib(self.weights),
+            gib(SPARE + self.step),
+            gib(free),
+            gib(total)
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qwen3_8b_is_what_its_card_says() {
+        let footprint = Footprint::of(&ModelConfig::qwen3_8b(), Kind::BFloat16);
+        // 8.19 billion parameters; 36 layers · 2 · 8 · 128 numbers a token.
+        assert_eq!(footprint.weights, 16_381_470_720);
+        assert_eq!(footprint.page, 147_456 * PAGE);
+        let gpu = 80 << 30;
+        let tokens = footprint.pages(gpu - footprint.weights) * PAGE;
+        assert!((350_000..450_000).contains(&tokens), "{tokens}");
+    }
+
+    #[test]
+    fn what_has_no_room_has_no_pages() {
+        let footprint = Footprint::of(&ModelConfig::llama_3_1_8b(), Kind::BFloat16);
+        assert_eq!(footprint.pages(1 << 30), 0);
+    }
+}

@@ -1,0 +1,126 @@
+//! One step: a token for each row, from the embedding to the draw, recorded once for each number of rows.
+
+use super::adapters::Packed;
+use super::kernels::{At, BUCKETS, Low, Rotation, Updates};
+use super::state::State;
+use super::{Fused, Layer};
+use crate::runtime::gpu::{GpuError, TensorMap};
+
+/// Which buffers a projection reads.
+struct Inputs {
+    x: TensorMap,
+    attended: TensorMap,
+    gated: TensorMap,
+}
+
+/// The smallest recorded step that holds this many rows.
+pub fn bucket(rows: usize) -> u32 {
+    let fits = BUCKETS.into_iter().find(|&b| b as usize >= rows);
+    fits.unwrap_or(BUCKETS[BUCKETS.len() - 1])
+}
+
+impl Fused {
+    /// Compute a token for each of the first `rows` rows; nothing is waited for.
+    pub fn step(&mut self, rows: usize) -> Result<(), GpuError> {
+        let bucket = bucket(rows);
+        if !self.graphs.contains_key(&bucket) {
+            let graph = self.gpu.capture(|_| self.emit(bucket))?;
+            self.graphs.insert(bucket, graph);
+        }
+        // SAFETY: `reserve`, `set_adapter` and `release` drop the graphs before they drop what these use.
+        unsafe { self.graphs[&bucket].launch(self.gpu.stream()) }
+    }
+
+    fn emit(&self, rows: u32) -> Result<(), GpuError> {
+        let (k, state, at) = (&self.kernels, self.ready(), self.on_stream(true));
+        let b = &state.buffers;
+        let inputs = Inputs {
+            x: State::map(&b.x, rows)?,
+            attended: State::map(&b.attended, rows)?,
+            gated: State::map(&b.gated, rows)?,
+        };
+        k.plan(at, rows, &state.slots, &state.plan)?;
+        let first = &self.layers[0].input_norm;
+        let (tokens, own) = (&state.slots.token, Some(&state.plan.slots));
+        k.embed(
+            at,
+            rows.into(),
+            &self.embedding,
+            tokens,
+            own,
+            &b.residual,
+            first,
+            &b.x,
+        )?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let next = self
+                .layers
+                .get(index + 1)
+                .map_or(&self.norm, |l| &l.input_norm);
+            self.layer(at, rows, index, layer, &inputs, next)?;
+        }
+        k.product(at, rows, &self.head, &inputs.x, &b.logits, None)?;
+        k.sample(
+            at,
+            rows,
+            &b.logits,
+            &state.plan.slots,
+            &state.slots,
+            &state.results,
+        )
+    }
+
+    fn layer(
+        &self,
+        at: At,
+        rows: u32,
+        index: usize,
+        layer: &Layer,
+        inputs: &Inputs,
+        next: &tch::Tensor,
+    ) -> Result<(), GpuError> {
+        let (k, state) = (&self.kernels, self.ready());
+        let (b, plan) = (&state.buffers, &state.plan);
+        let adapter: Option<&Packed> = self.adapter.as_ref();
+        let project = |joint: usize, x: &TensorMap| -> Result<Updates, GpuError> {
+            let low = adapter.map(|a| Low {
+                a: &a.pair(index, joint).a,
+                out: &b.low,
+            });
+            k.product(at, rows, &layer.joint[joint], x, &b.y, low.as_ref())?;
+            Ok(adapter.map_or_else(Updates::default, |a| {
+                a.updates(index, joint, &b.low, &plan.adapter)
+            }))
+        };
+        let count = i64::from(rows);
+        let updates = project(0, &inputs.x)?;
+        let cache = (&state.keys[index], &state.values[index]);
+        let rotation = Rotation {
+            norms: layer.qk_norm.as_ref().map(|(q, k)| (q, k)),
+            cosines: &self.cosines,
+            sines: &self.sines,
+            position: &plan.position,
+            place: &plan.place,
+            q: &b.q,
+            packed: None,
+            key_cache: cache.0,
+            value_cache: cache.1,
+        };
+        k.rotate(at, count, &b.y, &rotation, updates)?;
+        k.attend(at, &b.q, cache, &state.slots, plan, &b.attended)?;
+        let updates = project(1, &inputs.attended)?;
+        k.add_and_norm(
+            at,
+            count,
+            &b.residual,
+            &b.y,
+            &layer.post_norm,
+            &b.x,
+            updates,
+        )?;
+        let updates = project(2, &inputs.x)?;
+        k.gate(at, count, &b.y, &b.gated, updates)?;
+        let updates = project(3, &inputs.gated)?;
+        k.add_and_norm(at, count, &b.residual, &b.y, next, &b.x, updates)
+    }
+}

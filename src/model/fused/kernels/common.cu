@@ -1,0 +1,57 @@
+// Shared by all kernels of the decode step. Compiled at run time for one model: its shape is given as macros.
+//
+//   HIDDEN FFN HEADS KV_HEADS HEAD_DIM VOCAB   shape
+//   QK_NORM                                    1 where q and k have a norm on each head
+//   EPS                                        epsilon of the norms
+//   RANK                                       of the low-rank updates, a multiple of 8; smaller ones are padded
+//
+// Numbers are bf16 in memory and f32 in registers. Every sum has an order that depends on the row alone, never on how
+// many rows there are: a request's bits do not depend on its neighbours.
+
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define GROUP (HEADS / KV_HEADS)
+#define QKV ((HEADS + 2 * KV_HEADS) * HEAD_DIM)
+#define PAGE 16    // tokens a page of the cache
+#define CHUNK 512  // keys one block of the attention takes
+#define DEVICE __device__ __forceinline__
+
+DEVICE float low_half(u32 v) { return __uint_as_float(v << 16); }
+DEVICE float high_half(u32 v) { return __uint_as_float(v & 0xffff0000u); }
+DEVICE float widen(u16 v) { return __uint_as_float((u32)v << 16); }
+DEVICE u32 pack(float low, float high) {
+    u32 both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+DEVICE float rounded(float v) { return low_half(pack(v, 0.f)); }
+
+// Eight numbers of 16 bytes.
+DEVICE void unpack8(uint4 v, float* out) {
+    out[0] = low_half(v.x), out[1] = high_half(v.x), out[2] = low_half(v.y), out[3] = high_half(v.y);
+    out[4] = low_half(v.z), out[5] = high_half(v.z), out[6] = low_half(v.w), out[7] = high_half(v.w);
+}
+DEVICE uint4 pack8(const float* in) {
+    return make_uint4(pack(in[0], in[1]), pack(in[2], in[3]), pack(in[4], in[5]), pack(in[6], in[7]));
+}
+
+// A kernel may start while the one before it still runs; what that one wrote is there after `wait_for_previous`.
+DEVICE void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+DEVICE void let_next_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+DEVICE float warp_sum(float v) {
+    for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(~0u, v, step);
+    return v;
+}
+
+// Low-rank updates of the rows' adapters. `xa` holds A x for every adapter, `(rows, stride)`: adapter `i` has columns
+// from `i * width`. `b` holds the B matrices of this projection, `(adapters, outputs, RANK)`; null where there are none.
+struct Updates {
+    const u16* xa;
+    const u16* b;
+    const int* adapter;  // of each row; -1 is none
+    const float* scale;  // of each adapter
+    int stride, width, outputs;
+};

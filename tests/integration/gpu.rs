@@ -1,0 +1,383 @@
+//! The fused kernels of a Hopper GPU against the plain path and against themselves: `make test-gpu`.
+
+use std::collections::BTreeSet;
+
+use atp_pipeline::generation::sampling::draw;
+use atp_pipeline::generation::{Engine, Request, Sampling};
+use atp_pipeline::model::fused::Draw;
+use atp_pipeline::model::logprobs::{Predictors, Targets};
+use atp_pipeline::model::{Adapter, Decoder, LoraConfig, ModelConfig, Packed};
+use atp_pipeline::runtime::device;
+use atp_pipeline::runtime::seed::stream;
+use rand::Rng;
+use tch::{Device, Kind, Tensor};
+
+fn gpu() -> Device {
+    device::open(device::DeviceChoice::Cuda(0)).expect("a GPU")
+}
+
+/// Shapes with other ratios than Qwen3's: three query heads to a key head, heads of 64, odd widths.
+fn shapes() -> Vec<(&'static str, ModelConfig)> {
+    let small = ModelConfig {
+        vocab_size: 4096,
+        hidden_size: 576,
+        intermediate_size: 1536,
+        layers: 4,
+        heads: 9,
+        kv_heads: 3,
+        head_dim: 64,
+        max_position: 4096,
+        qk_norm: false,
+        tied_embeddings: true,
+        ..ModelConfig::llama_3_1_8b()
+    };
+    let wide = ModelConfig {
+        layers: 3,
+        vocab_size: 4096,
+        ..ModelConfig::qwen3_8b()
+    };
+    let llama = ModelConfig {
+        layers: 2,
+        vocab_size: 4096,
+        max_position: 4096,
+        ..ModelConfig::llama_3_1_8b()
+    };
+    vec![("small", small), ("qwen", wide), ("llama", llama)]
+}
+
+fn random(config: &ModelConfig) -> Decoder {
+    tch::manual_seed(3);
+    Decoder::random(config, Kind::BFloat16, gpu()).expect("memory")
+}
+
+fn adapter(decoder: &Decoder, rank: i64) -> Adapter {
+    let config = LoraConfig {
+        rank,
+        alpha: 16.0,
+        ..LoraConfig::default()
+    };
+    let adapter = Adapter::new(&config, decoder.config(), 5, decoder.device());
+    tch::manual_seed(4);
+    for (name, tensor) in adapter.named() {
+        if name.contains("lora_B") {
+            let _ = tch::no_grad(|| tensor.shallow_clone().normal_(0.0, 0.02));
+        }
+    }
+    adapter
+}
+
+fn requests(count: usize, vocabulary: i64, sampling: Sampling) -> Vec<Request> {
+    let mut lengths = stream(1, "lengths");
+    (0..count)
+        .map(|i| {
+            let mut ids = stream(i as u64, "prompt");
+            let length = lengths.random_range(1..700);
+            Request {
+                prompt: (0..length)
+                    .map(|_| ids.random_range(0..vocabulary as u32))
+                    .collect(),
+                max_new_tokens: lengths.random_range(1..90),
+                sampling,
+                stop: vec![7, 8, 9],
+                halt: None,
+                seed: i as u64,
+            }
+        })
+        .collect()
+}
+
+/// Log-probabilities of the generated tokens as training computes them, and their root mean square distance.
+fn distance(
+    decoder: &Decoder,
+    adapter: Option<&Adapter>,
+    request: &Request,
+    tokens: &[u32],
+    logprobs: &[f32],
+) -> f64 {
+    let mut batch = Packed::new();
+    let root = batch.root(&request.prompt);
+    let child = batch.child(root, tokens);
+    let targets = Targets::of_children(&batch, [(child, tokens)]);
+    let scored = tch::no_grad(|| {
+        Predictors::new(decoder, &decoder.hidden(&batch, adapter), &targets).score()
+    });
+    let trained: Vec<f32> = Vec::try_from(scored.logprobs.to_device(Device::Cpu)).expect("numbers");
+    let squares: f64 = trained
+        .iter()
+        .zip(logprobs)
+        .map(|(a, b)| f64::from(a - b).powi(2))
+        .sum();
+    (squares / tokens.len() as f64).sqrt()
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn generated_log_probabilities_are_those_of_training() {
+    for (name, config) in shapes() {
+        let decoder = random(&config);
+        for adapter in [
+            None,
+            Some(adapter(&decoder, 8)),
+            Some(adapter(&decoder, 20)),
+        ] {
+            let requests = requests(40, config.vocab_size, Sampling::default());
+            let texts = Engine::new(&decoder, adapter.as_ref())
+                .generate(&requests, |_| ())
+                .expect("not interrupted");
+            let mut worst = 0f64;
+            for (request, text) in requests.iter().zip(texts) {
+                let text = text.expect("a text");
+                worst = worst.max(distance(
+                    &decoder,
+                    adapter.as_ref(),
+                    request,
+                    &text.tokens,
+                    &text.logprobs,
+                ));
+            }
+            let rank = adapter.map_or(0, |a| a.config.rank);
+            println!("{name}, rank {rank}: worst distance {worst:.4}");
+            // bf16 logits near 10 are 0.06 apart; a wrong position, head or page is far beyond.
+            assert!(worst < 0.1, "{name}, rank {rank}: {worst}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn draws_are_those_of_the_plain_sampler() {
+    let (_, config) = shapes().swap_remove(0);
+    let decoder = random(&config);
+    let mut fused = decoder.fused().expect("the fast path");
+    let rows = 128usize;
+    tch::manual_seed(9);
+    let logits = Tensor::randn([rows as i64, config.vocab_size], (Kind::Float, gpu())) * 3.0;
+    let logits = logits.to_kind(Kind::BFloat16);
+    let mut other = 0;
+    let plain = Sampling::default();
+    let kinds = [
+        plain,
+        Sampling {
+            temperature: 0.0,
+            ..plain
+        },
+        Sampling {
+            temperature: 0.6,
+            ..plain
+        },
+        Sampling { top_k: 20, ..plain },
+        Sampling { top_k: 1, ..plain },
+        Sampling {
+            top_p: 0.9,
+            ..plain
+        },
+        Sampling {
+            top_p: 0.05,
+            temperature: 0.3,
+            ..plain
+        },
+        Sampling {
+            min_p: 0.1,
+            ..plain
+        },
+        Sampling {
+            temperature: 0.7,
+            top_k: 50,
+            top_p: 0.8,
+            min_p: 0.02,
+        },
+    ];
+    for (kind, sampling) in kinds.into_iter().enumerate() {
+        let uniform = |row: usize| -> f64 { stream(row as u64, &format!("token/{kind}")).random() };
+        let draws: Vec<(Draw, f64)> = (0..rows)
+            .map(|row| {
+                let draw = Draw {
+                    temperature: sampling.temperature,
+                    top_p: sampling.top_p,
+                    min_p: sampling.min_p,
+                    uniforms: 0,
+                    top_k: sampling.top_k as i32,
+                    limit: 5,
+                    stops: [-1; 8],
+                };
+                (draw, uniform(row))
+            })
+            .collect();
+        let results = fused.draw_from(&logits, &draws).expect("drawn");
+        let drawn: Vec<_> = results.wait().expect("passed").take(rows).collect();
+        for (row, (token, logprob, status)) in drawn.into_iter().enumerate() {
+            let numbers: Vec<f32> = Vec::try_from(
+                logits
+                    .get(row as i64)
+                    .to_kind(Kind::Float)
+                    .to_device(Device::Cpu),
+            )
+            .expect("numbers");
+            let expected = draw(&numbers, &sampling, row as u64, kind).expect("finite");
+            assert_eq!(status, 0);
+            if token != expected.token {
+                // A uniform number within rounding of a boundary may fall on its other side.
+                other += 1;
+                continue;
+            }
+            assert!(
+                (logprob - expected.logprob).abs() < 1e-4,
+                "{sampling:?}: {logprob} {expected:?}"
+            );
+        }
+    }
+    println!("{other} of {} draws differ", 9 * rows);
+    assert!(other <= 2, "{other} draws differ");
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn a_damaged_row_fails_and_its_neighbours_do_not() {
+    let (_, config) = shapes().swap_remove(0);
+    let decoder = random(&config);
+    let mut fused = decoder.fused().expect("the fast path");
+    let logits = Tensor::zeros([2, config.vocab_size], (Kind::BFloat16, gpu()));
+    let _ = logits.get(0).get(11).fill_(f64::NAN);
+    let draw = Draw {
+        temperature: 1.0,
+        top_p: 1.0,
+        min_p: 0.0,
+        uniforms: 0,
+        top_k: 0,
+        limit: 5,
+        stops: [-1; 8],
+    };
+    let results = fused
+        .draw_from(&logits, &[(draw, 0.5), (draw, 0.5)])
+        .expect("drawn");
+    let drawn: Vec<_> = results.wait().expect("passed").take(2).collect();
+    assert_eq!(drawn[0].2, 3);
+    assert_eq!((drawn[1].0, drawn[1].2), (config.vocab_size as u32 / 2, 0));
+}
+
+/// Everything depends on the request alone under the deterministic mode: whatever else is in the batch, in however few
+/// slots, and with so little memory that texts have to give their pages back.
+#[test]
+#[ignore = "needs a GPU"]
+fn a_text_is_the_same_alone_in_a_batch_and_after_giving_way() {
+    device::make_deterministic().expect("deterministic");
+    for (name, config) in shapes() {
+        let decoder = random(&config);
+        let adapter = adapter(&decoder, 8);
+        let requests = requests(
+            60,
+            config.vocab_size,
+            Sampling {
+                temperature: 0.8,
+                ..Sampling::default()
+            },
+        );
+        let run = |requests: &[Request], slots: usize| {
+            let engine = Engine::new(&decoder, Some(&adapter)).with_slots(slots);
+            let (texts, stats) = engine
+                .generate_measured(requests, |_| ())
+                .expect("not interrupted");
+            let texts: Vec<_> = texts.into_iter().map(|t| t.expect("a text")).collect();
+            (texts, stats)
+        };
+        let (together, _) = run(&requests, 256);
+        let finishes: BTreeSet<&str> = together.iter().map(|t| t.finish.name()).collect();
+        println!("{name}: ends {finishes:?}");
+        assert_eq!(run(&requests, 5).0, together, "{name}: five slots");
+        for (request, text) in requests.iter().zip(&together).take(8) {
+            assert_eq!(
+                &run(std::slice::from_ref(request), 1).0[0],
+                text,
+                "{name}: alone"
+            );
+        }
+        // As many pages as the longest text needs, and a few more.
+        let least = requests
+            .iter()
+            .map(|r| (r.prompt.len() + r.max_new_tokens).div_ceil(16))
+            .max()
+            .unwrap_or(1);
+        decoder.release_cache();
+        decoder
+            .fused()
+            .expect("the fast path")
+            .limit_pages(Some(least + 20));
+        let (crowded, stats) = run(&requests, 256);
+        println!("{name}: {} texts gave way", stats.preempted);
+        assert!(stats.preempted > 0);
+        assert_eq!(crowded, together, "{name}: crowded");
+        decoder.fused().expect("the fast path").limit_pages(None);
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn what_never_fits_is_refused_with_the_figures() {
+    let (_, config) = shapes().swap_remove(0);
+    let decoder = random(&config);
+    decoder
+        .fused()
+        .expect("the fast path")
+        .limit_pages(Some(10));
+    let mut requests = requests(3, config.vocab_size, Sampling::default());
+    requests[0].prompt = vec![1; 400];
+    for request in &mut requests[1..] {
+        request.prompt.truncate(20);
+        request.max_new_tokens = 10;
+    }
+    let texts = Engine::new(&decoder, None)
+        .generate(&requests, |_| ())
+        .expect("not interrupted");
+    let message = texts[0].as_ref().expect_err("too long").to_string();
+    assert!(message.contains("GiB"), "{message}");
+    assert!(texts[1].is_ok() && texts[2].is_ok());
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn two_thousand_requests_leave_no_memory_behind() {
+    let (_, config) = shapes().swap_remove(0);
+    let decoder = random(&config);
+    let host = || {
+        let status = std::fs::read_to_string("/proc/self/statm").expect("statm");
+        status
+            .split(' ')
+            .nth(1)
+            .and_then(|n| n.parse::<usize>().ok())
+            .expect("pages")
+            * 4096
+    };
+    let run = |from: u64| {
+        let requests: Vec<Request> = requests(500, config.vocab_size, Sampling::default())
+            .into_iter()
+            .map(|r| Request {
+                seed: r.seed + from,
+                ..r
+            })
+            .collect();
+        Engine::new(&decoder, None)
+            .generate(&requests, |_| ())
+            .expect("not interrupted");
+    };
+    run(0);
+    let before = (
+        host(),
+        atp_pipeline::runtime::memory::stats(gpu(), false).expect("a GPU"),
+    );
+    for i in 1..5 {
+        run(i * 1000);
+    }
+    let after = (
+        host(),
+        atp_pipeline::runtime::memory::stats(gpu(), false).expect("a GPU"),
+    );
+    println!(
+        "host {} → {} MiB, device {} → {} bytes",
+        before.0 >> 20,
+        after.0 >> 20,
+        before.1.now,
+        after.1.now
+    );
+    assert_eq!(before.1.now, after.1.now);
+    assert!(after.0 < before.0 + (32 << 20));
+}
