@@ -233,10 +233,7 @@ impl<'a> Schedule<'a> {
 }
 
 /// What an agent did so far, oldest first. Failures leave no trace.
-pub(super) fn history<'a>(
-    rows: impl Iterator<Item = &'a ToolRow>,
-    agent: u32,
-) -> Vec<ToolEpisode> {
+pub(super) fn history<'a>(rows: impl Iterator<Item = &'a ToolRow>, agent: u32) -> Vec<ToolEpisode> {
     rows.filter(|row| row.agent == agent && row.solved != Solved::Failed)
         .map(|row| ToolEpisode {
             round: row.round,

@@ -275,7 +275,11 @@ fn draw_line(out: &mut String, line: &Line, place: usize, frame: &Frame, offset:
         out,
         "<g class=\"s{style}{look}\" data-line=\"{place}\" data-label=\"{}\" data-offset=\"{offset:.1}\" data-points=\"{}\">",
         html(&line.label),
-        if line.faint { String::new() } else { values(line) }
+        if line.faint {
+            String::new()
+        } else {
+            values(line)
+        }
     );
     let mut path = String::new();
     let mut pen = 'M';
