@@ -132,6 +132,8 @@ pub(super) struct Running {
     /// What it has so far.
     pub tokens: Vec<u32>,
     logprobs: Vec<f32>,
+    /// Keys and values of its pages, while it waits for pages to go on in.
+    pub saved: Option<Tensor>,
 }
 
 /// A batch of requests on one model.
@@ -336,6 +338,7 @@ impl Running {
             index,
             tokens: Vec::new(),
             logprobs: Vec::new(),
+            saved: None,
         }
     }
 

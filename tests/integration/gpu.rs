@@ -13,6 +13,7 @@ use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
 fn gpu() -> Device {
+    device::set_threads(0);
     device::open(device::DeviceChoice::Cuda(0)).expect("a GPU")
 }
 

@@ -158,7 +158,11 @@ impl GenerateArgs {
         };
         let total = match stats.steps {
             0 => seconds,
-            _ => median(runs.iter().map(|r| r.2.seconds).collect()),
+            _ => median(
+                runs.iter()
+                    .map(|r| r.2.seconds - r.2.setup_seconds)
+                    .collect(),
+            ),
         };
         let decoded = (new - requests.len()) as f64;
         let mut line = json!({
@@ -185,6 +189,7 @@ impl GenerateArgs {
             line["share_of_copy_bandwidth"] = json!(bytes / step / peak.bytes);
             line["share_of_peak_in_prompts"] = json!(operations / first / peak.operations);
             line["preempted"] = json!(stats.preempted);
+            line["setup_seconds"] = json!(stats.setup_seconds);
             line["cache_bytes"] = json!(stats.cache_bytes);
         }
         line

@@ -128,6 +128,7 @@ impl Packed {
             stride: width,
             width,
             outputs: pair.b.size()[0] as i32,
+            count: 1,
         }
     }
 }

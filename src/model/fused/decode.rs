@@ -1,8 +1,7 @@
 //! One step: a token for each row, from the embedding to the draw, recorded once for each number of rows.
 
 use super::adapters::Packed;
-use super::kernels::{At, BUCKETS, Low, Rotation, Updates};
-use super::state::State;
+use super::kernels::{At, BUCKETS, Low, Rotation, Updates, first_rows};
 use super::{Fused, Layer};
 use crate::runtime::gpu::{GpuError, TensorMap};
 
@@ -35,9 +34,9 @@ impl Fused {
         let (k, state, at) = (&self.kernels, self.ready(), self.on_stream(true));
         let b = &state.buffers;
         let inputs = Inputs {
-            x: State::map(&b.x, rows)?,
-            attended: State::map(&b.attended, rows)?,
-            gated: State::map(&b.gated, rows)?,
+            x: first_rows(&b.x, rows)?,
+            attended: first_rows(&b.attended, rows)?,
+            gated: first_rows(&b.gated, rows)?,
         };
         k.plan(at, rows, &state.slots, &state.plan)?;
         let first = &self.layers[0].input_norm;

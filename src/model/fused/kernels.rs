@@ -41,6 +41,8 @@ pub struct Updates {
     pub width: i32,
     /// Rows of one adapter's B.
     pub outputs: i32,
+    /// Number of adapters.
+    pub count: i32,
 }
 
 /// A weight matrix and the product that serves it, by number of columns.
@@ -75,6 +77,11 @@ impl Matrix {
     pub fn product(&self, columns: u32) -> Product {
         Product::for_shape(self.shape().0, columns, self.multiprocessors)
     }
+}
+
+/// The first rows of a buffer as the product reads them.
+pub fn first_rows(buffer: &Tensor, columns: u32) -> Result<TensorMap, GpuError> {
+    TensorMap::new(&buffer.narrow(0, 0, i64::from(columns)), columns)
 }
 
 /// The A matrices beside a weight matrix.
@@ -411,10 +418,10 @@ impl Kernels {
         updates: Updates,
     ) -> Result<(), GpuError> {
         let ([y, out], count) = (addresses([y, out]), rows as i32);
-        let columns = (self.config.intermediate_size as u32 / 2).div_ceil(128);
+        let columns = (self.config.intermediate_size as u32).div_ceil(128);
         at.launch(
             self.gate,
-            Shape::new((columns, (rows as u32).div_ceil(8)), 128),
+            Shape::new((columns, (rows as u32).div_ceil(16)), 128),
             kernel_arguments![y, out, count, updates],
         )
     }
@@ -459,7 +466,7 @@ impl Kernels {
         let (tokens, logprobs, status) = (row(0), row(1), row(2));
         at.launch(
             self.sample,
-            Shape::new((rows, 1), 512),
+            Shape::new((rows, 1), 1024),
             kernel_arguments![
                 logits, own, active, length, made, token, draws, tokens, logprobs, status
             ],

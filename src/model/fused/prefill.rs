@@ -7,8 +7,8 @@
 use tch::{Kind, Tensor};
 
 use super::decode::bucket;
-use super::kernels::{Draw, PAGE, Rotation, Updates};
-use super::state::{Results, State};
+use super::kernels::{Draw, PAGE, Rotation, Updates, first_rows};
+use super::state::Results;
 use super::{Fused, MOST_ROWS};
 use crate::runtime::flash::{Rows, flash_attention};
 use crate::runtime::gpu::GpuError;
@@ -105,7 +105,7 @@ impl Fused {
             at,
             columns,
             &self.head,
-            &State::map(&b.x, columns)?,
+            &first_rows(&b.x, columns)?,
             &b.logits,
             None,
         )?;

@@ -6,7 +6,7 @@ use super::kernels::{CHUNK, Draw, PAGE, Plan, RESULTS, Slots};
 use super::pages::PagePool;
 use super::{Fused, MOST_ROWS};
 use crate::model::config::ModelConfig;
-use crate::runtime::gpu::{Event, GpuError, Pinned, Stream, TensorMap, pointer};
+use crate::runtime::gpu::{Event, GpuError, Pinned, Stream, pointer};
 
 /// Everything that a step reads and writes beside the weights.
 #[derive(Debug)]
@@ -147,14 +147,15 @@ impl State {
     pub fn pages(&self) -> usize {
         self.pages
     }
-
-    /// A map of a buffer's first rows.
-    pub(super) fn map(buffer: &Tensor, columns: u32) -> Result<TensorMap, GpuError> {
-        TensorMap::new(&buffer.narrow(0, 0, i64::from(columns)), columns)
-    }
 }
 
 impl Fused {
+    /// Whether what is there has room for this.
+    pub fn suffices(&self, pages: usize, longest: usize, most_new: usize) -> bool {
+        let state = self.state.as_ref();
+        state.is_some_and(|s| s.pages >= pages && s.longest >= longest && s.most_new >= most_new)
+    }
+
     /// Make room for this many pages, texts of `longest` tokens and `most_new` new ones. Gives the pages there are:
     /// fewer where memory does not suffice, down to `least`. What is there and large enough stays, with its contents;
     /// `false` says that it was made anew.
@@ -165,11 +166,13 @@ impl Fused {
         longest: usize,
         most_new: usize,
     ) -> Result<(usize, bool), GpuError> {
+        if self.suffices(pages, longest, most_new) {
+            return Ok((self.ready().pages, true));
+        }
         if let Some(state) = &self.state
-            && (state.pages >= pages
-                || state.pages >= least && state.longest >= longest && self.room()? < pages)
-            && state.longest >= longest
-            && state.most_new >= most_new
+            && state.pages >= least
+            && self.room()? <= state.pages
+            && self.suffices(least, longest, most_new)
         {
             return Ok((state.pages, true));
         }
@@ -263,6 +266,59 @@ impl Fused {
             stream.upload_at(tensor, 4 * slot, &[number])?;
         }
         Ok(())
+    }
+
+    /// Keys and values of these pages, `(layers, 2, pages, kv heads, PAGE, head width)` on the host.
+    pub fn save_pages(&self, pages: &[u32]) -> Result<Tensor, GpuError> {
+        let state = self.ready();
+        self.gpu.synchronise()?;
+        let index = self.index(pages)?;
+        let mut layers = Vec::with_capacity(state.keys.len());
+        for (keys, values) in state.keys.iter().zip(&state.values) {
+            let both = [
+                keys.f_index_select(0, &index)?,
+                values.f_index_select(0, &index)?,
+            ];
+            layers.push(Tensor::f_stack(&both, 0)?.f_to_device(Device::Cpu)?);
+        }
+        Ok(Tensor::f_stack(&layers, 0)?)
+    }
+
+    /// Put what [`Self::save_pages`] gave into other pages.
+    pub fn restore_pages(&self, pages: &[u32], saved: &Tensor) -> Result<(), GpuError> {
+        let state = self.ready();
+        let index = self.index(pages)?;
+        for (layer, (keys, values)) in state.keys.iter().zip(&state.values).enumerate() {
+            let both = saved.f_get(layer as i64)?.f_to_device(self.device)?;
+            let _ = keys
+                .shallow_clone()
+                .f_index_copy_(0, &index, &both.f_get(0)?)?;
+            let _ = values
+                .shallow_clone()
+                .f_index_copy_(0, &index, &both.f_get(1)?)?;
+        }
+        Ok(())
+    }
+
+    fn index(&self, pages: &[u32]) -> Result<Tensor, GpuError> {
+        let numbers: Vec<i64> = pages.iter().map(|&p| i64::from(p)).collect();
+        Ok(Tensor::f_from_slice(&numbers)?.f_to_device(self.device)?)
+    }
+
+    /// Go on with a text in a slot whose pages hold `length` tokens: `token` is the next one to be fed.
+    pub fn resume(
+        &self,
+        slot: usize,
+        length: usize,
+        made: usize,
+        token: u32,
+        draw: Draw,
+        uniforms: &[f64],
+    ) -> Result<(), GpuError> {
+        self.start(slot, length + 1, made, draw, uniforms)?;
+        self.gpu
+            .stream()
+            .upload_at(&self.ready().slots.token, 4 * slot, &[token as i32])
     }
 
     /// The text in this slot does not go on.

@@ -53,5 +53,5 @@ struct Updates {
     const u16* b;
     const int* adapter;  // of each row; -1 is none
     const float* scale;  // of each adapter
-    int stride, width, outputs;
+    int stride, width, outputs, count;
 };

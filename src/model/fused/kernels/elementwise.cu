@@ -164,67 +164,72 @@ rotate_and_store(const u16* qkv, const u16* q_norm, const u16* k_norm, const u16
     }
 }
 
-#define ROWS_A_BLOCK 8
+DEVICE void multiply_eight(float* d, u32 a0, u32 a1, u32 b) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a0), "r"(a1), "r"(b));
+}
 
-// silu(gate) · up, (rows, 2 · FFN) → (rows, FFN). A thread takes two columns of eight rows, so that a B matrix is read
-// once for them.
+// silu(gate) · up, (rows, 2 · FFN) → (rows, FFN). A warp takes 16 rows by 32 columns, a thread eight columns in a row of
+// rows g and g + 8; the updates come from the tensor cores, whose columns are permuted so that this holds for them too.
 extern "C" __global__ void __launch_bounds__(128)
 gate(const u16* y, u16* out, int rows, Updates u) {
-    const int at = 2 * (blockIdx.x * blockDim.x + threadIdx.x), first = blockIdx.y * ROWS_A_BLOCK;
-    if (at >= FFN) return;
-    // What does not come from the kernel before is read while that one still runs.
-    float b[4][8];  // gate and up of both columns, eight ranks
-    int held = -1;
-    auto hold = [&](int which, int r) {
-        held = which;
-        const u16* from = u.b + (long)which * u.outputs * RANK + r;
-        #pragma unroll
-        for (int e = 0; e < 4; e++) unpack8(*(const uint4*)(from + (long)(e / 2 * FFN + at + e % 2) * RANK), b[e]);
-    };
+    const int lane = threadIdx.x % 32, g = lane / 4, j = lane % 4;
+    const int block = 32 * (4 * blockIdx.x + threadIdx.x / 32), at = block + 8 * j;
     let_next_start();
-    if (u.b && u.adapter[first] >= 0) hold(u.adapter[first], 0);
-    wait_for_previous();
-    u32 g[ROWS_A_BLOCK], v[ROWS_A_BLOCK];
-    #pragma unroll
-    for (int i = 0; i < ROWS_A_BLOCK; i++) {
-        const bool in = first + i < rows;
-        g[i] = in ? *(const u32*)(y + (first + i) * 2l * FFN + at) : 0;
-        v[i] = in ? *(const u32*)(y + (first + i) * 2l * FFN + FFN + at) : 0;
-    }
-    float added[ROWS_A_BLOCK][4] = {};
-    if (u.b)
+    if (block >= FFN) return;
+    const long row[2] = {16 * blockIdx.y + g, 16 * blockIdx.y + g + 8};
+    // What does not come from the kernel before is read while that one still runs.
+    u32 b[2][4];  // of gate and up: column 8 (g / 2) + 2t + g % 2, ranks 2j and 2j + 1
+    auto load_b = [&](int which, int r) {
+        const u16* from = u.b + ((long)which * u.outputs + block + 8 * (g / 2) + g % 2) * RANK + r + 2 * j;
         #pragma unroll
-        for (int r = 0; r < RANK; r += 8) {
-            if (r > 0) held = -1;
+        for (int t = 0; t < 4; t++) b[0][t] = *(const u32*)(from + 2 * t * RANK), b[1][t] = *(const u32*)(from + (2l * t + FFN) * RANK);
+    };
+    if (u.b) load_b(0, 0);
+    wait_for_previous();
+    uint4 gates[2] = {}, ups[2] = {};
+    #pragma unroll
+    for (int h = 0; h < 2; h++)
+        if (row[h] < rows) {
+            gates[h] = *(const uint4*)(y + row[h] * 2 * FFN + at);
+            ups[h] = *(const uint4*)(y + row[h] * 2 * FFN + FFN + at);
+        }
+    float more[2][4][4] = {};
+    int own[2] = {-1, -1};
+    if (u.b) {
+        #pragma unroll
+        for (int h = 0; h < 2; h++) own[h] = row[h] < rows ? u.adapter[row[h]] : -1;
+        for (int which = 0; which < u.count; which++)
             #pragma unroll
-            for (int i = 0; i < ROWS_A_BLOCK; i++) {
-                const int which = first + i < rows ? u.adapter[first + i] : -1;
-                if (which < 0) continue;
-                if (which != held) hold(which, r);
-                const u16* xa = u.xa + (long)(first + i) * u.stride + which * u.width + r;
+            for (int r = 0; r < RANK; r += 8) {
+                if (which > 0 || r > 0) load_b(which, r);
                 #pragma unroll
                 for (int part = 0; part < 2; part++) {
-                    float low[8];
-                    unpack8(*(const uint4*)(xa + part * RANK), low);
+                    u32 low[2];
                     #pragma unroll
-                    for (int e = 0; e < 2; e++)
-                        #pragma unroll
-                        for (int k = 0; k < 8; k++) added[i][2 * part + e] += b[2 * part + e][k] * low[k];
+                    for (int h = 0; h < 2; h++)
+                        low[h] = own[h] == which
+                               ? *(const u32*)(u.xa + row[h] * u.stride + which * u.width + part * RANK + r + 2 * j) : 0;
+                    #pragma unroll
+                    for (int t = 0; t < 4; t++) multiply_eight(more[part][t], low[0], low[1], b[part][t]);
                 }
             }
-        }
+    }
     #pragma unroll
-    for (int i = 0; i < ROWS_A_BLOCK; i++) {
-        if (first + i >= rows) break;
-        float a = low_half(g[i]), e = high_half(g[i]), c = low_half(v[i]), d = high_half(v[i]);
-        const int which = u.b ? u.adapter[first + i] : -1;
-        if (which >= 0) {
-            const float s = u.scale[which];
-            a = rounded(a + s * added[i][0]), e = rounded(e + s * added[i][1]);
-            c = rounded(c + s * added[i][2]), d = rounded(d + s * added[i][3]);
+    for (int h = 0; h < 2; h++) {
+        if (row[h] >= rows) continue;
+        float a[8], v[8];
+        unpack8(gates[h], a), unpack8(ups[h], v);
+        const float scale = own[h] >= 0 ? u.scale[own[h]] : 0.f;
+        #pragma unroll
+        for (int e = 0; e < 8; e++) {
+            if (own[h] >= 0) {
+                a[e] = rounded(a[e] + scale * more[0][e / 2][2 * h + e % 2]);
+                v[e] = rounded(v[e] + scale * more[1][e / 2][2 * h + e % 2]);
+            }
+            v[e] *= rounded(a[e] / (1.f + __expf(-a[e])));
         }
-        *(u32*)(out + (long)(first + i) * FFN + at) =
-            pack(c * rounded(a / (1.f + __expf(-a))), d * rounded(e / (1.f + __expf(-e))));
+        *(uint4*)(out + row[h] * FFN + at) = pack8(v);
     }
 }
 

@@ -4,7 +4,7 @@
 // first. The draw goes through the kept tokens in the order of their ids, by a uniform number that the host has made
 // from the request's own stream. Weights are f32, their sums f64 in a fixed order.
 
-#define THREADS 512
+#define THREADS 1024
 #define TILE_TOKENS 256  // a warp's eight tokens a lane
 #define TILES ((VOCAB + TILE_TOKENS - 1) / TILE_TOKENS)
 
@@ -63,6 +63,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 sample(const u16* logits, const int* slots, int* active, int* length, int* made, int* token, const Draw* draws,
        int* out_token, float* out_logprob, int* out_status) {
     __shared__ double sums[TILES], scratch[THREADS / 32];
+    __shared__ float tile_top[TILES];
     __shared__ int edges[TILES];
     __shared__ float best_logit[32];
     __shared__ int best_id[32];
@@ -77,17 +78,33 @@ sample(const u16* logits, const int* slots, int* active, int* length, int* made,
     const Draw& d = draws[slot];
     const u16* mine = logits + (long)row * VOCAB;
     if (thread == 0) shared_broken = 0;
+    const double temperature = d.temperature > 0.0 ? d.temperature : 1.0;
+    const float factor = (float)(1.4426950408889634 / temperature);
+    // Once through the logits: the likeliest token, and each tile's weights relative to its own likeliest.
     float top = -1.f / 0.f;
     int best = 0x7fffffff, broken = 0;
-    for (int at = 8 * thread; at < VOCAB; at += 8 * THREADS) {
+    for (int tile = warp; tile < TILES; tile += THREADS / 32) {
         u16 l[8];
+        const int at = tile * TILE_TOKENS + 8 * lane;
         load_eight(mine, at, l);
-        #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            const float v = widen(l[i]);
-            if (!(v < 1.f / 0.f)) broken = 1;
-            if (v > top) top = v, best = at + i;
+        float here = -1.f / 0.f;
+        if (at < VOCAB) {
+            #pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const float v = widen(l[i]);
+                if (!(v < 1.f / 0.f)) broken = 1;
+                if (v > top) top = v, best = at + i;
+                here = fmaxf(here, v);
+            }
         }
+        for (int step = 16; step > 0; step /= 2) here = fmaxf(here, __shfl_xor_sync(~0u, here, step));
+        double sum = 0.0;
+        if (at < VOCAB && here > -1.f / 0.f) {
+            #pragma unroll
+            for (int i = 0; i < 8; i++) sum += exp2f((widen(l[i]) - here) * factor);
+        }
+        for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+        if (lane == 0) sums[tile] = sum, tile_top[tile] = here;
     }
     for (int step = 16; step > 0; step /= 2) {
         const float other = __shfl_xor_sync(~0u, top, step);
@@ -106,10 +123,14 @@ sample(const u16* logits, const int* slots, int* active, int* length, int* made,
         if (thread == 0) out_status[row] = 3, out_token[row] = 0, out_logprob[row] = 0.f, active[slot] = 0;
         return;
     }
-    const double temperature = d.temperature > 0.0 ? d.temperature : 1.0;
-    Kept kept = {top, (float)(1.4426950408889634 / temperature), 0.f, 0, VOCAB};
+    Kept kept = {top, factor, 0.f, 0, VOCAB};
     const bool draw = d.temperature > 0.0, filter = draw && (d.top_k > 0 || d.top_p < 1.0 || d.min_p > 0.0);
-    double total = 0.0;  // over all tokens
+    double part = 0.0;
+    for (int tile = thread; tile < TILES; tile += THREADS) {
+        sums[tile] = tile_top[tile] > -1.f / 0.f ? sums[tile] * exp2f((tile_top[tile] - top) * factor) : 0.0;
+        part += sums[tile];
+    }
+    const double total = block_total<double>(part, scratch);  // over all tokens
     if (filter) {
         long count;
         double mass;
@@ -178,11 +199,9 @@ sample(const u16* logits, const int* slots, int* active, int* length, int* made,
             }
             seen += edges[tile] - own;
         }
-        float all = 0.f;
         #pragma unroll
         for (int i = 0; i < 8; i++) {
             const float one = at < VOCAB ? kept.weight(l[i]) : 0.f;
-            all += one;
             bool in = true;
             if (filter) {
                 const u32 key = key_of(l[i]);
@@ -191,17 +210,17 @@ sample(const u16* logits, const int* slots, int* active, int* length, int* made,
             }
             w[i] = in ? one : 0.f;
         }
-        return (double)all;
     };
-    double part = 0.0;
-    for (int tile = warp; tile < TILES; tile += THREADS / 32) {
-        float w[8];
-        part += tile_weights(tile, w);
-        double sum = (double)w[0] + w[1] + w[2] + w[3] + w[4] + w[5] + w[6] + w[7];
-        for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-        if (lane == 0) sums[tile] = sum;
+    if (filter) {
+        for (int tile = warp; tile < TILES; tile += THREADS / 32) {
+            float w[8];
+            tile_weights(tile, w);
+            double sum = (double)w[0] + w[1] + w[2] + w[3] + w[4] + w[5] + w[6] + w[7];
+            for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+            if (lane == 0) sums[tile] = sum;
+        }
+        __syncthreads();
     }
-    total = block_total<double>(part, scratch);
     int chosen = best;
     if (draw) {
         // The tile in which the running sum passes the target; a warp looks at 32 tiles at once.

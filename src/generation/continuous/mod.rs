@@ -1,0 +1,323 @@
+//! Continuous batching on a GPU: requests enter and leave a running batch, the host one step behind the device.
+//!
+//! A turn of the loop: admit what finds a slot and pages, prompts packed up to a token budget; see that every sequence
+//! has a page for its next token; launch a step; then look at the outcome of the step before. The device ends texts
+//! itself, by stop tokens and limits; what the host ends (a [`super::Halt`]) has one token too many on the device, which
+//! is not looked at. When pages run out, the youngest text gives its pages back; what was in them waits on the host, and its draws are named by their index, so
+//! it goes on as it would have.
+
+mod flight;
+mod paging;
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::engine::{Completion, Completions, GenerationError, Request, Running};
+use crate::model::Adapter;
+use crate::model::fused::pages::Key;
+use crate::model::fused::{Fused, MOST_ROWS, PAGE, PROMPT_TOKENS, Results};
+use crate::runtime::device::is_deterministic;
+use crate::runtime::gpu::GpuError;
+use crate::runtime::interrupt::{Interrupted, check};
+
+/// Tokens of prompts that are computed together, at most; one longer prompt is computed alone.
+const BUDGET: usize = PROMPT_TOKENS;
+
+/// What a call did, for benchmarks and logs.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Stats {
+    /// Tokens of prompts that were computed.
+    pub prompt_tokens: usize,
+    /// Tokens of prompts that were found in the cache.
+    pub shared_tokens: usize,
+    /// Tokens generated.
+    pub new_tokens: usize,
+    /// Steps of the batch.
+    pub steps: usize,
+    /// Sequences that gave their pages back for a while.
+    pub preempted: usize,
+    /// Seconds before the first prompt: adapters, and memory where it is not there yet.
+    pub setup_seconds: f64,
+    /// Seconds in which prompts were computed; the host waits for them.
+    pub prompt_seconds: f64,
+    /// Seconds in all.
+    pub seconds: f64,
+    /// Bytes of keys and values reserved.
+    pub cache_bytes: usize,
+}
+
+/// A request in a slot.
+struct Sequence {
+    running: Running,
+    /// Told apart from whoever had the slot before.
+    turn: u64,
+    pages: Vec<u32>,
+    /// Tokens in the cache once all launched steps are through.
+    fed: usize,
+}
+
+/// A step or a prefill whose outcome is still to be looked at.
+struct Flight {
+    results: Results,
+    /// Slot and turn of each row.
+    rows: Vec<(usize, u64)>,
+}
+
+/// One call of the engine.
+struct Batch<'a> {
+    fused: &'a mut Fused,
+    requests: &'a [Request],
+    results: Vec<Option<Result<Completion, GenerationError>>>,
+    waiting: VecDeque<Running>,
+    slots: Vec<Option<Sequence>>,
+    flights: VecDeque<Flight>,
+    spare: Vec<Results>,
+    /// Name of the weights.
+    weights: Key,
+    share: bool,
+    budget: usize,
+    turn: u64,
+    rows: Vec<i32>,
+    stats: Stats,
+}
+
+/// Generate all requests that are not refused yet; `results` has those that are.
+pub(super) fn generate(
+    fused: &mut Fused,
+    adapter: Option<&Adapter>,
+    slots: usize,
+    requests: &[Request],
+    results: Vec<Option<Result<Completion, GenerationError>>>,
+    mut progress: impl FnMut(usize),
+) -> Result<(Completions, Stats), Interrupted> {
+    let started = Instant::now();
+    let mut batch = match Batch::new(fused, adapter, slots, requests, results) {
+        Ok(batch) => batch,
+        Err((error, results)) => {
+            let message = error.to_string();
+            let fail =
+                |r: Option<_>| r.unwrap_or_else(|| Err(GenerationError::Device(message.clone())));
+            return Ok((results.into_iter().map(fail).collect(), Stats::default()));
+        }
+    };
+    batch.stats.setup_seconds = started.elapsed().as_secs_f64();
+    let outcome = batch.run(&mut progress);
+    let cleared = batch.clear();
+    if let Err(Stop::Interrupted(interrupted)) = outcome {
+        return Err(interrupted);
+    }
+    let failure = match (outcome, cleared) {
+        (Err(Stop::Device(error)), _) | (Ok(()), Err(error)) => Some(error.to_string()),
+        _ => None,
+    };
+    let fail = || {
+        Err(GenerationError::Device(
+            failure
+                .clone()
+                .unwrap_or_else(|| "the text was lost".into()),
+        ))
+    };
+    let Batch {
+        results, mut stats, ..
+    } = batch;
+    stats.seconds = started.elapsed().as_secs_f64();
+    tracing::debug!(?stats, "generated");
+    Ok((
+        results
+            .into_iter()
+            .map(|r| r.unwrap_or_else(fail))
+            .collect(),
+        stats,
+    ))
+}
+
+/// Why the loop ended early.
+enum Stop {
+    Interrupted(Interrupted),
+    Device(GpuError),
+}
+
+impl From<GpuError> for Stop {
+    fn from(error: GpuError) -> Self {
+        Self::Device(error)
+    }
+}
+
+type Unfinished = Vec<Option<Result<Completion, GenerationError>>>;
+
+fn pages_for(tokens: usize) -> usize {
+    tokens.div_ceil(PAGE)
+}
+
+/// Tokens whose keys a request's text needs: all but the last one.
+fn longest(request: &Request) -> usize {
+    request.prompt.len() + request.max_new_tokens - 1
+}
+
+impl<'a> Batch<'a> {
+    fn new(
+        fused: &'a mut Fused,
+        adapter: Option<&Adapter>,
+        slots: usize,
+        requests: &'a [Request],
+        mut results: Unfinished,
+    ) -> Result<Self, (GpuError, Unfinished)> {
+        let slots = slots.min(MOST_ROWS);
+        let open = |results: &Unfinished| -> Vec<usize> {
+            (0..requests.len())
+                .filter(|&i| results[i].is_none())
+                .collect()
+        };
+        let mut sizes: Vec<usize> = open(&results)
+            .iter()
+            .map(|&i| pages_for(longest(&requests[i])))
+            .collect();
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        let most_new = requests.iter().map(|r| r.max_new_tokens).max().unwrap_or(1);
+        let reserved = (|| {
+            let fingerprint = fused.set_adapter(adapter)?;
+            let bytes = fused.page_bytes();
+            let wanted: usize = sizes.iter().take(slots).sum();
+            let tokens = sizes.first().copied().unwrap_or(1) * PAGE;
+            if !fused.suffices(wanted.max(1), tokens, most_new) {
+                // A request that could never have all its pages is refused, with the figures.
+                let room = fused.room()?;
+                for index in open(&results) {
+                    let needed = pages_for(longest(&requests[index]));
+                    if needed > room {
+                        results[index] = Some(Err(GenerationError::NoRoom {
+                            needed: needed * bytes,
+                            room: room * bytes,
+                        }));
+                    }
+                }
+                sizes.retain(|&s| s <= room);
+            }
+            let wanted: usize = sizes.iter().take(slots).sum();
+            let least = sizes.first().copied().unwrap_or(1);
+            let (pages, _) = fused.reserve(wanted.max(1), least, least * PAGE, most_new)?;
+            let mut weights = [0u8; 32];
+            weights[..8].copy_from_slice(&fingerprint[0].to_le_bytes());
+            weights[8..16].copy_from_slice(&fingerprint[1].to_le_bytes());
+            Ok((pages * bytes, weights))
+        })();
+        let (cache_bytes, weights) = match reserved {
+            Ok(reserved) => reserved,
+            Err(error) => return Err((error, results)),
+        };
+        let waiting = open(&results).into_iter().map(Running::new).collect();
+        // Under the deterministic mode each prompt is computed alone, so that nothing depends on the others.
+        let exact = is_deterministic();
+        Ok(Self {
+            fused,
+            requests,
+            results,
+            waiting,
+            slots: (0..slots).map(|_| None).collect(),
+            flights: VecDeque::new(),
+            spare: Vec::new(),
+            weights,
+            share: !exact,
+            budget: if exact { 1 } else { BUDGET },
+            turn: 0,
+            rows: Vec::new(),
+            stats: Stats {
+                cache_bytes,
+                ..Stats::default()
+            },
+        })
+    }
+
+    fn run(&mut self, progress: &mut impl FnMut(usize)) -> Result<(), Stop> {
+        loop {
+            check().map_err(Stop::Interrupted)?;
+            self.admit(progress)?;
+            if self.occupied() > 0 {
+                self.launch(progress)?;
+            }
+            let idle = self.occupied() == 0;
+            while self.flights.len() > usize::from(!idle) {
+                self.land(progress)?;
+            }
+            if self.waiting.is_empty() && self.occupied() == 0 && self.flights.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn occupied(&self) -> usize {
+        self.slots.iter().flatten().count()
+    }
+
+    /// Let waiting requests into free slots.
+    fn admit(&mut self, progress: &mut impl FnMut(usize)) -> Result<(), Stop> {
+        // Small prefills cost nearly as much as large ones, so a few slots are let stand empty for a while.
+        let mut enough = self.waiting.len().min(self.slots.len() / 16).max(1);
+        self.readmit()?;
+        loop {
+            let free: Vec<usize> = (0..self.slots.len())
+                .filter(|&s| self.slots[s].is_none())
+                .collect();
+            if self.waiting.is_empty() || free.len() < enough {
+                return Ok(());
+            }
+            let mut admitted = Vec::new();
+            let mut tokens = 0;
+            for slot in free {
+                let Some(next) = self.waiting.front().filter(|next| next.saved.is_none()) else {
+                    break;
+                };
+                let text: Vec<u32> = self.requests[next.index].prompt.clone();
+                // Room for growth too, as long as others are running.
+                let reserve = if self.occupied() > 0 {
+                    self.occupied() + 1
+                } else {
+                    1
+                };
+                let Some((pages, cached)) = self.pages_of(&text, reserve) else {
+                    break;
+                };
+                if tokens > 0 && tokens + text.len() - cached > self.budget {
+                    self.give_back(&pages, cached);
+                    break;
+                }
+                let Some(running) = self.waiting.pop_front() else {
+                    break;
+                };
+                tokens += text.len() - cached;
+                self.stats.shared_tokens += cached;
+                self.turn += 1;
+                self.slots[slot] = Some(Sequence {
+                    running,
+                    turn: self.turn,
+                    pages,
+                    fed: text.len(),
+                });
+                admitted.push((slot, text, cached));
+            }
+            if admitted.is_empty() {
+                return Ok(());
+            }
+            self.stats.prompt_tokens += tokens;
+            self.begin(&admitted, progress)?;
+            enough = 1;
+        }
+    }
+
+    /// Leave nothing under way, whatever has happened.
+    fn clear(&mut self) -> Result<(), GpuError> {
+        let landed = self
+            .flights
+            .drain(..)
+            .try_for_each(|f| f.results.wait().map(|_| ()));
+        for slot in 0..self.slots.len() {
+            if let Some(sequence) = self.slots[slot].take() {
+                self.fused.stop(slot)?;
+                // Its prompt may not have been computed.
+                let pages = sequence.pages;
+                self.give_back(&pages, 0);
+            }
+        }
+        landed
+    }
+}
