@@ -3,6 +3,7 @@
 # make test-kill   424 kills instead of the few of `make test`
 # make test-gpu    what needs a Hopper GPU: the fused kernels against the plain path
 # make test-coverage   the intervals in 20 000 invented worlds each instead of 1000
+# make test-browser   the report in Chromium (CHROMIUM=… names one; needs npm): see tests/browser
 # make check       format, lints, documentation, tests: what every commit must pass
 # RECIPE=… chooses another recipe, RUN_ARGS=… adds options of `atp-pipeline run`
 
@@ -11,10 +12,10 @@ RUN_ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build reproduce test test-kill test-gpu test-coverage check fmt clippy doc clean
+.PHONY: help setup build reproduce test test-kill test-gpu test-coverage test-browser check fmt clippy doc clean
 
 help:
-	@sed -n '1,7s/^# //p' Makefile
+	@sed -n '1,8s/^# //p' Makefile
 
 setup:
 	@command -v $(PYTHON) >/dev/null || { echo "setup: $(PYTHON) is missing; install python3 (3.8 or newer)" >&2; exit 1; }
@@ -44,6 +45,13 @@ test-gpu: setup
 # The long version of the coverage tests: how often each kind of interval holds a known truth.
 test-coverage: setup
 	ATP_COVERAGE_WORLDS=20000 $(CARGO) test --locked --lib tipping::coverage -- --nocapture
+
+# Pages are written by an ignored test, then tried by Playwright in the system's Chromium; not part of `check`.
+test-browser: setup
+	@command -v npm >/dev/null || { echo "test-browser: npm is missing; install Node.js 20 or newer" >&2; exit 1; }
+	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || { echo "test-browser: no Chromium at $${CHROMIUM:-/usr/bin/chromium}; install it (Debian: apt-get install chromium) or set CHROMIUM" >&2; exit 1; }
+	$(CARGO) test --locked --lib report::html::tests::preview -- --ignored
+	cd tests/browser && PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --no-audit --no-fund && npx playwright test
 
 check: fmt clippy doc test
 

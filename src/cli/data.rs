@@ -24,6 +24,7 @@ use crate::datasets::{SCHEMA_KEY, games, pairs, problems, questions};
 use crate::evaluation;
 use crate::evaluation::rounds::read_rows;
 use crate::scenario::prompt::AnswerStyle;
+use crate::stages::evaluations::Evaluated;
 
 /// Options of `data`.
 #[derive(Debug, Args)]
@@ -46,15 +47,16 @@ enum What {
         #[arg(long)]
         json: bool,
     },
-    /// Write questions or preference pairs in the layout of another trainer.
+    /// Write questions or preference pairs in the layout of another trainer, or evaluation rows for another viewer.
     Export {
-        /// A Parquet file that `generate` or `pairs` left; with --format jsonl, any.
+        /// A Parquet file that `generate` or `pairs` left; with --format inspect one that `evaluate` left; with --format
+        /// jsonl, any.
         file: PathBuf,
         /// The layout.
         #[arg(long, value_enum)]
         format: Format,
         /// Where to write it. Its ending says how: .jsonl or .parquet for trl, .json or .jsonl for llama-factory (whose
-        /// dataset_info.json beside it gets an entry), .jsonl for jsonl.
+        /// dataset_info.json beside it gets an entry), .jsonl for jsonl, .json for inspect.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
         /// How the prompts of questions ask for the answer: reasoned, or direct as with elicitation `score`.
@@ -72,6 +74,8 @@ enum Format {
     LlamaFactory,
     /// The rows as they are, a JSON object a line.
     Jsonl,
+    /// inspect_ai: evaluation rows, where a run left them, as a log for its viewer.
+    Inspect,
 }
 
 /// [`AnswerStyle`] as an argument.
@@ -184,6 +188,7 @@ fn export(file: &Path, format: Format, out: &Path, style: Style) -> anyhow::Resu
         Format::Trl => &["jsonl", "parquet"],
         Format::LlamaFactory => &["json", "jsonl"],
         Format::Jsonl => &["jsonl"],
+        Format::Inspect => &["json"],
     };
     if !endings.contains(&ending(out)) {
         let name = format.to_possible_value();
@@ -211,6 +216,7 @@ fn export(file: &Path, format: Format, out: &Path, style: Style) -> anyhow::Resu
     let rows = table.rows.len();
     let bytes = match (format, Kind::of(&table)) {
         (Format::Jsonl, _) => json_lines(&table.rows)?,
+        (Format::Inspect, _) => return export_log(file, out),
         (Format::Trl, Kind::Pairs) => encoded(&trl_pairs(&pairs::read(file)?), out)?,
         (Format::Trl, Kind::Questions) => {
             encoded(&trl_prompts(&questions::read(file)?, style), out)?
@@ -238,6 +244,29 @@ fn export(file: &Path, format: Format, out: &Path, style: Style) -> anyhow::Resu
     };
     write_atomic(out, &bytes)?;
     println!("{}: {rows} rows", out.display());
+    Ok(())
+}
+
+/// A log needs more than rows: what was evaluated, from the manifest beside them, and the questions, from the run.
+fn export_log(file: &Path, out: &Path) -> anyhow::Result<()> {
+    let folder = file
+        .canonicalize()
+        .with_context(|| format!("cannot read `{}`", file.display()))?;
+    let (folder, run) = match (folder.parent(), folder.ancestors().nth(3)) {
+        (Some(folder), Some(run)) => (folder, run),
+        _ => bail!("{}: expected rows in a run directory", file.display()),
+    };
+    let Some(evaluated) = Evaluated::load(folder)? else {
+        bail!(
+            "{}: expected evaluation rows where a run left them, as `runs/laptop/latest/evaluate-base/rows.parquet`; \
+             there is no manifest of a finished evaluation beside this file",
+            file.display()
+        );
+    };
+    let log = evaluated.inspect_ai(run)?;
+    write_atomic(out, &serde_json::to_vec(&log)?)?;
+    let samples = log["samples"].as_array().map_or(0, Vec::len);
+    println!("{}: {samples} samples", out.display());
     Ok(())
 }
 

@@ -6,9 +6,11 @@ use tch::Device;
 use crate::runtime::device::{self, DeviceChoice};
 
 mod bench;
+mod compare;
 mod data;
 mod doctor;
 mod model;
+mod open;
 mod run;
 mod sample;
 mod scenario;
@@ -47,7 +49,9 @@ enum Command {
     /// Evaluate the agents of a recipe over their self-evolution rounds, and what they need.
     Evaluate(run::RunArgs),
     /// Write the report of a recipe, and what it needs.
-    Report(run::RunArgs),
+    Report(run::ReportArgs),
+    /// Set two runs beside each other: rates, differences, intervals.
+    Compare(compare::CompareArgs),
     /// Check, show, begin or list scenario files.
     Scenario(scenario::ScenarioArgs),
     /// Look into a table of questions, pairs or evaluation rows, or write it for other tools.
@@ -99,7 +103,8 @@ impl Cli {
             Command::Pairs(args) => args.execute(&[StageKind::Pairs]),
             Command::Train(args) => args.execute(),
             Command::Evaluate(args) => args.execute(&[StageKind::Evaluate]),
-            Command::Report(args) => args.execute(&[StageKind::Report]),
+            Command::Report(args) => args.execute(),
+            Command::Compare(args) => args.execute(),
             Command::Status(args) => args.execute(),
             Command::Scenario(args) => args.execute(),
             Command::Data(args) => args.execute(),

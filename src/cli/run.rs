@@ -10,7 +10,7 @@ use crate::recipe::Recipe;
 use crate::recipe::plan::DEFAULT_RECIPE;
 use crate::recipe::raw::StageKind;
 use crate::scenario::Testbed;
-use crate::stages::bodies::{Machine, pipeline};
+use crate::stages::bodies::{Machine, REPORT_PAGE, pipeline};
 use crate::stages::{RunOptions, run};
 
 /// Options of `run` and its parts.
@@ -139,6 +139,27 @@ impl TrainArgs {
             ),
         }
         Ok(())
+    }
+}
+
+/// Options of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Show the page in the browser.
+    #[arg(long, conflicts_with = "dry_run")]
+    open: bool,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+impl ReportArgs {
+    /// Write the report.
+    pub fn execute(self) -> anyhow::Result<()> {
+        let folders = self.run.run_stages(&[StageKind::Report])?;
+        match (self.open, folders.first()) {
+            (true, Some(folder)) => super::open::show(&folder.join(REPORT_PAGE)),
+            _ => Ok(()),
+        }
     }
 }
 

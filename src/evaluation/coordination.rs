@@ -6,14 +6,17 @@
 //! | here | the settings: games, agents, who plays, what is seen |
 //! | `engine` | rounds, histories, rows, checkpoints; the decisions themselves come from a function |
 //! | `models` | that function for real models |
+//! | `replay` | the prompts of a finished evaluation, from its rows |
 
 mod engine;
 mod models;
+mod replay;
 
 use serde::{Deserialize, Serialize};
 
 pub use engine::{Answered, GameAsk, RowNames, play};
 pub use models::{Team, evaluate_games};
+pub use replay::prompts;
 
 use crate::scenario::coordination::GameSetting;
 use crate::scenario::coordination::network::Network;

@@ -218,7 +218,7 @@ pub fn evaluate(
 }
 
 /// The prompt of a round: what its agent did before, as recorded, and what is said about this round.
-fn prompt<'a>(
+pub(super) fn prompt<'a>(
     question: &Question,
     earlier: impl Iterator<Item = &'a EvalRow>,
     config: &EvaluationConfig,

@@ -125,7 +125,7 @@ pub fn evaluate_tools(
             .iter()
             .enumerate()
             .map(|(agent, problem)| {
-                let history = history(&rows, agent as u32);
+                let history = history(rows.iter(), agent as u32);
                 subject.guard.defence.tool_use(problem, &history, &options)
             })
             .collect();
@@ -247,9 +247,8 @@ impl<'a> Schedule<'a> {
 }
 
 /// What an agent did so far, oldest first. Failures leave no trace.
-fn history(rows: &[ToolRow], agent: u32) -> Vec<ToolEpisode> {
-    rows.iter()
-        .filter(|row| row.agent == agent && row.solved != Solved::Failed)
+pub(super) fn history<'a>(rows: impl Iterator<Item = &'a ToolRow>, agent: u32) -> Vec<ToolEpisode> {
+    rows.filter(|row| row.agent == agent && row.solved != Solved::Failed)
         .map(|row| ToolEpisode {
             round: row.round,
             difficulty: row.difficulty,

@@ -38,6 +38,14 @@ pub(super) fn markdown(text: &str) -> String {
     out
 }
 
+/// Text with what cannot stand in HTML, and what reorders the text around it, shown as U+FFFD: what [`html`] shows, but
+/// not escaped.
+pub(super) fn visible(text: &str) -> String {
+    text.chars()
+        .map(|c| if hidden(c) { '\u{FFFD}' } else { c })
+        .collect()
+}
+
 fn hidden(c: char) -> bool {
     let reorders =
         matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{200E}' | '\u{200F}');

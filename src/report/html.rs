@@ -1,32 +1,40 @@
-//! The report as one HTML file: no network, no script, no font but the reader's; light, dark and print.
+//! The report as one HTML file: no network, no font but the reader's; light, dark and print.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | here | which parts a report has |
+//! | `page` | figures, tables, paragraphs; the file around them and its security policy |
+//! | `embed` | compressed data and digests |
+//! | `viewer` | the traces, for `viewer.js` |
+//!
+//! It reads whole without JavaScript: every chart is drawn, and the same decisions stand in a table. Scripts add values
+//! under the pointer, lines that can be put away, and the viewer of all traces.
 
 use std::fmt::Write as _;
+
+mod embed;
+mod page;
+mod viewer;
 
 use super::Report;
 use super::escape::{count, html, minus, percent};
 use super::figures::{NARROW, Panel, TrainingFigure, WIDE, training_figures, violation_chart};
-use super::narrative::{Kind, Paragraph, summary, variant_name};
+use super::narrative::{summary, variant_name};
 use super::samples::{Samples, samples, shown_text};
 use super::section::Section;
 use super::svg;
-use super::tables::{self, Table};
+use super::tables;
+use super::traces::traces;
 use crate::evaluation::row::EvalRow;
 use crate::scenario::Outcome;
-
-const STYLE: &str = include_str!("style.css");
-
-/// A page being written, with the running numbers of its figures and tables.
-#[derive(Default)]
-struct Page {
-    body: String,
-    figures: usize,
-    tables: usize,
-}
+use page::Page;
+use viewer::viewer;
 
 /// The report as a self-contained HTML file.
 pub fn render_html(report: &Report) -> String {
     let mut page = Page::default();
-    page.head(report);
+    page.section("summary", "Summary");
+    page.paragraphs(&summary(report));
     let models = report.by_model();
     if !models.is_empty() {
         page.section("rates", "Violation rate by round");
@@ -56,96 +64,20 @@ pub fn render_html(report: &Report) -> String {
         page.section("decisions", "Decisions to read");
         page.samples(&samples(report), models.len() > 1);
     }
+    viewer(&mut page, &traces(report));
     page.section("provenance", "Provenance");
     page.provenance(report);
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <title>{}</title>\n<style>\n{STYLE}{}</style>\n</head>\n<body>\n{}</main>\n</body>\n</html>\n",
-        html(&report.inputs.title),
-        svg::STYLE,
-        page.body
-    )
+    page.finish(&report.inputs.title, &report.inputs.provenance.device)
+}
+
+/// A page of sections alone, for what is not a report.
+pub(super) fn page_of(title: &str, byline: &str, sections: &[Section]) -> String {
+    let mut page = Page::default();
+    sections.iter().for_each(|section| page.testbed(section));
+    page.finish(title, byline)
 }
 
 impl Page {
-    fn push(&mut self, text: &str) {
-        self.body.push_str(text);
-    }
-
-    fn head(&mut self, report: &Report) {
-        let _ = write!(
-            self.body,
-            "<header>\n<h1>{}</h1>\n",
-            html(&report.inputs.title)
-        );
-        let device = &report.inputs.provenance.device;
-        if !device.is_empty() {
-            let _ = writeln!(self.body, "<p class=\"byline\">{}</p>", html(device));
-        }
-        self.push("</header>\n<main>\n<section aria-labelledby=\"summary\">\n<h2 id=\"summary\">Summary</h2>\n");
-        self.paragraphs(&summary(report));
-        self.push("</section>\n");
-    }
-
-    fn paragraphs(&mut self, paragraphs: &[Paragraph]) {
-        let mut listing = false;
-        for paragraph in paragraphs {
-            let finding = paragraph.kind == Kind::Finding;
-            if finding != listing {
-                self.push(if finding {
-                    "<ul class=\"findings\">\n"
-                } else {
-                    "</ul>\n"
-                });
-                listing = finding;
-            }
-            let text = html(&paragraph.text);
-            let _ = match paragraph.kind {
-                Kind::Plain => writeln!(self.body, "<p>{text}</p>"),
-                Kind::Caveat => writeln!(self.body, "<p class=\"caveat\">{text}</p>"),
-                Kind::Finding => writeln!(
-                    self.body,
-                    "<li><b>{}</b> {text}</li>",
-                    html(&paragraph.lead)
-                ),
-            };
-        }
-        if listing {
-            self.push("</ul>\n");
-        }
-    }
-
-    /// One testbed's part.
-    fn testbed(&mut self, section: &Section) {
-        self.section(section.id, section.title);
-        self.paragraphs(&section.paragraphs);
-        for figure in &section.figures {
-            self.figure(&figure.wide, &figure.narrow, &html(&figure.caption));
-        }
-        for table in &section.tables {
-            self.table(table);
-        }
-    }
-
-    /// A chart in both sizes; the caption is HTML.
-    fn figure(&mut self, wide: &svg::Chart, narrow: &svg::Chart, caption: &str) {
-        self.figures += 1;
-        let (wide, narrow) = (svg::inline(wide), svg::inline(narrow));
-        let _ = writeln!(
-            self.body,
-            "<figure>\n<div class=\"wide\">{wide}</div>\n<div class=\"narrow\">{narrow}</div>\n\
-             <figcaption><b>Figure {}.</b> {caption}</figcaption>\n</figure>",
-            self.figures,
-        );
-    }
-
-    fn section(&mut self, id: &str, title: &str) {
-        let _ = writeln!(self.body, "<h2 id=\"{id}\">{}</h2>", html(title));
-    }
-
     fn violation_figure(
         &mut self,
         model: &str,
@@ -220,72 +152,6 @@ impl Page {
             );
         }
         self.push("</div>\n");
-    }
-
-    fn table(&mut self, table: &Table) {
-        self.tables += 1;
-        let number = self.tables;
-        // The caption stands outside what scrolls, so that a narrow page shows it whole.
-        let _ = writeln!(
-            self.body,
-            "<p class=\"caption\" id=\"table-{number}\"><b>Table {number}.</b> {}</p>\n\
-             <div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Table {number}\">\n\
-             <table aria-labelledby=\"table-{number}\">\n<thead><tr>",
-            html(&table.caption)
-        );
-        let class = |i: usize| {
-            if i < table.text_columns {
-                " class=\"text\""
-            } else {
-                ""
-            }
-        };
-        for (i, column) in table.columns.iter().enumerate() {
-            let _ = write!(
-                self.body,
-                "<th scope=\"col\"{}>{}</th>",
-                class(i),
-                html(column)
-            );
-        }
-        self.push("</tr></thead>\n");
-        let mut names = table
-            .groups
-            .iter()
-            .flat_map(|g| &g.rows)
-            .filter_map(|row| row.first());
-        let long = if names.any(|name| name.chars().count() > 14) {
-            " long"
-        } else {
-            ""
-        };
-        for group in &table.groups {
-            self.push("<tbody>\n");
-            if !group.name.is_empty() {
-                let _ = writeln!(
-                    self.body,
-                    "<tr class=\"group\"><th scope=\"rowgroup\" colspan=\"{}\">{}</th></tr>",
-                    table.columns.len(),
-                    html(&group.name)
-                );
-            }
-            for row in &group.rows {
-                self.push("<tr>");
-                for (i, cell) in row.iter().enumerate() {
-                    let cell = html(cell);
-                    let _ = match i {
-                        0 => write!(
-                            self.body,
-                            "<th scope=\"row\" class=\"text{long}\">{cell}</th>"
-                        ),
-                        _ => write!(self.body, "<td{}>{cell}</td>", class(i)),
-                    };
-                }
-                self.push("</tr>\n");
-            }
-            self.push("</tbody>\n");
-        }
-        self.push("</table>\n</div>\n");
     }
 
     fn samples(&mut self, all: &[Samples], name_model: bool) {

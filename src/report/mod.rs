@@ -5,6 +5,7 @@
 //! each format on its way out, so no format can say something another does not. What models wrote is hostile input.
 
 mod beside;
+pub mod compare;
 mod comparisons;
 mod csv;
 mod defences;
@@ -18,6 +19,7 @@ mod markdown;
 mod narrative;
 pub mod paper;
 pub mod picture;
+mod prompts;
 mod samples;
 mod section;
 mod series;
@@ -27,6 +29,7 @@ pub mod svg;
 mod tables;
 mod tipping;
 mod tools;
+mod traces;
 pub mod verdict;
 mod words;
 
@@ -34,8 +37,8 @@ use crate::evaluation::bias::{StrandBias, biases};
 use crate::evaluation::comparisons::{Comparison, compare};
 use crate::evaluation::coordination_row::GameRow;
 use crate::evaluation::coordination_summary::GameSummaryError;
-use crate::evaluation::observation;
 use crate::evaluation::defence_summary::{DefendedSummary, summarise_defences};
+use crate::evaluation::observation;
 use crate::evaluation::row::EvalRow;
 use crate::evaluation::summary::{SummaryError, VariantSummary, summarise};
 use crate::evaluation::tipping::critical_mass::{CriticalMass, critical_masses};
@@ -49,6 +52,7 @@ pub use csv::render_tables;
 pub use figures::{render_figures, render_pictures};
 pub use html::render_html;
 pub use markdown::render_markdown;
+pub use prompts::Prompts;
 pub use series::{SeriesError, TrainingSeries};
 
 /// Below this many parameters a model's numbers are a check of the pipeline, not a finding.
@@ -104,6 +108,8 @@ pub struct ReportInputs {
     pub games: Vec<GameRow>,
     /// Rows of tool usage, likewise.
     pub tools: Vec<ToolRow>,
+    /// Prompts of the rows, where they are known.
+    pub prompts: Prompts,
     /// Training metrics.
     pub training: Vec<TrainingSeries>,
     /// Versions, digests, device, wall times.

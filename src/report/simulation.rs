@@ -1,5 +1,6 @@
 //! Invented rows and metrics to try the renderers on. Compiled for tests alone; nothing of it reaches a report.
 
+mod busy;
 pub(super) mod testbeds;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use super::{ModelInfo, Provenance, Report, ReportInputs, StageTime, TrainingSeri
 use crate::evaluation::row::EvalRow;
 use crate::runtime::seed::stream;
 use crate::scenario::Outcome;
+pub(super) use busy::busy;
 
 const ENVIRONMENTS: [&str; 16] = [
     "advertising",

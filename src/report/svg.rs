@@ -167,14 +167,19 @@ fn draw(chart: &Chart, margin: f64, head: &str) -> String {
         y,
     };
 
+    // The data attributes are what a script reads to show values; the chart is whole without one.
     let mut out = format!(
         "<svg class=\"chart\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"{} {} {} {}\" role=\"img\" \
-         aria-label=\"{}\">{head}",
+         aria-label=\"{}\" data-x=\"{}\" data-y=\"{}\" data-names=\"{}|{}\">{head}",
         0.0 - margin,
         0.0 - margin,
         width + 2.0 * margin,
         height + 2.0 * margin,
-        html(&chart.description)
+        html(&chart.description),
+        frame.x.ends(),
+        frame.y.ends(),
+        html(&chart.x.label),
+        html(&chart.y.label),
     );
     axes(&mut out, chart, &frame, left, width - right);
     draw_bands(&mut out, chart, &frame, left, width - right);
@@ -186,8 +191,8 @@ fn draw(chart: &Chart, margin: f64, head: &str) -> String {
         );
     }
     let offsets = offsets(chart);
-    for (line, offset) in chart.lines.iter().zip(&offsets) {
-        draw_line(&mut out, line, &frame, *offset);
+    for (place, (line, offset)) in chart.lines.iter().zip(&offsets).enumerate() {
+        draw_line(&mut out, line, place, &frame, *offset);
     }
     labels(&mut out, chart, &frame, &offsets, width - right);
     out.push_str("</svg>");
@@ -259,14 +264,23 @@ fn axes(out: &mut String, chart: &Chart, frame: &Frame, left: f64, right: f64) {
     );
 }
 
-fn draw_line(out: &mut String, line: &Line, frame: &Frame, offset: f64) {
+fn draw_line(out: &mut String, line: &Line, place: usize, frame: &Frame, offset: f64) {
     let style = line.style % STYLES;
-    let faint = match (line.faint, line.dashed) {
+    let look = match (line.faint, line.dashed) {
         (true, _) => " faint",
         (false, true) => " dashed",
         (false, false) => "",
     };
-    let _ = write!(out, "<g class=\"s{style}{faint}\">");
+    let _ = write!(
+        out,
+        "<g class=\"s{style}{look}\" data-line=\"{place}\" data-label=\"{}\" data-offset=\"{offset:.1}\" data-points=\"{}\">",
+        html(&line.label),
+        if line.faint {
+            String::new()
+        } else {
+            values(line)
+        }
+    );
     let mut path = String::new();
     let mut pen = 'M';
     for point in &line.points {
@@ -315,6 +329,25 @@ fn draw_line(out: &mut String, line: &Line, frame: &Frame, offset: f64) {
     out.push_str("</g>");
 }
 
+/// The line's values for a script: `x,y` or `x,y,low,high` each, five significant digits, parted by spaces.
+fn values(line: &Line) -> String {
+    let number = |value: f64| {
+        let short: f64 = format!("{value:.4e}").parse().unwrap_or(value);
+        short.to_string()
+    };
+    let point = |p: &Point| {
+        let mut parts = vec![p.x, p.y];
+        parts.extend(p.interval.iter().flat_map(|&(low, high)| [low, high]));
+        let parts: Vec<String> = parts.into_iter().map(number).collect();
+        parts.join(",")
+    };
+    let shown = line
+        .points
+        .iter()
+        .filter(|p| p.x.is_finite() && p.y.is_finite());
+    shown.map(point).collect::<Vec<_>>().join(" ")
+}
+
 fn draw_bands(out: &mut String, chart: &Chart, frame: &Frame, left: f64, right: f64) {
     for band in &chart.bands {
         let (low, high) = (frame.y.place(band.range.0), frame.y.place(band.range.1));
@@ -360,18 +393,19 @@ fn marker(style: usize, x: f64, y: f64, r: f64) -> String {
 
 /// Labels at the lines' ends, pushed apart where they would overlap.
 fn labels(out: &mut String, chart: &Chart, frame: &Frame, offsets: &[f64], right: f64) {
-    let mut ends: Vec<(f64, &Line)> = chart
+    let mut ends: Vec<(f64, usize, &Line)> = chart
         .lines
         .iter()
         .zip(offsets)
-        .filter(|(line, _)| !line.label.is_empty())
-        .filter_map(|(line, _)| {
+        .enumerate()
+        .filter(|(_, (line, _))| !line.label.is_empty())
+        .filter_map(|(place, (line, _))| {
             let end = line
                 .points
                 .iter()
                 .rev()
                 .find(|p| p.x.is_finite() && p.y.is_finite())?;
-            Some((frame.y.place(end.y), line))
+            Some((frame.y.place(end.y), place, line))
         })
         .collect();
     ends.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -384,11 +418,11 @@ fn labels(out: &mut String, chart: &Chart, frame: &Frame, offsets: &[f64], right
         end.0 = end.0.min(floor);
         floor = end.0 - LABEL_GAP;
     }
-    for (y, line) in ends {
+    for (y, place, line) in ends {
         let style = line.style % STYLES;
         let _ = write!(
             out,
-            "<g class=\"s{style}{}\"><path class=\"mark\" d=\"{}\"/></g><text class=\"label\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            "<g class=\"s{style}{}\" data-end=\"{place}\"><path class=\"mark\" d=\"{}\"/></g><text class=\"label\" data-end=\"{place}\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
             if line.dashed { " dashed" } else { "" },
             marker(style, right + 8.0, y, 3.5),
             right + 16.0,

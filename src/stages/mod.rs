@@ -14,6 +14,7 @@
 //! for the next run's "what changed"; that a stage is done is read from its folder alone.
 
 pub mod bodies;
+pub mod evaluations;
 mod key;
 mod layout;
 mod plan;

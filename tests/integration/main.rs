@@ -16,6 +16,7 @@ mod lora;
 mod model;
 mod optim;
 mod pipeline;
+mod replay;
 mod resume;
 mod sampling;
 mod sandbox;

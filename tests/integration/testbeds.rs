@@ -13,6 +13,7 @@ use atp_pipeline::scenario::tool_use::Difficulty;
 use tempfile::TempDir;
 
 use crate::faults::disk::{self, Operation, Run, When, World};
+use crate::replay::check_prompts;
 use crate::support::{assert_same, call, files, repository, results};
 
 const SMALL: &str = r#"
@@ -124,6 +125,9 @@ fn games_and_tools_run_from_data_to_report_and_resume_to_the_same_bytes() {
     let operations = whole.operations();
     let expected = left(&whole.path);
     check_rows(&whole.path);
+    // Two games, two populations, three agents, two rounds; two agents, two rounds, two problems: for three variants.
+    let prompts = check_prompts(&whole.path, &folder.path().join("model"));
+    assert_eq!(prompts, 3 * (24 + 8));
     let report = fs::read_to_string(whole.path.join("latest/report/report.md")).expect("a report");
     for part in [
         "## Coordination games",

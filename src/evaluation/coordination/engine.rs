@@ -63,14 +63,14 @@ pub struct Answered {
 }
 
 /// Agents that play one game together.
-struct Group<'a> {
+pub(super) struct Group<'a> {
     game: &'a GameInstance,
     population: String,
     sample: u32,
     /// Names the group's streams.
     name: String,
-    seats: Vec<GameInstance>,
-    kinds: Vec<AgentKind>,
+    pub(super) seats: Vec<GameInstance>,
+    pub(super) kinds: Vec<AgentKind>,
     /// Who is seen, as places from 0.
     sees: Vec<Vec<u32>>,
 }
@@ -155,7 +155,7 @@ pub fn play<E: From<EvaluationError>>(
 }
 
 /// The groups that play, and what is fixed about each before the first round.
-fn groups<'a>(
+pub(super) fn groups<'a>(
     config: &GameEvaluation,
     instances: &'a [GameInstance],
     root: u64,
@@ -285,7 +285,7 @@ fn last_row<'a>(
 }
 
 /// The rounds so far, as the agent saw them.
-fn history(
+pub(super) fn history(
     config: &GameEvaluation,
     groups: &[Group<'_>],
     rows: &[GameRow],

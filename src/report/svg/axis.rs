@@ -57,6 +57,12 @@ impl Scale {
         }
     }
 
+    /// Both ends for a script: value and pixel of the lower one, then of the upper one.
+    pub(super) fn ends(&self) -> String {
+        let ((low, high), (from, to)) = (self.range, self.pixels);
+        format!("{low} {from:.2} {high} {to:.2}")
+    }
+
     /// The pixel of a value; values outside the range are held at its ends.
     pub(super) fn place(&self, value: f64) -> f64 {
         let (low, high) = self.range;

@@ -11,6 +11,7 @@ mod report;
 mod shared;
 mod train;
 
+pub use report::HTML as REPORT_PAGE;
 pub use shared::Machine;
 
 use crate::recipe::Recipe;
@@ -24,9 +25,14 @@ use curriculum::Curriculum;
 use data::DataStage;
 use evaluate::{EvaluateStage, Evaluated};
 use pairs::PairsStage;
-use report::{ReportStage, Results, Training};
+use report::{Evaluation, ReportStage, Results, Training};
 use shared::{ModelSlot, Names, Slot};
 use train::TrainStage;
+
+/// Kind of the stages that evaluate.
+pub(super) fn evaluation_kind() -> &'static str {
+    evaluate::KIND
+}
 
 /// A recipe's stages in order, and the names of those it wants.
 pub struct Pipeline {
@@ -219,7 +225,11 @@ fn agents(
             let others = [plain(Variant::Dpo), plain(Variant::Grpo)];
             let stage = EvaluateStage::new(name.clone(), data, who, &others, slot);
             stages.push(Box::new(stage));
-            results.evaluations.push((slot.testbed, name));
+            results.evaluations.push(Evaluation {
+                testbed: slot.testbed,
+                stage: name,
+                data: data.into(),
+            });
         }
     }
 }

@@ -5,20 +5,18 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use super::data::TEST;
 use super::evaluate::rows_file;
 use super::shared::{Machine, ModelSlot};
-use crate::artifact::table::read_parquet;
 use crate::artifact::{Manifest, write_atomic};
-use crate::evaluation::coordination_row::GameRow;
-use crate::evaluation::rounds::read_rows;
-use crate::evaluation::tool_row::ToolRow;
 use crate::recipe::Recipe;
 use crate::report::{
-    ModelInfo, Provenance, Report, ReportInputs, StageTime, TrainingSeries, render_figures,
-    render_html, render_markdown, render_pictures, render_tables,
+    ModelInfo, Prompts, Provenance, Report, ReportInputs, StageTime, TrainingSeries,
+    render_figures, render_html, render_markdown, render_pictures, render_tables,
 };
 use crate::runtime::device;
 use crate::scenario::Testbed;
+use crate::stages::evaluations::{Evaluated, Rows};
 use crate::stages::{Input, Stage, StageContext};
 use crate::training::METRICS_FILE;
 
@@ -44,11 +42,28 @@ pub struct Training {
     pub stage: String,
 }
 
+/// An evaluation stage and where its questions come from.
+pub struct Evaluation {
+    /// In which testbed.
+    pub testbed: Testbed,
+    /// Name of the stage.
+    pub stage: String,
+    /// Name of the stage that made the test set.
+    pub data: String,
+}
+
+impl Evaluation {
+    /// Name of the input that holds the test set.
+    fn questions(&self) -> String {
+        format!("questions of {}", self.stage)
+    }
+}
+
 /// The stages whose results a report shows.
 #[derive(Default)]
 pub struct Results {
-    /// Evaluations, by testbed.
-    pub evaluations: Vec<(Testbed, String)>,
+    /// Evaluations, in the order of the recipe.
+    pub evaluations: Vec<Evaluation>,
     /// Trainings.
     pub trainings: Vec<Training>,
 }
@@ -94,7 +109,7 @@ impl ReportStage {
     }
 
     fn several_testbeds(&self) -> bool {
-        let mut all = self.results.evaluations.iter().map(|(testbed, _)| testbed);
+        let mut all = self.results.evaluations.iter().map(|e| e.testbed);
         let first = all.next();
         all.any(|testbed| Some(testbed) != first)
     }
@@ -127,7 +142,7 @@ impl Stage for ReportStage {
     }
 
     fn format(&self) -> u32 {
-        1
+        2
     }
 
     fn config(&self) -> Value {
@@ -149,10 +164,12 @@ impl Stage for ReportStage {
 
     fn inputs(&self) -> Vec<Input> {
         let results = &self.results;
-        let rows = results
-            .evaluations
-            .iter()
-            .map(|(testbed, stage)| Input::output(stage, stage, rows_file(*testbed)));
+        let rows = results.evaluations.iter().flat_map(|e| {
+            [
+                Input::output(&e.stage, &e.stage, rows_file(e.testbed)),
+                Input::output(e.questions(), &e.data, TEST),
+            ]
+        });
         let metrics = results
             .trainings
             .iter()
@@ -184,14 +201,30 @@ impl Stage for ReportStage {
             Self::provenance(&trained.stage, path, &mut provenance)?;
         }
         let (mut rows, mut games, mut tools) = (vec![], vec![], vec![]);
-        for (testbed, stage) in &self.results.evaluations {
-            let path = context.input(stage)?;
-            match testbed {
-                Testbed::RolePlay => rows.extend(read_rows(path)?),
-                Testbed::Coordination => games.extend(read_parquet::<GameRow>(path)?),
-                Testbed::ToolUse => tools.extend(read_parquet::<ToolRow>(path)?),
+        let mut prompts = Prompts::default();
+        let mut evaluations = vec![];
+        for evaluation in &self.results.evaluations {
+            let path = context.input(&evaluation.stage)?;
+            let folder = path.parent().context("an input lies in a folder")?;
+            let evaluated = Evaluated::load(folder)?
+                .with_context(|| format!("`{}`: no manifest of an evaluation", folder.display()))?;
+            evaluations.push((evaluation, path, evaluated));
+        }
+        // The report sets rows under a defence apart; behind the others they do not move the places of prompts.
+        evaluations.sort_by_key(|(_, _, evaluated)| evaluated.is_defended());
+        for (evaluation, path, evaluated) in evaluations {
+            let questions = context.input(&evaluation.questions())?;
+            let found = evaluated.rows()?;
+            let first = prompts.make_room(evaluation.testbed, found.len());
+            evaluated.prompts(questions, &found, &mut |place, messages| {
+                prompts.set(evaluation.testbed, first + place, messages);
+            })?;
+            match found {
+                Rows::RolePlay(found) => rows.extend(found),
+                Rows::Coordination(found) => games.extend(found),
+                Rows::ToolUse(found) => tools.extend(found),
             }
-            Self::provenance(stage, path, &mut provenance)?;
+            Self::provenance(&evaluation.stage, path, &mut provenance)?;
         }
         let report = Report::new(ReportInputs {
             title: self.title.clone(),
@@ -200,6 +233,7 @@ impl Stage for ReportStage {
             rows,
             games,
             tools,
+            prompts,
             training,
             provenance,
             seed: context.seed,
