@@ -1,7 +1,7 @@
 //! One step: a token for each row, from the embedding to the draw, recorded once for each number of rows.
 
 use super::adapters::Packed;
-use super::kernels::{At, BUCKETS, Low, Rotation, Updates, first_rows};
+use super::kernels::{At, BUCKETS, Low, Norm, Rotation, Updates, first_rows};
 use super::{Fused, Layer};
 use crate::runtime::gpu::{GpuError, TensorMap};
 
@@ -45,11 +45,12 @@ impl Fused {
             at,
             rows.into(),
             &self.embedding,
-            tokens,
-            own,
-            &b.residual,
-            first,
-            &b.x,
+            (tokens, own),
+            Norm {
+                residual: &b.residual,
+                weight: first,
+                out: &b.x,
+            },
         )?;
         for (index, layer) in self.layers.iter().enumerate() {
             let next = self
@@ -111,15 +112,22 @@ impl Fused {
         k.add_and_norm(
             at,
             count,
-            &b.residual,
             &b.y,
-            &layer.post_norm,
-            &b.x,
             updates,
+            Norm {
+                residual: &b.residual,
+                weight: &layer.post_norm,
+                out: &b.x,
+            },
         )?;
         let updates = project(2, &inputs.x)?;
         k.gate(at, count, &b.y, &b.gated, updates)?;
         let updates = project(3, &inputs.gated)?;
-        k.add_and_norm(at, count, &b.residual, &b.y, next, &b.x, updates)
+        let norm = Norm {
+            residual: &b.residual,
+            weight: next,
+            out: &b.x,
+        };
+        k.add_and_norm(at, count, &b.y, updates, norm)
     }
 }

@@ -287,14 +287,11 @@ impl Kernels {
         at: At,
         rows: i64,
         table: &Tensor,
-        tokens: &Tensor,
-        slots: Option<&Tensor>,
-        residual: &Tensor,
-        weight: &Tensor,
-        out: &Tensor,
+        (tokens, slots): (&Tensor, Option<&Tensor>),
+        norm: Norm,
     ) -> Result<(), GpuError> {
         let [table, tokens, residual, weight, out] =
-            addresses([table, tokens, residual, weight, out]);
+            addresses([table, tokens, norm.residual, norm.weight, norm.out]);
         let (slots, none, updates) = (slots.map_or(0, pointer), 0u64, Updates::default());
         at.launch(
             self.add_and_norm,
@@ -308,13 +305,11 @@ impl Kernels {
         &self,
         at: At,
         rows: i64,
-        residual: &Tensor,
         y: &Tensor,
-        weight: &Tensor,
-        out: &Tensor,
         updates: Updates,
+        norm: Norm,
     ) -> Result<(), GpuError> {
-        let [residual, y, weight, out] = addresses([residual, y, weight, out]);
+        let [residual, y, weight, out] = addresses([norm.residual, y, norm.weight, norm.out]);
         let none = 0u64;
         at.launch(
             self.add_and_norm,
@@ -492,6 +487,17 @@ impl Kernels {
             kernel_arguments![pages, most, changes, count],
         )
     }
+}
+
+/// What a norm reads and writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Norm<'a> {
+    /// `(rows, hidden)`, what the layers add up to.
+    pub residual: &'a Tensor,
+    /// `(hidden)`.
+    pub weight: &'a Tensor,
+    /// `(rows, hidden)`.
+    pub out: &'a Tensor,
 }
 
 /// What [`Kernels::rotate`] reads and writes beside the projection.

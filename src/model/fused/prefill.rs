@@ -7,7 +7,7 @@
 use tch::{Kind, Tensor};
 
 use super::decode::bucket;
-use super::kernels::{Draw, PAGE, Rotation, Updates, first_rows};
+use super::kernels::{Draw, Norm, PAGE, Rotation, Updates, first_rows};
 use super::state::Results;
 use super::{Fused, MOST_ROWS};
 use crate::runtime::flash::{Rows, flash_attention};
@@ -131,11 +131,12 @@ impl Fused {
             at,
             count,
             &self.embedding,
-            &batch.tokens,
-            None,
-            &residual,
-            &self.layers[0].input_norm,
-            &x,
+            (&batch.tokens, None),
+            Norm {
+                residual: &residual,
+                weight: &self.layers[0].input_norm,
+                out: &x,
+            },
         )?;
         for (index, layer) in self.layers.iter().enumerate() {
             let project =
@@ -160,11 +161,13 @@ impl Fused {
             k.add_and_norm(
                 at,
                 count,
-                &residual,
                 &y,
-                &layer.post_norm,
-                &x,
                 updates(1, &low),
+                Norm {
+                    residual: &residual,
+                    weight: &layer.post_norm,
+                    out: &x,
+                },
             )?;
             let (y, low) = project(2, &x)?;
             let gated = empty(c.intermediate_size)?;
@@ -175,7 +178,12 @@ impl Fused {
                 .layers
                 .get(index + 1)
                 .map_or(&self.norm, |l| &l.input_norm);
-            k.add_and_norm(at, count, &residual, &y, next, &x, updates(3, &low))?;
+            let norm = Norm {
+                residual: &residual,
+                weight: next,
+                out: &x,
+            };
+            k.add_and_norm(at, count, &y, updates(3, &low), norm)?;
         }
         x = x.f_index_select(0, &batch.last)?;
         Ok(x)

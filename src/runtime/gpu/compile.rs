@@ -61,7 +61,7 @@ fn compile(source: &str, target: &str) -> Result<Vec<u8>, GpuError> {
         .map_err(|e| error("creating the program", e))?;
     let options = [format!("--gpu-architecture={target}"), "--std=c++17".into()];
     // SAFETY: the program was just made and is destroyed below, once.
-    let code = unsafe {
+    unsafe {
         let done = nvrtc::compile_program(program, &options);
         let code = match done {
             Ok(()) => {
@@ -85,8 +85,7 @@ fn compile(source: &str, target: &str) -> Result<Vec<u8>, GpuError> {
         };
         let _ = nvrtc::destroy_program(program);
         code
-    };
-    code
+    }
 }
 
 fn compiler_version() -> Result<String, GpuError> {

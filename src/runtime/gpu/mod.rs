@@ -129,7 +129,8 @@ impl Gpu {
     /// Wait for everything on the stream.
     pub fn synchronise(&self) -> Result<(), GpuError> {
         // SAFETY: the stream is ours.
-        Ok(unsafe { result::stream::synchronize(self.stream)? })
+        unsafe { result::stream::synchronize(self.stream)? };
+        Ok(())
     }
 }
 
@@ -196,7 +197,8 @@ impl Graph {
     /// Every tensor that its kernels were given must still be there.
     pub unsafe fn launch(&self, stream: Stream) -> Result<(), GpuError> {
         // SAFETY: the caller's promise.
-        Ok(unsafe { result::graph::launch(self.0, stream.0)? })
+        unsafe { result::graph::launch(self.0, stream.0)? };
+        Ok(())
     }
 }
 
@@ -225,13 +227,15 @@ impl Event {
     /// Set it behind all that the stream has to do.
     pub fn record(&self, stream: Stream) -> Result<(), GpuError> {
         // SAFETY: both are ours.
-        Ok(unsafe { result::event::record(self.0, stream.0)? })
+        unsafe { result::event::record(self.0, stream.0)? };
+        Ok(())
     }
 
     /// Wait until the stream has passed it.
     pub fn wait(&self) -> Result<(), GpuError> {
         // SAFETY: it is ours.
-        Ok(unsafe { result::event::synchronize(self.0)? })
+        unsafe { result::event::synchronize(self.0)? };
+        Ok(())
     }
 
     /// Seconds between two that have passed.
