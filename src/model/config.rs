@@ -312,8 +312,8 @@ impl ModelConfig {
     /// Number of weights, embeddings included once where they are tied.
     pub fn parameters(&self) -> i64 {
         let attention = self.hidden_size * self.head_dim * 2 * (self.heads + self.kv_heads);
-        let layer =
-            attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size;
+        let norms = 2 * self.hidden_size + if self.qk_norm { 2 * self.head_dim } else { 0 };
+        let layer = attention + 3 * self.hidden_size * self.intermediate_size + norms;
         let embeddings =
             self.vocab_size * self.hidden_size * if self.tied_embeddings { 1 } else { 2 };
         self.layers * layer + embeddings + self.hidden_size
