@@ -40,6 +40,9 @@ test-kill: setup
 	ATP_KILLS=200 ATP_MODEL_KILLS=24 $(CARGO) test --locked --test integration kill -- --nocapture
 
 test-gpu: setup
+	@# Opened late from a test's thread, libtorch's CUDA library finds no GPU; so it is there from the start.
+	LIBRARIES=$$($(PYTHON) -c "import importlib.util as u, os; print(os.path.dirname(u.find_spec('torch').origin))")/lib; \
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="env LD_LIBRARY_PATH=$$LIBRARIES LD_PRELOAD=$$LIBRARIES/libtorch_cuda.so" \
 	$(CARGO) test --locked --test integration gpu:: -- --ignored --nocapture --test-threads 1
 
 # The long version of the coverage tests: how often each kind of interval holds a known truth.

@@ -140,29 +140,24 @@ pub(super) struct Running {
 pub struct Engine<'a> {
     model: &'a Decoder,
     adapter: Option<&'a Adapter>,
-    /// Sequences decoded side by side.
-    slots: usize,
+    /// Sequences decoded side by side; as suits the path by default.
+    slots: Option<usize>,
 }
 
 impl<'a> Engine<'a> {
     /// An engine with the number of slots that suits the device.
     pub fn new(model: &'a Decoder, adapter: Option<&'a Adapter>) -> Self {
-        let slots = if model.device() == Device::Cpu {
-            16
-        } else {
-            MOST_ROWS
-        };
         Self {
             model,
             adapter,
-            slots,
+            slots: None,
         }
     }
 
     /// With another number of sequences decoded side by side.
     pub fn with_slots(self, slots: usize) -> Self {
         Self {
-            slots: slots.max(1),
+            slots: Some(slots.max(1)),
             ..self
         }
     }
@@ -185,7 +180,7 @@ impl<'a> Engine<'a> {
         let results: Vec<Option<Result<Completion, GenerationError>>> =
             requests.iter().map(|r| self.refuse(r).map(Err)).collect();
         if let Some(mut fused) = self.model.fused() {
-            let (adapter, slots) = (self.adapter, self.slots);
+            let (adapter, slots) = (self.adapter, self.slots.unwrap_or(MOST_ROWS));
             return continuous::generate(&mut fused, adapter, slots, requests, results, progress);
         }
         Ok((
@@ -210,7 +205,12 @@ impl<'a> Engine<'a> {
         let Some(capacity) = room else {
             return Ok(results.into_iter().flatten().collect());
         };
-        let slots = self.slots.min(waiting.len());
+        let usual = if self.model.device() == Device::Cpu {
+            16
+        } else {
+            64
+        };
+        let slots = self.slots.unwrap_or(usual).min(waiting.len());
         let guard = tch::no_grad_guard();
         let mut cache = KvCache::new(
             self.model.config(),
@@ -323,7 +323,7 @@ impl<'a> Engine<'a> {
                 vocab - 1
             )));
         }
-        (prompt + new > context).then_some(GenerationError::TooLong {
+        (prompt.saturating_add(new) > context).then_some(GenerationError::TooLong {
             prompt,
             new,
             context,

@@ -43,7 +43,7 @@ impl RoundsArgs {
         for variant in 0..self.variants {
             let adapter = (variant > 0).then(|| filled_adapter(&loaded.decoder, 8, variant as u64));
             for round in 0..self.rounds {
-                // The question stays, the history grows before it in the text; what is new comes last.
+                // A prompt is the round's before and what came since, at its end.
                 let requests: Vec<Request> = (0..self.agents)
                     .map(|agent| Request {
                         prompt: random_ids(

@@ -158,10 +158,10 @@ impl Batch<'_> {
             let Some(sequence) = self.slots[slot].take() else {
                 continue;
             };
+            self.release(&sequence, ended.is_ok());
             if status == 0 {
                 self.fused.stop(slot)?;
             }
-            self.release(&sequence, ended.is_ok());
             self.stats.new_tokens += sequence.running.tokens.len();
             self.results[index] =
                 Some(ended.map(|finish| sequence.running.into_completion(finish)));

@@ -91,6 +91,9 @@ pub(super) fn generate(
     mut progress: impl FnMut(usize),
 ) -> Result<(Completions, Stats), Interrupted> {
     let started = Instant::now();
+    if results.iter().all(Option::is_some) {
+        return Ok((results.into_iter().flatten().collect(), Stats::default()));
+    }
     let mut batch = match Batch::new(fused, adapter, slots, requests, results) {
         Ok(batch) => batch,
         Err((error, results)) => {
@@ -173,7 +176,8 @@ impl<'a> Batch<'a> {
             .map(|&i| pages_for(longest(&requests[i])))
             .collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
-        let most_new = requests.iter().map(|r| r.max_new_tokens).max().unwrap_or(1);
+        let new = |&i: &usize| requests[i].max_new_tokens;
+        let most_new = open(&results).iter().map(new).max().unwrap_or(1);
         let reserved = (|| {
             let fingerprint = fused.set_adapter(adapter)?;
             let bytes = fused.page_bytes();
@@ -236,6 +240,10 @@ impl<'a> Batch<'a> {
                 self.launch(progress)?;
             }
             let idle = self.occupied() == 0;
+            if idle && self.flights.is_empty() && !self.waiting.is_empty() {
+                let why = "a text found no pages although nothing else is under way";
+                return Err(Stop::Device(GpuError::Unsupported(why.into())));
+            }
             while self.flights.len() > usize::from(!idle) {
                 self.land(progress)?;
             }
@@ -262,29 +270,31 @@ impl<'a> Batch<'a> {
                 return Ok(());
             }
             let mut admitted = Vec::new();
-            let mut tokens = 0;
+            let (mut tokens, mut whole) = (0, 0);
             for slot in free {
                 let Some(next) = self.waiting.front().filter(|next| next.saved.is_none()) else {
                     break;
                 };
                 let text: Vec<u32> = self.requests[next.index].prompt.clone();
                 // Room for growth too, as long as others are running.
-                let reserve = if self.occupied() > 0 {
-                    self.occupied() + 1
-                } else {
-                    1
+                let reserve = match self.occupied() {
+                    0 => 0,
+                    others => others + 1,
                 };
                 let Some((pages, cached)) = self.pages_of(&text, reserve) else {
                     break;
                 };
-                if tokens > 0 && tokens + text.len() - cached > self.budget {
+                let own = text.len() - cached;
+                // Keys of whole texts are gathered where some are cached, so these are bounded too.
+                if tokens > 0 && (tokens + own > self.budget || whole + text.len() > 4 * BUDGET) {
                     self.give_back(&pages, cached);
                     break;
                 }
                 let Some(running) = self.waiting.pop_front() else {
                     break;
                 };
-                tokens += text.len() - cached;
+                tokens += own;
+                whole += text.len();
                 self.stats.shared_tokens += cached;
                 self.turn += 1;
                 self.slots[slot] = Some(Sequence {
@@ -306,16 +316,15 @@ impl<'a> Batch<'a> {
 
     /// Leave nothing under way, whatever has happened.
     fn clear(&mut self) -> Result<(), GpuError> {
-        let landed = self
-            .flights
-            .drain(..)
-            .try_for_each(|f| f.results.wait().map(|_| ()));
+        let mut landed = Ok(());
+        for flight in self.flights.drain(..) {
+            landed = landed.and(flight.results.wait().map(|_| ()));
+        }
         for slot in 0..self.slots.len() {
             if let Some(sequence) = self.slots[slot].take() {
-                self.fused.stop(slot)?;
                 // Its prompt may not have been computed.
-                let pages = sequence.pages;
-                self.give_back(&pages, 0);
+                self.give_back(&sequence.pages, 0);
+                landed = landed.and(self.fused.stop(slot));
             }
         }
         landed

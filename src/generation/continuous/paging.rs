@@ -26,7 +26,7 @@ impl Batch<'_> {
         }
         let cached = pages.len() * PAGE;
         let needed = pages_for(text.len()) - pages.len();
-        if pool.free() < needed + reserve && pool.free() < pool.len() {
+        if pool.free() < needed + reserve {
             for page in pages {
                 pool.drop(page);
             }
@@ -76,7 +76,17 @@ impl Batch<'_> {
                 return Ok(());
             };
             running.saved = None;
+            let newest = running.tokens.last().copied().unwrap_or(0);
+            let made = running.tokens.len();
             let used = saved.size()[2] as usize;
+            self.turn += 1;
+            // In its slot first: whatever fails, its pages are found there.
+            self.slots[slot] = Some(Sequence {
+                running,
+                turn: self.turn,
+                pages: pages.clone(),
+                fed,
+            });
             self.fused
                 .restore_pages(&pages[..used.min(pages.len())], &saved)?;
             let changes: Vec<[i32; 3]> = pages
@@ -85,17 +95,8 @@ impl Batch<'_> {
                 .map(|(at, &page)| [slot as i32, at as i32, page as i32])
                 .collect();
             self.fused.set_pages(&changes)?;
-            let newest = running.tokens.last().copied().unwrap_or(0);
-            let made = running.tokens.len();
             self.fused
                 .resume(slot, fed, made, newest, draw(request), &uniforms(request))?;
-            self.turn += 1;
-            self.slots[slot] = Some(Sequence {
-                running,
-                turn: self.turn,
-                pages,
-                fed,
-            });
         }
         Ok(())
     }
@@ -142,16 +143,18 @@ impl Batch<'_> {
             .filter_map(|slot| Some((self.slots[slot].as_ref()?.turn, slot)))
             .max();
         if let Some((_, slot)) = youngest
-            && let Some(sequence) = self.slots[slot].take()
+            && let Some(sequence) = &self.slots[slot]
         {
-            self.fused.stop(slot)?;
-            let mut sequence = sequence;
             // What lies in the pages goes with it, so that it goes on from the same bits.
             let used = pages_for(sequence.fed).min(sequence.pages.len());
-            sequence.running.saved = Some(self.fused.save_pages(&sequence.pages[..used])?);
-            self.release(&sequence, false);
-            self.waiting.push_front(sequence.running);
-            self.stats.preempted += 1;
+            let saved = self.fused.save_pages(&sequence.pages[..used])?;
+            if let Some(mut sequence) = self.slots[slot].take() {
+                sequence.running.saved = Some(saved);
+                self.release(&sequence, false);
+                self.waiting.push_front(sequence.running);
+                self.stats.preempted += 1;
+                self.fused.stop(slot)?;
+            }
         }
         Ok(())
     }

@@ -96,14 +96,17 @@ impl Packed {
             layers.push(pairs);
         }
         let scale = Tensor::from_slice(&[adapter.config.scale() as f32]).to_device(device);
-        let weights = Tensor::arange(total, (Kind::Double, device)).sin();
-        let fingerprint = [
-            all.sum(Kind::Double).double_value(&[]),
-            (all.to_kind(Kind::Double) * weights)
-                .sum(Kind::Double)
-                .double_value(&[])
-                + adapter.config.scale(),
-        ];
+        // In slices: memory may be full of keys and values.
+        const SLICE: i64 = 1 << 22;
+        let weights = Tensor::f_arange(SLICE, (Kind::Double, device))?.f_sin()?;
+        let mut fingerprint = [0.0, adapter.config.scale()];
+        for (index, from) in (0..total).step_by(SLICE as usize).enumerate() {
+            let count = SLICE.min(total - from);
+            let slice = all.narrow(0, from, count).f_to_kind(Kind::Double)?;
+            let weighted = (&slice * weights.narrow(0, 0, count)).sum(Kind::Double);
+            fingerprint[0] += slice.sum(Kind::Double).double_value(&[]);
+            fingerprint[1] += weighted.double_value(&[]) * (index as f64 + 1.0).sqrt();
+        }
         Ok(Self {
             layers,
             scale,

@@ -229,6 +229,14 @@ impl Fused {
     }
 }
 
+impl Drop for Fused {
+    fn drop(&mut self) {
+        // What is still under way reads and writes what goes now.
+        let _ = self.gpu.synchronise();
+        self.graphs.clear();
+    }
+}
+
 fn outputs(layers: &[Layer], head: &Matrix) -> Vec<i64> {
     let all = layers.iter().take(1).flat_map(|l| &l.joint).chain([head]);
     all.map(|m| m.shape().0).collect()

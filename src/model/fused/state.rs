@@ -87,15 +87,14 @@ impl State {
         let half = |columns: i64| Tensor::f_zeros([rows, columns], (Kind::BFloat16, device));
         let cache = || -> Result<Vec<Tensor>, GpuError> {
             let shape = [pages as i64, config.kv_heads, PAGE as i64, config.head_dim];
-            // Zeros: what has never been written is read too, and counts nothing only if it is a number.
             (0..config.layers)
                 .map(|_| Ok(Tensor::f_zeros(shape, (Kind::BFloat16, device))?))
                 .collect()
         };
         let a_slot = longest.div_ceil(PAGE).next_power_of_two().max(64) as i64;
         let most_new = most_new.next_power_of_two().max(256);
-        // Chunks that all rows can have: those of whole pages, and one broken one a row.
-        let parts = rows + (pages / (CHUNK / PAGE - 1)) as i64;
+        // Chunks that all rows can have: pages may be shared, so their number says nothing.
+        let parts = rows * ((a_slot as usize + CHUNK / PAGE / 2) / (CHUNK / PAGE)).max(1) as i64;
         let per_part = config.heads * (config.head_dim + 2);
         Ok(Self {
             keys: cache()?,
@@ -247,6 +246,10 @@ impl Fused {
         uniforms: &[f64],
     ) -> Result<(), GpuError> {
         let (state, stream) = (self.ready(), self.gpu.stream());
+        assert!(
+            uniforms.len() <= state.most_new,
+            "more draws than there is room for"
+        );
         let slots = &state.slots;
         let row = slot * state.most_new * 8;
         stream.upload_at(&slots.uniforms, row, uniforms)?;

@@ -3,7 +3,7 @@
 // One warp of a block fetches pages ahead, by bulk copies into a ring; four warps take them in turn. Keys are the rows
 // of k·q and values the columns of vᵀ·p; the inner dimension of the one and the rows of the other may be permuted
 // freely, so each thread takes 16 bytes in a row as a fragment. A layer's cache is (pages, KV_HEADS, PAGE, HEAD_DIM),
-// keys and values apart; what has never been written is zero, never NaN.
+// keys and values apart.
 
 #define WARPS 4
 #define RING 8  // pages under way in a block
@@ -161,8 +161,11 @@ attend(const u16* q, const u16* keys, const u16* values, const int* slots, const
             #pragma unroll
             for (int e = 0; e < 4; e++)
                 #pragma unroll
-                for (int h = 0; h < VPARTS; h++)
-                    value[e][h] = *(const uint4*)(v + (2 * j + e % 2 + 8 * (e / 2)) * HEAD_DIM + 64 * h + 8 * g);
+                for (int h = 0; h < VPARTS; h++) {
+                    // What lies behind the newest token is another text's, and may be no number: 0 · NaN is NaN.
+                    const int at = 2 * j + e % 2 + 8 * (e / 2);
+                    value[e][h] = at < left ? *(const uint4*)(v + at * HEAD_DIM + 64 * h + 8 * g) : make_uint4(0, 0, 0, 0);
+                }
             float shrink[2];
             #pragma unroll
             for (int e = 0; e < 4; e++) score[e] = g + 8 * (e / 2) < left ? (score[e] + other[e]) * unit : -1e30f;

@@ -156,11 +156,13 @@ sample(const u16* logits, const int* slots, int* active, int* length, int* made,
                 beyond(mine, kept, low | bit, true, scratch, &count, &mass);
                 if (mass >= wanted) low |= bit;
             }
-            if (low > kept.edge || k >= VOCAB) {
+            if (low >= kept.edge) {
                 beyond(mine, kept, low + 1, true, scratch, &count, &mass);
                 const double one = kept.weight(logit_of(low));
                 const double more = one > 0.0 ? ceil((wanted - mass) / one) : (double)VOCAB;
-                kept.edge = low, kept.at_edge = more < 1.0 ? 1 : more < VOCAB ? (int)more : VOCAB;
+                // Of equals at the edge of the k no more than that edge let through.
+                const double most = low == kept.edge && k < VOCAB ? kept.at_edge : VOCAB;
+                kept.edge = low, kept.at_edge = (int)fmin(fmax(more, 1.0), most);
             }
         }
         kept.floor = (float)d.min_p;
