@@ -55,7 +55,7 @@ impl Results {
     pub fn new() -> Result<Self, GpuError> {
         Ok(Self {
             numbers: Pinned::new(RESULTS as usize * MOST_ROWS)?,
-            done: Event::new(false)?,
+            done: Event::new()?,
         })
     }
 

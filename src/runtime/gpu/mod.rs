@@ -214,13 +214,9 @@ impl Drop for Graph {
 pub struct Event(sys::CUevent);
 
 impl Event {
-    /// A new one; with `timed`, [`Event::seconds_since`] can be asked.
-    pub fn new(timed: bool) -> Result<Self, GpuError> {
-        let flags = if timed {
-            sys::CUevent_flags::CU_EVENT_DEFAULT
-        } else {
-            sys::CUevent_flags::CU_EVENT_DISABLE_TIMING
-        };
+    /// A new one.
+    pub fn new() -> Result<Self, GpuError> {
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
         Ok(Self(result::event::create(flags)?))
     }
 
@@ -236,12 +232,6 @@ impl Event {
         // SAFETY: it is ours.
         unsafe { result::event::synchronize(self.0)? };
         Ok(())
-    }
-
-    /// Seconds between two that have passed.
-    pub fn seconds_since(&self, start: &Self) -> Result<f64, GpuError> {
-        // SAFETY: both are ours.
-        Ok(f64::from(unsafe { result::event::elapsed(start.0, self.0)? }) / 1e3)
     }
 }
 

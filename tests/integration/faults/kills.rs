@@ -202,8 +202,8 @@ fn a_run_killed_again_and_again_ends_with_the_same_bytes() {
     loop {
         // Kills hit the resumption too: the lock, clearing up, cutting logs.
         // Now and then far enough for the report, the longest stretch without a checkpoint.
-        let number = match kills % 5 {
-            4 => random.random_range(60..400),
+        let number = match kills % 12 {
+            11 => random.random_range(60..400),
             _ => random.random_range(5..60),
         };
         let when = *[When::Before, When::Half, When::After]
