@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use super::{Loaded, Subject, median, random_ids};
 use crate::generation::{Completion, Engine, Request, Sampling, Stats};
+use crate::model::footprint::Footprint;
+use crate::model::fused::PAGE;
 use crate::model::logprobs::{Predictors, Targets};
 use crate::model::{ModelConfig, Packed};
 use crate::runtime::memory;
@@ -177,7 +179,8 @@ impl GenerateArgs {
             let context = (prompts as f64 + new as f64 / 2.0) / requests.len() as f64;
             let step = (total - first) / stats.steps as f64;
             let rows = decoded / stats.steps as f64;
-            let bytes = weight_bytes(config) + rows * context * cache_bytes(config);
+            let token = Footprint::of(config, loaded.decoder.kind()).page as f64 / PAGE as f64;
+            let bytes = weight_bytes(config) + rows * context * token;
             let operations = prompts as f64
                 * 2.0
                 * (config.parameters() as f64
@@ -254,9 +257,4 @@ pub fn weight_bytes(config: &ModelConfig) -> f64 {
         config.vocab_size * config.hidden_size
     };
     2.0 * (config.parameters() - table) as f64
-}
-
-/// Bytes of keys and values a token.
-pub fn cache_bytes(config: &ModelConfig) -> f64 {
-    (2 * 2 * config.layers * config.kv_heads * config.head_dim) as f64
 }

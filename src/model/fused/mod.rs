@@ -23,6 +23,7 @@ use super::config::ModelConfig;
 use super::footprint::Footprint;
 use super::lora::Adapter;
 use crate::runtime::gpu::{Gpu, GpuError, Graph};
+use crate::runtime::memory::empty_cache;
 use adapters::Packed;
 use kernels::{Kernels, Matrix};
 
@@ -211,7 +212,7 @@ impl Fused {
 
     /// Bytes free on the device, and in all; memory that libtorch holds back is given up first.
     pub fn memory(&self) -> Result<(usize, usize), GpuError> {
-        release_cached();
+        empty_cache();
         self.gpu.memory()
     }
 
@@ -225,7 +226,7 @@ impl Fused {
     pub fn release(&mut self) {
         self.graphs.clear();
         self.state = None;
-        release_cached();
+        empty_cache();
     }
 }
 
@@ -240,9 +241,4 @@ impl Drop for Fused {
 fn outputs(layers: &[Layer], head: &Matrix) -> Vec<i64> {
     let all = layers.iter().take(1).flat_map(|l| &l.joint).chain([head]);
     all.map(|m| m.shape().0).collect()
-}
-
-/// Have libtorch give memory back that it holds for later.
-fn release_cached() {
-    crate::runtime::memory::empty_cache();
 }

@@ -7,6 +7,7 @@ use super::pages::PagePool;
 use super::{Fused, MOST_ROWS};
 use crate::model::config::ModelConfig;
 use crate::runtime::gpu::{Event, GpuError, Pinned, Stream, pointer};
+use crate::runtime::memory::empty_cache;
 
 /// Everything that a step reads and writes beside the weights.
 #[derive(Debug)]
@@ -21,7 +22,6 @@ pub struct State {
     changes: Tensor,
     /// Who holds which page.
     pub pool: PagePool,
-    pages: usize,
     longest: usize,
     most_new: usize,
 }
@@ -136,7 +136,6 @@ impl State {
             results: int(&[RESULTS, rows])?,
             changes: int(&[3 * CHANGES as i64])?,
             pool: PagePool::new(pages),
-            pages,
             longest: a_slot as usize * PAGE,
             most_new,
         })
@@ -144,7 +143,7 @@ impl State {
 
     /// Pages of the cache.
     pub fn pages(&self) -> usize {
-        self.pages
+        self.pool.len()
     }
 }
 
@@ -152,7 +151,7 @@ impl Fused {
     /// Whether what is there has room for this.
     pub fn suffices(&self, pages: usize, longest: usize, most_new: usize) -> bool {
         let state = self.state.as_ref();
-        state.is_some_and(|s| s.pages >= pages && s.longest >= longest && s.most_new >= most_new)
+        state.is_some_and(|s| s.pages() >= pages && s.longest >= longest && s.most_new >= most_new)
     }
 
     /// Make room for this many pages, texts of `longest` tokens and `most_new` new ones. Gives the pages there are:
@@ -166,14 +165,14 @@ impl Fused {
         most_new: usize,
     ) -> Result<(usize, bool), GpuError> {
         if self.suffices(pages, longest, most_new) {
-            return Ok((self.ready().pages, true));
+            return Ok((self.ready().pages(), true));
         }
         if let Some(state) = &self.state
-            && state.pages >= least
-            && self.room()? <= state.pages
+            && state.pages() >= least
+            && self.room()? <= state.pages()
             && self.suffices(least, longest, most_new)
         {
-            return Ok((state.pages, true));
+            return Ok((state.pages(), true));
         }
         let (longest, most_new) = match &self.state {
             Some(old) => (longest.max(old.longest), most_new.max(old.most_new)),
@@ -190,7 +189,7 @@ impl Fused {
                     return Ok((wanted, false));
                 }
                 Err(e) if e.is_out_of_memory() && wanted > least => {
-                    super::release_cached();
+                    empty_cache();
                     let less = (wanted * 4 / 5).max(least);
                     tracing::warn!(
                         "GPU memory does not hold {wanted} pages of keys and values; trying {less}"
@@ -208,7 +207,7 @@ impl Fused {
         let held = self
             .state
             .as_ref()
-            .map_or(0, |s| s.pages * self.page_bytes());
+            .map_or(0, |s| s.pages() * self.page_bytes());
         Ok(self
             .footprint()
             .pages(free + held)
