@@ -9,6 +9,7 @@ use super::model::LoadedModel;
 use crate::generation::{Engine, GenerationError, Request, Sampling, sampling::draw_option};
 use crate::model::logprobs::{Predictors, Targets, sums};
 use crate::model::{Adapter, Packed};
+use crate::runtime::gpu::GpuError;
 use crate::runtime::interrupt::{Interrupted, check};
 use crate::runtime::seed::derive;
 use crate::scenario::prompt::AnswerStyle;
@@ -313,10 +314,11 @@ fn choose(
     let known = last
         .take()
         .filter(|(p, o, _)| *p == prefix && *o == options);
-    let logprobs = known.map_or_else(
-        || option_logprobs(model, adapter, &prefix, &options),
-        |(_, _, l)| l,
-    );
+    let logprobs = match known {
+        Some((_, _, logprobs)) => logprobs,
+        None => option_logprobs(model, adapter, &prefix, &options)
+            .map_err(|e| GenerationError::Device(e.to_string()))?,
+    };
     *last = Some((prefix, options.clone(), logprobs.clone()));
     let (chosen, probabilities) =
         draw_option(&logprobs, config.temperature, derive(ask.seed, "choice"))
@@ -337,7 +339,7 @@ fn option_logprobs(
     adapter: Option<&Adapter>,
     prefix: &[u32],
     options: &[Vec<u32>],
-) -> Vec<f64> {
+) -> Result<Vec<f64>, GpuError> {
     let mut batch = Packed::new();
     let root = batch.root(prefix);
     let children: Vec<_> = options
@@ -348,10 +350,8 @@ fn option_logprobs(
         &batch,
         children.into_iter().zip(options.iter().map(Vec::as_slice)),
     );
-    tch::no_grad(|| {
-        let hidden = model.decoder.hidden(&batch, adapter);
-        let scored = Predictors::new(&model.decoder, &hidden, &targets).score();
-        Vec::<f64>::try_from(sums(&scored.logprobs, targets.spans()).to_kind(tch::Kind::Double))
-            .expect("a vector of f64")
-    })
+    let hidden = tch::no_grad(|| model.decoder.hidden(&batch, adapter));
+    let scored = Predictors::new(&model.decoder, &hidden, &targets)?.score()?;
+    let sums = sums(&scored.logprobs, targets.spans()).f_to_kind(tch::Kind::Double)?;
+    Ok(Vec::<f64>::try_from(sums)?)
 }

@@ -147,10 +147,8 @@ fn score(model: &LoadedModel, adapter: Option<&Adapter>, item: Item) -> anyhow::
             )
         }
     };
-    let scored = tch::no_grad(|| {
-        let hidden = model.decoder.hidden(&batch, adapter);
-        Predictors::new(&model.decoder, &hidden, &targets).score()
-    });
+    let hidden = tch::no_grad(|| model.decoder.hidden(&batch, adapter));
+    let scored = Predictors::new(&model.decoder, &hidden, &targets)?.score()?;
     let logprobs = Vec::<f32>::try_from(&scored.logprobs.to_device(tch::Device::Cpu))?;
     let sum = logprobs.iter().map(|&l| f64::from(l)).sum();
     Ok(Scored {

@@ -65,6 +65,18 @@ impl Packed {
         SegmentId(self.segments.len() - 1)
     }
 
+    /// Put all segments of another batch behind these; gives the row that its first became.
+    pub fn append(&mut self, other: &Self) -> usize {
+        let (rows, segments) = (self.tokens.len(), self.segments.len());
+        self.tokens.extend(&other.tokens);
+        self.positions.extend(&other.positions);
+        self.segments.extend(other.segments.iter().map(|s| Segment {
+            range: s.range.start + rows..s.range.end + rows,
+            parent: s.parent.map(|p| p + segments),
+        }));
+        rows
+    }
+
     /// Number of tokens.
     pub fn len(&self) -> usize {
         self.tokens.len()
@@ -78,6 +90,16 @@ impl Packed {
     /// Largest position, plus one: the context this batch needs.
     pub fn context(&self) -> i64 {
         self.positions.iter().max().map_or(0, |p| p + 1)
+    }
+
+    /// Token ids.
+    pub fn token_ids(&self) -> &[i64] {
+        &self.tokens
+    }
+
+    /// Position of each token in its sequence.
+    pub fn position_ids(&self) -> &[i64] {
+        &self.positions
     }
 
     /// Token ids, `(T)`.
@@ -133,5 +155,12 @@ mod tests {
         assert_eq!(batch.predictors(second), [2]);
         assert_eq!(batch.rows(second), 5..6);
         assert_eq!(batch.context(), 5);
+        let mut two = Packed::new();
+        two.root(&[1, 2]);
+        assert_eq!(two.append(&batch), 2);
+        assert_eq!(two.tokens, [1, 2, 5, 6, 7, 8, 9, 3]);
+        assert_eq!(two.positions, [0, 1, 0, 1, 2, 3, 4, 3]);
+        let spans: Vec<_> = two.spans().collect();
+        assert_eq!(spans[3], (7..8, Some(2..5)));
     }
 }

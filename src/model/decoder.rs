@@ -4,10 +4,12 @@
 //! (6) norm, (7) gated feed-forward.
 
 use std::cell::{OnceCell, RefCell, RefMut};
+use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
 
 use super::attention::Context;
+use super::backprop::{Kernels, Pieces};
 use super::batch::Packed;
 use super::config::ModelConfig;
 use super::fused::{Fused, LayerParts, Parts};
@@ -19,15 +21,15 @@ use super::weights::{WeightError, Weights};
 
 /// One transformer block.
 #[derive(Debug)]
-struct Layer {
-    input_norm: Tensor,
-    qkv: Linear,
+pub(super) struct Layer {
+    pub(super) input_norm: Tensor,
+    pub(super) qkv: Linear,
     /// Weights of the norms on each head of q and k.
-    qk_norm: Option<(Tensor, Tensor)>,
-    output: Linear,
-    post_norm: Tensor,
-    gate_up: Linear,
-    down: Linear,
+    pub(super) qk_norm: Option<(Tensor, Tensor)>,
+    pub(super) output: Linear,
+    pub(super) post_norm: Tensor,
+    pub(super) gate_up: Linear,
+    pub(super) down: Linear,
 }
 
 /// A decoder-only transformer with frozen weights.
@@ -42,6 +44,8 @@ pub struct Decoder {
     rope: RopeTable,
     /// The same weights through kernels of our own, once generation has asked for it.
     fused: OnceCell<Option<RefCell<Fused>>>,
+    /// What training and scoring put between the matrix products.
+    pieces: OnceLock<Pieces>,
 }
 
 impl Decoder {
@@ -68,6 +72,7 @@ impl Decoder {
             rope,
             config,
             fused: OnceCell::new(),
+            pieces: OnceLock::new(),
         })
     }
 
@@ -86,6 +91,38 @@ impl Decoder {
             }
         });
         made.as_ref().map(RefCell::borrow_mut)
+    }
+
+    /// Norms, rotation, gate and scores for training: kernels of our own where GPU and model have them; the reason is
+    /// logged where they have not.
+    pub fn pieces(&self) -> &Pieces {
+        self.pieces.get_or_init(|| {
+            let kernels = match self.device().is_cuda() {
+                true => Kernels::new(&self.config, self.kind(), self.device())
+                    .inspect_err(|e| {
+                        tracing::warn!("training takes the plain path, which is slower: {e}");
+                    })
+                    .ok(),
+                false => None,
+            };
+            Pieces::new(&self.config, self.rope.share(), kernels)
+        })
+    }
+
+    pub(super) fn layer(&self, index: usize) -> &Layer {
+        &self.layers[index]
+    }
+
+    pub(super) fn layer_count(&self) -> usize {
+        self.layers.len()
+    }
+
+    pub(super) fn embedding(&self) -> &Tensor {
+        &self.embedding
+    }
+
+    pub(super) fn final_norm(&self) -> &Tensor {
+        &self.norm
     }
 
     /// Give up what generation holds on the GPU beside the weights: the cache of keys and values.
@@ -161,8 +198,36 @@ impl Decoder {
             head,
             rope: RopeTable::new(config, kind, device),
             fused: OnceCell::new(),
+            pieces: OnceLock::new(),
             config: config.clone(),
         })
+    }
+
+    /// The same weights in another precision, for comparisons.
+    pub fn in_kind(&self, kind: Kind) -> Self {
+        let as_kind = |t: &Tensor| t.to_kind(kind);
+        let layers = self.layers.iter().map(|layer| Layer {
+            input_norm: as_kind(&layer.input_norm),
+            qkv: layer.qkv.in_kind(kind),
+            qk_norm: layer
+                .qk_norm
+                .as_ref()
+                .map(|(q, k)| (as_kind(q), as_kind(k))),
+            output: layer.output.in_kind(kind),
+            post_norm: as_kind(&layer.post_norm),
+            gate_up: layer.gate_up.in_kind(kind),
+            down: layer.down.in_kind(kind),
+        });
+        Self {
+            config: self.config.clone(),
+            embedding: as_kind(&self.embedding),
+            layers: layers.collect(),
+            norm: as_kind(&self.norm),
+            head: as_kind(&self.head),
+            rope: RopeTable::new(&self.config, kind, self.device()),
+            fused: OnceCell::new(),
+            pieces: OnceLock::new(),
+        }
     }
 
     /// Shape.

@@ -1,6 +1,6 @@
 //! A frozen linear layer, or several side by side, with room for low-rank updates.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::kernels::small_matmul;
 use super::lora::{Adapter, Target};
@@ -66,9 +66,24 @@ impl Linear {
         }
     }
 
+    /// The same in another precision.
+    pub fn in_kind(&self, kind: Kind) -> Self {
+        Self {
+            weight: self.weight.to_kind(kind),
+            bias: self.bias.as_ref().map(|bias| bias.to_kind(kind)),
+            parts: self.parts.clone(),
+            layer: self.layer,
+        }
+    }
+
     /// The joint matrix, `(sum of outputs, in)`.
     pub fn weight(&self) -> &Tensor {
         &self.weight
+    }
+
+    /// Its bias, if it has one.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
     }
 
     /// `(T, in)` to `(T, sum of outputs)`.

@@ -1,19 +1,25 @@
 //! The one log-probability function: of completion tokens, in f32, in chunks, for DPO, GRPO, references and scores.
 //!
 //! Only rows that predict a completion token meet the output head, and never all of them at once, so no
-//! `(tokens, vocab)` matrix of a batch exists. Training needs gradients with respect to the hidden states only (the
-//! head is frozen), and those have a closed form, so the head is left out of the autograd graph: the loss is computed
-//! on a leaf of log-probabilities, its gradient is carried through the head by hand, and autograd goes on from there.
+//! `(tokens, vocab)` matrix of a batch exists in f32. Training needs gradients with respect to the hidden states only
+//! (the head is frozen), and those have a closed form: the loss is computed on a leaf of log-probabilities, its gradient
+//! is carried through the head by hand, and by [`super::backprop`] from there.
 
 use std::ops::Range;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use super::backprop::Pieces;
 use super::batch::{Packed, SegmentId};
 use super::decoder::Decoder;
+use crate::runtime::gpu::GpuError;
 
-/// Rows that meet the head at once.
+/// Rows that meet the head at once: few where their logits are widened to f32, more where a kernel reads them as they are.
 const CHUNK: i64 = 256;
+const CHUNK_FUSED: i64 = 2048;
+
+/// Logits that are kept between a loss and its backward, at most, in bytes; of more they are computed again.
+pub const KEPT_LOGITS: usize = 2 << 30;
 
 /// Which packed rows predict which tokens: the completions of a batch, one after the other.
 #[derive(Debug, Default, Clone)]
@@ -78,6 +84,19 @@ impl Targets {
         self.spans.len() - 1
     }
 
+    /// Put another batch's targets behind these; `rows` is the row that its first packed row became. Gives their places.
+    pub fn append(&mut self, other: &Self, rows: usize) -> Range<usize> {
+        let start = self.tokens.len();
+        self.rows
+            .extend(other.rows.iter().map(|row| row + rows as i64));
+        self.tokens.extend(&other.tokens);
+        self.temperatures.extend(&other.temperatures);
+        let spans = other.spans.iter();
+        self.spans
+            .extend(spans.map(|s| s.start + start..s.end + start));
+        start..self.tokens.len()
+    }
+
     /// Number of completion tokens, N.
     pub fn len(&self) -> usize {
         self.tokens.len()
@@ -86,6 +105,18 @@ impl Targets {
     /// No tokens at all.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
+    }
+
+    /// Each completion's predicting rows, tokens and temperatures.
+    pub fn iter(&self) -> impl Iterator<Item = (&[i64], &[i64], &[f32])> {
+        self.spans.iter().map(|s| {
+            let at = s.clone();
+            (
+                &self.rows[at.clone()],
+                &self.tokens[at.clone()],
+                &self.temperatures[at],
+            )
+        })
     }
 
     /// Places of each completion's tokens among the N.
@@ -105,95 +136,145 @@ pub struct Scored {
 /// Hidden states that predict the targets, ready to be scored and to carry a gradient back.
 pub struct Predictors<'a> {
     head: &'a Tensor,
-    /// `(N, hidden)`, with its graph where one was kept.
+    pieces: &'a Pieces,
+    places: Vec<i64>,
+    /// `(N, hidden)`.
     rows: Tensor,
+    /// `(N)`.
     targets: Tensor,
-    /// `(N, 1)`, where any is not 1.
+    /// `(N)`, where any is not 1.
     temperatures: Option<Tensor>,
+    /// Logits and logarithms of their sums by chunk, where they were kept.
+    kept: Vec<(Option<Tensor>, Tensor)>,
 }
 
 impl<'a> Predictors<'a> {
     /// Pick the predicting rows of `hidden`, `(T, hidden)`, for `targets`.
-    pub fn new(model: &'a Decoder, hidden: &Tensor, targets: &Targets) -> Self {
+    pub fn new(model: &'a Decoder, hidden: &Tensor, targets: &Targets) -> Result<Self, GpuError> {
         let device = hidden.device();
-        let rows = hidden.index_select(0, &Tensor::from_slice(&targets.rows).to_device(device));
-        let temperatures = targets.temperatures.iter().any(|&t| t != 1.0).then(|| {
-            Tensor::from_slice(&targets.temperatures)
-                .to_device(device)
-                .unsqueeze(1)
-        });
-        let targets = Tensor::from_slice(&targets.tokens).to_device(device);
-        Self {
+        let places = Tensor::f_from_slice(&targets.rows)?.f_to_device(device)?;
+        let temperatures = match targets.temperatures.iter().any(|&t| t != 1.0) {
+            true => Some(Tensor::f_from_slice(&targets.temperatures)?.f_to_device(device)?),
+            false => None,
+        };
+        Ok(Self {
             head: model.head(),
-            rows,
-            targets,
+            pieces: model.pieces(),
+            places: targets.rows.clone(),
+            rows: hidden.detach().f_index_select(0, &places)?,
+            targets: Tensor::f_from_slice(&targets.tokens)?.f_to_device(device)?,
             temperatures,
-        }
-    }
-
-    fn chunks(&self) -> impl Iterator<Item = (i64, i64)> {
-        let total = self.targets.size()[0];
-        // No targets at all are one empty chunk: there is nothing to join otherwise.
-        (0..total.max(1))
-            .step_by(CHUNK as usize)
-            .map(move |start| (start, CHUNK.min(total - start)))
-    }
-
-    /// Divide by the temperatures of a chunk's rows.
-    fn cool(&self, x: Tensor, (start, length): (i64, i64)) -> Tensor {
-        match &self.temperatures {
-            Some(temperatures) => x / temperatures.narrow(0, start, length),
-            None => x,
-        }
-    }
-
-    /// Log-softmax of a chunk's logits, `(C, vocab)` in f32.
-    fn log_softmax(&self, chunk: (i64, i64)) -> Tensor {
-        let rows = self.rows.detach().narrow(0, chunk.0, chunk.1);
-        let logits = rows.linear(self.head, None::<&Tensor>).to_kind(Kind::Float);
-        self.cool(logits, chunk).log_softmax(-1, Kind::Float)
-    }
-
-    /// Score the targets. Keeps no graph.
-    pub fn score(&self) -> Scored {
-        tch::no_grad(|| {
-            let (mut logprobs, mut entropies) = (vec![], vec![]);
-            for (start, length) in self.chunks() {
-                let all = self.log_softmax((start, length));
-                let token = self.targets.narrow(0, start, length).unsqueeze(1);
-                logprobs.push(all.gather(1, &token, false).squeeze_dim(1));
-                entropies.push(-(all.exp() * &all).sum_dim_intlist(-1, false, Kind::Float));
-            }
-            Scored {
-                logprobs: Tensor::cat(&logprobs, 0),
-                entropies: Tensor::cat(&entropies, 0),
-            }
+            kept: vec![],
         })
     }
 
-    /// Carry the loss's gradient with respect to the log-probabilities, `(N)`, back into the adapter's `.grad`.
-    ///
-    /// d logprob / d logits = onehot(token) − softmax; through the frozen head and the temperature to the hidden
-    /// states; from there by autograd.
-    pub fn backward(self, gradient: &Tensor) {
-        let carried = tch::no_grad(|| {
-            let mut carried = vec![];
-            for (start, length) in self.chunks() {
-                let gradient = gradient.narrow(0, start, length).unsqueeze(1);
-                let token = self.targets.narrow(0, start, length).unsqueeze(1);
-                let softmax = self.log_softmax((start, length)).exp_();
-                let mut d_logits = softmax * -&gradient;
-                let _ = d_logits.scatter_add_(1, &token, &gradient);
-                let d_logits = self
-                    .cool(d_logits, (start, length))
-                    .to_kind(self.rows.kind());
-                carried.push(d_logits.matmul(self.head));
-            }
-            Tensor::cat(&carried, 0)
-        });
-        // The sum's gradient with respect to the rows is exactly `carried`.
-        (self.rows * carried).sum(Kind::Float).backward();
+    /// The packed row of each predicting row.
+    pub fn rows(&self) -> &[i64] {
+        &self.places
     }
+
+    fn chunks(&self) -> Vec<(i64, i64)> {
+        let total = self.targets.size()[0];
+        let chunk = if self.pieces.are_fused() {
+            CHUNK_FUSED
+        } else {
+            CHUNK
+        };
+        // No targets at all are one empty chunk: there is nothing to join otherwise.
+        (0..total.max(1))
+            .step_by(chunk as usize)
+            .map(|start| (start, chunk.min(total - start)))
+            .collect()
+    }
+
+    fn logits(&self, (start, length): (i64, i64)) -> Result<Tensor, GpuError> {
+        let rows = self.rows.f_narrow(0, start, length)?;
+        Ok(rows.f_linear(self.head, None::<&Tensor>)?)
+    }
+
+    fn of_chunk(&self, (start, length): (i64, i64)) -> Result<(Tensor, Option<Tensor>), GpuError> {
+        let temperatures = match &self.temperatures {
+            Some(all) => Some(all.f_narrow(0, start, length)?),
+            None => None,
+        };
+        Ok((self.targets.f_narrow(0, start, length)?, temperatures))
+    }
+
+    /// Score the targets.
+    pub fn score(&self) -> Result<Scored, GpuError> {
+        let _no_grad = tch::no_grad_guard();
+        Ok(self.score_chunks(false)?.0)
+    }
+
+    /// Score the targets and keep what [`Self::backward`] needs.
+    pub fn score_to_train(&mut self) -> Result<Scored, GpuError> {
+        let _no_grad = tch::no_grad_guard();
+        let size = self.head.kind().elt_size_in_bytes();
+        let bytes = self.rows.size()[0] as usize * self.head.size()[0] as usize * size;
+        let (scored, kept) = self.score_chunks(bytes <= KEPT_LOGITS)?;
+        self.kept = kept;
+        Ok(scored)
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn score_chunks(
+        &self,
+        keep: bool,
+    ) -> Result<(Scored, Vec<(Option<Tensor>, Tensor)>), GpuError> {
+        let (mut logprobs, mut entropies, mut kept) = (vec![], vec![], vec![]);
+        for chunk in self.chunks() {
+            let logits = self.logits(chunk)?;
+            let (tokens, temperatures) = self.of_chunk(chunk)?;
+            let [logprob, entropy, sums] =
+                self.pieces.score(&logits, &tokens, temperatures.as_ref())?;
+            logprobs.push(logprob);
+            entropies.push(entropy);
+            kept.push((keep.then_some(logits), sums));
+        }
+        let scored = Scored {
+            logprobs: Tensor::f_cat(&logprobs, 0)?,
+            entropies: Tensor::f_cat(&entropies, 0)?,
+        };
+        Ok((scored, kept))
+    }
+
+    /// Gradient of the predicting rows, `(N, hidden)`, from that of their log-probabilities, `(N)` in f32:
+    /// d logprob / d logits = (onehot(token) − softmax) / temperature, through the frozen head.
+    ///
+    /// # Panics
+    /// Unless [`Self::score_to_train`] came before.
+    pub fn backward(mut self, gradient: &Tensor) -> Result<Tensor, GpuError> {
+        let _no_grad = tch::no_grad_guard();
+        let gradient = gradient.f_to_device(self.rows.device())?;
+        let kept = std::mem::take(&mut self.kept);
+        assert!(!kept.is_empty(), "scores come before their gradient");
+        let mut carried = Vec::with_capacity(kept.len());
+        for (chunk, (logits, sums)) in self.chunks().into_iter().zip(kept) {
+            let logits = match logits {
+                Some(logits) => logits,
+                None => self.logits(chunk)?,
+            };
+            let (tokens, temperatures) = self.of_chunk(chunk)?;
+            let slope = gradient.f_narrow(0, chunk.0, chunk.1)?;
+            let d_logits = self.pieces.score_backward(
+                logits,
+                &tokens,
+                temperatures.as_ref(),
+                &sums,
+                &slope,
+            )?;
+            carried.push(d_logits.f_mm(self.head)?);
+        }
+        Ok(Tensor::f_cat(&carried, 0)?)
+    }
+}
+
+/// The gradient of a loss with respect to log-probabilities, `(N)` on the CPU, where losses are computed.
+pub fn leaf(logprobs: &Tensor) -> Result<Tensor, GpuError> {
+    Ok(logprobs
+        .f_to_device(Device::Cpu)?
+        .f_detach()?
+        .f_set_requires_grad(true)?)
 }
 
 /// Sum of each completion's log-probabilities, `(completions)`; differentiable.

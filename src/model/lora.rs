@@ -103,6 +103,15 @@ impl Default for LoraConfig {
 }
 
 impl LoraConfig {
+    /// Trainable numbers in a model of this shape.
+    pub fn parameters(&self, model: &ModelConfig) -> usize {
+        let of = |target: &Target| {
+            let (inputs, outputs) = target.features(model);
+            self.rank * (inputs + outputs)
+        };
+        (model.layers * self.targets.iter().map(of).sum::<i64>()) as usize
+    }
+
     /// Factor of the update.
     pub fn scale(&self) -> f64 {
         let rank = self.rank as f64;
@@ -150,12 +159,28 @@ pub struct LowRank {
     pub b: Tensor,
 }
 
+/// Targets that share their input and are computed as one matrix, in the order a layer computes them.
+pub const JOINT: [&[Target]; 4] = [
+    &[Target::QProj, Target::KProj, Target::VProj],
+    &[Target::OProj],
+    &[Target::GateProj, Target::UpProj],
+    &[Target::DownProj],
+];
+
 /// The updates of all layers.
+///
+/// All matrices lie in one buffer, so that a step of the optimiser, a conversion or an exchange between processes is one
+/// operation. A layer's joint projections follow one another, each with its A matrices first: they are one matrix.
 #[derive(Debug)]
 pub struct Adapter {
     /// Shape.
     pub config: LoraConfig,
-    /// By layer, then by target.
+    flat: Tensor,
+    /// Where a layer's matrices begin: A and B of each target.
+    starts: BTreeMap<Target, (i64, i64)>,
+    /// Numbers of a layer.
+    stride: i64,
+    /// By layer, then by target: views of the buffer.
     layers: Vec<BTreeMap<Target, LowRank>>,
 }
 
@@ -166,18 +191,34 @@ impl Adapter {
     /// A fresh adapter in f32: A Kaiming-uniform (√5), that is uniform within ±1/√in, and B zero, so that it changes
     /// nothing yet (Hu et al. 2021; PEFT's initialisation).
     pub fn new(config: &LoraConfig, model: &ModelConfig, seed: u64, device: Device) -> Self {
+        let (mut starts, mut stride) = (BTreeMap::new(), 0);
+        for joint in JOINT {
+            let carried = || joint.iter().filter(|t| config.targets.contains(t));
+            for &target in carried() {
+                starts.insert(target, (stride, 0));
+                stride += config.rank * target.features(model).0;
+            }
+            for &target in carried() {
+                starts.entry(target).and_modify(|start| start.1 = stride);
+                stride += config.rank * target.features(model).1;
+            }
+        }
+        let flat = Tensor::zeros([stride * model.layers], (Kind::Float, device));
+        let matrix = |start: i64, rows: i64, columns: i64| {
+            flat.narrow(0, start, rows * columns).view([rows, columns])
+        };
         let layers = (0..model.layers).map(|layer| {
-            let updates = config.targets.iter().map(|&target| {
+            let updates = starts.iter().map(|(&target, &(a, b))| {
                 let (inputs, outputs) = target.features(model);
                 let bound = 1.0 / (inputs as f32).sqrt();
                 let mut draw = stream(seed, &format!("lora/layers.{layer}.{}", target.path()));
                 let numbers: Vec<f32> = (0..config.rank * inputs)
                     .map(|_| draw.random_range(-bound..bound))
                     .collect();
-                let a = Tensor::from_slice(&numbers)
-                    .view([config.rank, inputs])
-                    .to_device(device);
-                let b = Tensor::zeros([outputs, config.rank], (Kind::Float, device));
+                let a = matrix(layer * stride + a, config.rank, inputs);
+                a.shallow_clone()
+                    .copy_(&Tensor::from_slice(&numbers).view([config.rank, inputs]));
+                let b = matrix(layer * stride + b, outputs, config.rank);
                 (target, LowRank { a, b })
             });
             updates.collect()
@@ -185,7 +226,37 @@ impl Adapter {
         Self {
             config: config.clone(),
             layers: layers.collect(),
+            starts,
+            stride,
+            flat,
         }
+    }
+
+    /// All matrices in one buffer, `(parameters)`.
+    pub fn flat(&self) -> &Tensor {
+        &self.flat
+    }
+
+    /// The A matrices of a joint projection of [`JOINT`] one below the other, `(targets · r, in)`, as a view of a buffer
+    /// with this adapter's layout; none where no target carries an update.
+    pub fn joint_a(&self, flat: &Tensor, layer: usize, joint: usize) -> Option<Tensor> {
+        let updates = self.layers.get(layer)?;
+        let mut carried = JOINT[joint]
+            .iter()
+            .filter_map(|t| Some((self.starts.get(t)?, updates.get(t)?)));
+        let (&(start, _), first) = carried.next()?;
+        let (rank, inputs) = (first.a.size()[0], first.a.size()[1]);
+        let rows = rank * (1 + carried.count() as i64);
+        let start = layer as i64 * self.stride + start;
+        Some(flat.narrow(0, start, rows * inputs).view([rows, inputs]))
+    }
+
+    /// The B matrix of a target that carries an update, `(out, r)`, as a view of a buffer with this adapter's layout.
+    pub fn b_of(&self, flat: &Tensor, layer: usize, target: Target) -> Tensor {
+        let (_, start) = self.starts[&target];
+        let size = self.layers[layer][&target].b.size();
+        flat.narrow(0, layer as i64 * self.stride + start, size[0] * size[1])
+            .view(size.as_slice())
     }
 
     /// The update of one layer's target.
@@ -194,27 +265,36 @@ impl Adapter {
     }
 
     /// Every matrix with its name in the checkpoint, in a fixed order: the trainable parameters.
-    pub fn named(&self) -> Vec<(String, &Tensor)> {
+    pub fn named(&self) -> Vec<(String, Tensor)> {
+        self.named_views(&self.flat)
+    }
+
+    /// As [`Self::named`], of another buffer with this adapter's layout: gradients, moments.
+    pub fn named_views(&self, flat: &Tensor) -> Vec<(String, Tensor)> {
+        let own = flat.data_ptr() == self.flat.data_ptr();
         let mut all = Vec::new();
         for (layer, updates) in self.layers.iter().enumerate() {
             for (target, update) in updates {
                 let path = format!("base_model.model.model.layers.{layer}.{}", target.path());
-                all.push((format!("{path}.lora_A.weight"), &update.a));
-                all.push((format!("{path}.lora_B.weight"), &update.b));
+                let (a_start, b_start) = self.starts[target];
+                for (letter, start, matrix) in
+                    [("A", a_start, &update.a), ("B", b_start, &update.b)]
+                {
+                    let view = match own {
+                        // The matrices themselves: autograd keeps its gradients with them.
+                        true => matrix.shallow_clone(),
+                        false => flat
+                            .narrow(0, layer as i64 * self.stride + start, matrix.numel() as i64)
+                            .view(matrix.size().as_slice()),
+                    };
+                    all.push((format!("{path}.lora_{letter}.weight"), view));
+                }
             }
         }
         all
     }
 
-    /// The matrices alone, sharing memory with the adapter.
-    pub fn parameters(&self) -> Vec<Tensor> {
-        self.named()
-            .into_iter()
-            .map(|(_, tensor)| tensor.shallow_clone())
-            .collect()
-    }
-
-    /// Ask autograd to keep gradients for the matrices, or not to.
+    /// Ask autograd to keep gradients for the matrices, or not to. Training needs none; tests compare with them.
     pub fn set_trainable(&self, on: bool) {
         for (_, tensor) in self.named() {
             let _ = tensor.set_requires_grad(on);
@@ -223,7 +303,9 @@ impl Adapter {
 
     /// The weights file's bytes.
     pub fn encode(&self) -> Result<Vec<u8>, LoraError> {
-        Ok(encode_safetensors(&self.named())?)
+        // One copy from the device for all.
+        let flat = self.flat.to_device(Device::Cpu);
+        Ok(encode_safetensors(&self.named_views(&flat))?)
     }
 
     /// Overwrite the matrices by those of a weights file's bytes; names and shapes must agree.

@@ -1,5 +1,6 @@
 //! The one decoder for every model family, its LoRA adapters, weights and KV cache.
 
+pub mod backprop;
 pub mod batch;
 pub mod config;
 pub mod decoder;

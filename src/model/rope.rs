@@ -63,6 +63,14 @@ impl RopeTable {
         }
     }
 
+    /// The same tables again, in the same memory.
+    pub fn share(&self) -> Self {
+        Self {
+            cos: self.cos.shallow_clone(),
+            sin: self.sin.shallow_clone(),
+        }
+    }
+
     /// Both tables.
     pub fn tables(&self) -> (&Tensor, &Tensor) {
         (&self.cos, &self.sin)

@@ -1,6 +1,7 @@
-//! Causal attention over packed sequences of different lengths, by libtorch's flash kernels (GPU only).
+//! Causal attention over packed sequences of different lengths and its backward, by libtorch's flash kernels (GPU only).
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr::null_mut;
 
 use tch::{TchError, Tensor};
 
@@ -14,8 +15,24 @@ unsafe extern "C" {
         longest_q: i64,
         longest_k: i64,
         scale: f64,
+        out: *mut *mut c_void,
         error: *mut *mut c_char,
-    ) -> *mut c_void;
+    ) -> c_int;
+    fn atp_flash_attention_backward(
+        d_out: *const c_void,
+        q: *const c_void,
+        k: *const c_void,
+        v: *const c_void,
+        out: *const c_void,
+        saved: *const *const c_void,
+        starts_q: *const c_void,
+        starts_k: *const c_void,
+        longest_q: i64,
+        longest_k: i64,
+        scale: f64,
+        gradients: *mut *mut c_void,
+        error: *mut *mut c_char,
+    ) -> c_int;
 }
 
 /// Sequences packed one behind the other, in rows from `starts[i]` to `starts[i + 1]`.
@@ -30,28 +47,84 @@ pub struct Rows<'a> {
 /// `q` is `(T, heads, D)`, `k` and `v` are `(S, kv_heads, D)`; the result is `(T, heads, D)`. A sequence's queries are
 /// its last positions: query `i` of `n` sees the keys up to `keys − n + i`.
 pub fn flash_attention(
+    queries: (&Tensor, Rows),
+    keys: (&Tensor, &Tensor, Rows),
+    scale: f64,
+) -> Result<Tensor, TchError> {
+    let [out, ..] = forward(queries, keys, scale)?;
+    Ok(out)
+}
+
+/// As [`flash_attention`]: the result, and three tensors that [`backward`] needs.
+pub fn forward(
     (q, queries): (&Tensor, Rows),
     (k, v, keys): (&Tensor, &Tensor, Rows),
     scale: f64,
-) -> Result<Tensor, TchError> {
-    let mut error = std::ptr::null_mut();
-    // SAFETY: all are live tensors, which the callee reads only; it gives a new tensor or sets `error`.
-    let made = unsafe {
+) -> Result<[Tensor; 4], TchError> {
+    let (mut error, mut out) = (null_mut(), [null_mut(); 4]);
+    // SAFETY: all are live tensors, which the callee reads only; it gives four new ones or sets `error`.
+    let failed = unsafe {
         atp_flash_attention(
-            q.as_ptr().cast(),
-            k.as_ptr().cast(),
-            v.as_ptr().cast(),
-            queries.starts.as_ptr().cast(),
-            keys.starts.as_ptr().cast(),
+            address(q),
+            address(k),
+            address(v),
+            address(queries.starts),
+            address(keys.starts),
             queries.longest,
             keys.longest,
             scale,
+            out.as_mut_ptr(),
             &mut error,
         )
     };
-    if !made.is_null() {
-        // SAFETY: a new tensor, owned from here on.
-        return Ok(unsafe { Tensor::from_ptr(made.cast()) });
+    made(failed, out, error)
+}
+
+/// Gradients of `q`, `k` and `v` from that of the result, with the same bits every time.
+pub fn backward(
+    d_out: &Tensor,
+    (q, queries): (&Tensor, Rows),
+    (k, v, keys): (&Tensor, &Tensor, Rows),
+    out: &Tensor,
+    saved: &[Tensor; 3],
+    scale: f64,
+) -> Result<[Tensor; 3], TchError> {
+    let (mut error, mut gradients) = (null_mut(), [null_mut(); 3]);
+    let saved = saved.each_ref().map(address);
+    // SAFETY: as above; three new tensors.
+    let failed = unsafe {
+        atp_flash_attention_backward(
+            address(d_out),
+            address(q),
+            address(k),
+            address(v),
+            address(out),
+            saved.as_ptr(),
+            address(queries.starts),
+            address(keys.starts),
+            queries.longest,
+            keys.longest,
+            scale,
+            gradients.as_mut_ptr(),
+            &mut error,
+        )
+    };
+    made(failed, gradients, error)
+}
+
+fn address(tensor: &Tensor) -> *const c_void {
+    tensor.as_ptr().cast()
+}
+
+/// Take what a call made, or its message.
+fn made<const N: usize>(
+    failed: c_int,
+    tensors: [*mut c_void; N],
+    error: *mut c_char,
+) -> Result<[Tensor; N], TchError> {
+    if failed == 0 {
+        // SAFETY: new tensors, owned from here on.
+        return Ok(tensors.map(|t| unsafe { Tensor::from_ptr(t.cast()) }));
     }
     // SAFETY: set by `strdup`, freed once.
     let message = unsafe {

@@ -12,13 +12,17 @@ use tch::{Kind, Tensor};
 
 use super::dpo::{DpoLoss, PairLogProbs, dpo};
 use super::optim::OptimConfig;
+use super::pass::{Policy, passes, score, with_less};
 use super::state::TrainState;
 use super::{METRICS_FILE, TrainContext, TrainError};
 use crate::artifact::table::{TableError, decode_parquet_with, encode_parquet_with};
 use crate::artifact::{digest_bytes, write_atomic};
 use crate::datasets::pairs::PreferencePair;
-use crate::model::logprobs::{Predictors, Targets, sums};
+use crate::model::backprop::Gradients;
+use crate::model::backprop::plan::Budget;
+use crate::model::logprobs::{Targets, sums};
 use crate::model::{Adapter, Decoder, LoraConfig, Packed};
+use crate::runtime::gpu::GpuError;
 use crate::runtime::interrupt::check;
 use crate::runtime::progress::Progress;
 use crate::runtime::seed::stream;
@@ -146,6 +150,17 @@ pub struct DpoSums {
     accurate: f64,
 }
 
+impl PairTokens {
+    /// Packed tokens: the prompt counts once.
+    pub fn size(&self) -> usize {
+        self.prompt.len() + self.chosen.len() + self.rejected.len()
+    }
+}
+
+fn sizes<'a>(pairs: impl Iterator<Item = &'a PairTokens>) -> Vec<usize> {
+    pairs.map(PairTokens::size).collect()
+}
+
 /// Pack pairs, each as a prompt with two continuations.
 fn pack(pairs: &[&PairTokens]) -> (Packed, Targets) {
     let mut batch = Packed::new();
@@ -175,64 +190,65 @@ fn completion_scores(logprobs: &Tensor, targets: &Targets, loss: DpoLoss) -> (Te
 }
 
 /// Completion scores under the reference.
+///
+/// # Errors
+/// The device refuses.
 pub fn reference_logprobs(
     model: &Decoder,
     pairs: &[&PairTokens],
     loss: DpoLoss,
-) -> Vec<(f64, f64)> {
+) -> Result<Vec<(f64, f64)>, GpuError> {
     let (batch, targets) = pack(pairs);
-    tch::no_grad(|| {
-        let hidden = model.hidden(&batch, None);
-        let scored = Predictors::new(model, &hidden, &targets).score();
-        let (chosen, rejected) = completion_scores(&scored.logprobs, &targets, loss);
-        (0..pairs.len() as i64)
-            .map(|i| (chosen.double_value(&[i]), rejected.double_value(&[i])))
-            .collect()
-    })
+    let scored = score(model, None, &batch, &targets)?;
+    let (chosen, rejected) = completion_scores(&scored.logprobs, &targets, loss);
+    Ok((0..pairs.len() as i64)
+        .map(|i| (chosen.double_value(&[i]), rejected.double_value(&[i])))
+        .collect())
 }
 
-/// Add one micro-batch's gradients to the adapter's `.grad`; `step_pairs` is the number of pairs of the whole step.
+/// Add the gradients of some pairs, and their numbers to `totals`; `step_pairs` is the number of pairs of the whole step.
+///
+/// # Errors
+/// The device refuses.
 pub fn accumulate(
-    model: &Decoder,
-    adapter: &Adapter,
+    policy: &Policy,
     pairs: &[&PairTokens],
     reference: &[(f64, f64)],
     config: &DpoConfig,
     step_pairs: usize,
+    gradients: &mut Gradients,
     totals: &mut DpoSums,
-) {
+) -> Result<(), GpuError> {
     let (batch, targets) = pack(pairs);
-    let hidden = model.hidden(&batch, Some(adapter));
-    let predictors = Predictors::new(model, &hidden, &targets);
-    let leaf = predictors.score().logprobs.set_requires_grad(true);
-    let (chosen, rejected) = completion_scores(&leaf, &targets, config.loss);
-    let side = |pick: fn(&(f64, f64)) -> f64| {
-        let values: Vec<f32> = reference.iter().map(|r| pick(r) as f32).collect();
-        Tensor::from_slice(&values).to_device(leaf.device())
-    };
-    let (reference_chosen, reference_rejected) = (side(|r| r.0), side(|r| r.1));
-    let terms = dpo(
-        &PairLogProbs {
-            chosen: &chosen,
-            rejected: &rejected,
-            reference_chosen: &reference_chosen,
-            reference_rejected: &reference_rejected,
-        },
-        config.loss,
-        config.beta,
-        config.label_smoothing,
-    );
-    (terms.losses.sum(Kind::Float) / step_pairs as f64).backward();
-    predictors.backward(&leaf.grad());
-    let sum = |t: &Tensor| t.detach().sum(Kind::Double).double_value(&[]);
-    let margins = &terms.chosen_rewards - &terms.rejected_rewards;
-    totals.pairs += pairs.len() as f64;
-    totals.loss += sum(&terms.losses);
-    totals.chosen_logprob += sum(&chosen);
-    totals.rejected_logprob += sum(&rejected);
-    totals.chosen_reward += sum(&terms.chosen_rewards);
-    totals.rejected_reward += sum(&terms.rejected_rewards);
-    totals.accurate += sum(&margins.greater(0.0)) + 0.5 * sum(&margins.eq(0.0));
+    policy.learn(&batch, &targets, gradients, |logprobs, _| {
+        let (chosen, rejected) = completion_scores(logprobs, &targets, config.loss);
+        let side = |pick: fn(&(f64, f64)) -> f64| {
+            let values: Vec<f32> = reference.iter().map(|r| pick(r) as f32).collect();
+            Tensor::from_slice(&values)
+        };
+        let (reference_chosen, reference_rejected) = (side(|r| r.0), side(|r| r.1));
+        let terms = dpo(
+            &PairLogProbs {
+                chosen: &chosen,
+                rejected: &rejected,
+                reference_chosen: &reference_chosen,
+                reference_rejected: &reference_rejected,
+            },
+            config.loss,
+            config.beta,
+            config.label_smoothing,
+        );
+        let sum = |t: &Tensor| t.detach().sum(Kind::Double).double_value(&[]);
+        let margins = &terms.chosen_rewards - &terms.rejected_rewards;
+        totals.pairs += pairs.len() as f64;
+        totals.loss += sum(&terms.losses);
+        totals.chosen_logprob += sum(&chosen);
+        totals.rejected_logprob += sum(&rejected);
+        totals.chosen_reward += sum(&terms.chosen_rewards);
+        totals.rejected_reward += sum(&terms.rejected_rewards);
+        totals.accurate += sum(&margins.greater(0.0)) + 0.5 * sum(&margins.eq(0.0));
+        Some(terms.losses.sum(Kind::Float) / step_pairs as f64)
+    })
 }
 
 /// Render and encode the pairs.
@@ -296,6 +312,7 @@ fn references(
     pairs: &[PreferencePair],
     tokens: &[PairTokens],
     loss: DpoLoss,
+    budget: &Budget,
 ) -> Result<Vec<(f64, f64)>, TrainError> {
     let path = context.folder.join(REFERENCE_FILE);
     if path.is_file() {
@@ -306,10 +323,11 @@ fn references(
     }
     let mut progress = Progress::new("reference", tokens.len());
     let mut scores = vec![];
-    for pair in tokens {
+    for pass in passes(&sizes(tokens.iter()), budget.tokens) {
         check()?;
-        scores.extend(reference_logprobs(&context.model.decoder, &[pair], loss));
-        progress.add(1);
+        let pairs: Vec<_> = tokens[pass].iter().collect();
+        scores.extend(reference_logprobs(&context.model.decoder, &pairs, loss)?);
+        progress.add(pairs.len());
     }
     progress.finish();
     let rows: Vec<_> = pairs
@@ -375,9 +393,10 @@ pub fn train_dpo(
     }
     let model = &context.model.decoder;
     let tokens = encode(context, pairs, config.max_length)?;
-    let reference = references(context, pairs, &tokens, config.loss)?;
+    let mut budget = context.budget(&config.lora);
+    let reference = references(context, pairs, &tokens, config.loss, &budget)?;
     let mut state = match start {
-        Some(adapter) => TrainState::with_adapter(adapter, config.optim),
+        Some(adapter) => TrainState::with_adapter(adapter, model.config(), config.optim),
         None => TrainState::new(
             &config.lora,
             model.config(),
@@ -403,24 +422,40 @@ pub fn train_dpo(
             &format!("dpo/order/epoch-{epoch}"),
         ));
         let chosen = &order[within * batch..pairs.len().min((within + 1) * batch)];
-        let mut totals = DpoSums::default();
-        for micro in chosen.chunks(config.micro_batch) {
-            if let Err(stop) = check() {
+        let items: Vec<_> = chosen.iter().map(|&i| &tokens[i]).collect();
+        let known: Vec<_> = chosen.iter().map(|&i| reference[i]).collect();
+        let TrainState {
+            adapter, gradients, ..
+        } = &mut state;
+        let taken = with_less(
+            &mut budget,
+            |budget| {
+                gradients.reset();
+                let policy = Policy::new(model, adapter, budget)?;
+                let mut totals = DpoSums::default();
+                for pass in passes(&sizes(items.iter().copied()), budget.tokens) {
+                    check()?;
+                    accumulate(
+                        &policy,
+                        &items[pass.clone()],
+                        &known[pass],
+                        config,
+                        items.len(),
+                        gradients,
+                        &mut totals,
+                    )?;
+                }
+                Ok(totals)
+            },
+            TrainError::is_out_of_memory,
+        );
+        let totals = match taken {
+            Err(TrainError::Interrupted(stop)) => {
                 state.save(context.checkpoints, &mut logs, &[])?;
                 return Err(stop.into());
             }
-            let pairs: Vec<_> = micro.iter().map(|&i| &tokens[i]).collect();
-            let reference: Vec<_> = micro.iter().map(|&i| reference[i]).collect();
-            accumulate(
-                model,
-                &state.adapter,
-                &pairs,
-                &reference,
-                config,
-                chosen.len(),
-                &mut totals,
-            );
-        }
+            other => other?,
+        };
         let lr = config.optim.lr
             * config
                 .optim
@@ -432,7 +467,7 @@ pub fn train_dpo(
                 what: "the loss",
             });
         }
-        let grad_norm = state.optimiser.step(lr);
+        let grad_norm = state.take_step(lr);
         if !grad_norm.is_finite() {
             return Err(TrainError::Diverged {
                 step: state.step + 1,
@@ -467,6 +502,5 @@ pub fn train_dpo(
     for log in logs.values_mut() {
         log.sync()?;
     }
-    state.adapter.set_trainable(false);
     Ok(state.adapter)
 }

@@ -4,6 +4,7 @@
 //! of a group is computed once for all its completions; the reference is the same model without the adapter.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
@@ -14,10 +15,13 @@ use super::grpo::{
     GrpoLoss, GrpoTerms, ImportanceLevel, SamplingCorrection, advantages, mean_and_deviation,
 };
 use super::optim::{OptimConfig, Schedule};
-use super::rollout::{GroupPlan, GrpoSums, Rollout, accumulate, plan_group};
+use super::pass::{Policy, passes, with_less};
+use super::rollout::{GroupPlan, GrpoSums, Known, Rollout, accumulate, plan_group, score_groups};
 use super::state::TrainState;
 use super::{METRICS_FILE, TrainContext, TrainError};
 use crate::artifact::MetricsLog;
+use crate::model::backprop::Live;
+use crate::model::backprop::plan::Budget;
 use crate::model::{Adapter, LoraConfig};
 use crate::runtime::interrupt::check;
 use crate::runtime::progress::Progress;
@@ -281,7 +285,7 @@ pub fn train_grpo(
     }
     let model = &context.model.decoder;
     let mut state = match start {
-        Some(adapter) => TrainState::with_adapter(adapter, config.optim),
+        Some(adapter) => TrainState::with_adapter(adapter, model.config(), config.optim),
         None => TrainState::new(
             &config.lora,
             model.config(),
@@ -298,7 +302,8 @@ pub fn train_grpo(
     let mut pending = read_pending(context, state.step)?;
     let generations_per_epoch = source.prompts().div_ceil(config.prompts_per_step) as u64;
     let total = generations_per_epoch * config.epochs * config.iterations;
-    let course = Course {
+    let mut course = Course {
+        budget: context.budget(&config.lora),
         total,
         generations_per_epoch,
         longest: source.most_actions(),
@@ -338,7 +343,7 @@ pub fn train_grpo(
                 }
             },
         };
-        update(context, &mut state, &mut logs, &groups, config, &course)?;
+        update(context, &mut state, &mut logs, &groups, config, &mut course)?;
         progress.add(config.iterations as usize);
         let due = config.checkpoint_every.max(1);
         if state.step / due != (state.step - config.iterations) / due {
@@ -349,12 +354,13 @@ pub fn train_grpo(
     for log in logs.values_mut() {
         log.sync()?;
     }
-    state.adapter.set_trainable(false);
     Ok(state.adapter)
 }
 
 /// What every update of a run has in common.
 struct Course {
+    /// Memory of a pass.
+    budget: Budget,
     /// Optimiser steps.
     total: u64,
     generations_per_epoch: u64,
@@ -378,6 +384,36 @@ fn read_pending(context: &TrainContext, step: u64) -> Result<Option<Vec<Group>>,
         })
 }
 
+/// Log-probabilities of a generation step's actions that no update of it changes, by group.
+struct Fixed {
+    /// Under the policy that sampled; empty where that is the current one.
+    old: Vec<Tensor>,
+    /// Under the reference; empty without a KL penalty.
+    reference: Vec<Tensor>,
+}
+
+impl Fixed {
+    fn new(
+        policy: &Policy,
+        plans: &[&GroupPlan],
+        passes: &[Range<usize>],
+        config: &GrpoConfig,
+    ) -> Result<Self, TrainError> {
+        let score = |wanted: bool, live: Option<&Live>| -> Result<Vec<Tensor>, TrainError> {
+            let mut all = vec![];
+            for pass in passes.iter().filter(|_| wanted) {
+                check()?;
+                all.extend(score_groups(policy.model, live, &plans[pass.clone()])?);
+            }
+            Ok(all)
+        };
+        Ok(Self {
+            old: score(config.iterations > 1, Some(policy.live()))?,
+            reference: score(config.beta > 0.0, None)?,
+        })
+    }
+}
+
 /// Take the optimiser steps of one generation step.
 fn update(
     context: &TrainContext,
@@ -385,7 +421,7 @@ fn update(
     logs: &mut BTreeMap<String, MetricsLog>,
     groups: &[Group],
     config: &GrpoConfig,
-    course: &Course,
+    course: &mut Course,
 ) -> Result<(), TrainError> {
     let model = &context.model.decoder;
     // The update needs the memory more than the cache of texts whose weights are about to change.
@@ -396,32 +432,50 @@ fn update(
         .map(|g| plan_group(&g.prompt, &g.rollouts, config.mask_truncated))
         .collect();
     let terms = config.terms(&plans, course.longest);
-    // With one iteration the sampling policy is the current one and the ratio is 1 by definition.
-    let old: Vec<Option<Tensor>> = plans
-        .iter()
-        .map(|plan| (config.iterations > 1).then(|| plan.score(model, Some(&state.adapter))))
-        .collect();
+    let plans: Vec<&GroupPlan> = plans.iter().filter(|p| !p.advantages.is_empty()).collect();
+    let sizes: Vec<usize> = plans.iter().map(|p| p.batch.len()).collect();
+    // The reference does not move; with one iteration the sampling policy is the current one and the ratio is 1 by
+    // definition.
+    let mut fixed: Option<Fixed> = None;
     for iteration in 0..config.iterations {
-        let mut totals = GrpoSums::default();
-        for (plan, old) in plans.iter().zip(&old) {
-            if let Err(stop) = check() {
+        let TrainState {
+            adapter, gradients, ..
+        } = &mut *state;
+        let taken = with_less(
+            &mut course.budget,
+            |budget| {
+                gradients.reset();
+                let policy = Policy::new(model, adapter, budget)?;
+                let passes = passes(&sizes, budget.tokens);
+                if fixed.is_none() {
+                    fixed = Some(Fixed::new(&policy, &plans, &passes, config)?);
+                }
+                let mut totals = GrpoSums::default();
+                for pass in passes {
+                    check()?;
+                    let groups: Vec<Known> = pass
+                        .map(|i| Known {
+                            plan: plans[i],
+                            old: fixed.as_ref().and_then(|f| f.old.get(i)),
+                            reference: fixed.as_ref().and_then(|f| f.reference.get(i)),
+                        })
+                        .collect();
+                    accumulate(&policy, &groups, &terms, gradients, &mut totals)?;
+                }
+                Ok(totals)
+            },
+            TrainError::is_out_of_memory,
+        );
+        let totals = match taken {
+            Err(TrainError::Interrupted(stop)) => {
                 if iteration == 0 {
                     let bytes = serde_json::to_vec(groups).expect("JSON of plain values");
                     state.save(context.checkpoints, logs, &[(PENDING, &bytes)])?;
                 }
                 return Err(stop.into());
             }
-            if !plan.advantages.is_empty() {
-                accumulate(
-                    model,
-                    &state.adapter,
-                    plan,
-                    old.as_ref(),
-                    &terms,
-                    &mut totals,
-                );
-            }
-        }
+            other => other?,
+        };
         if !totals.loss.is_finite() {
             return Err(TrainError::Diverged {
                 step: state.step + 1,
@@ -433,7 +487,7 @@ fn update(
                 .optim
                 .schedule
                 .factor(state.step, course.total, config.optim.warmup_ratio);
-        let grad_norm = state.optimiser.step(lr);
+        let grad_norm = state.take_step(lr);
         if !grad_norm.is_finite() {
             return Err(TrainError::Diverged {
                 step: state.step + 1,

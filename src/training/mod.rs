@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 
 use crate::agent::{LoadedModel, RenderOptions};
 use crate::artifact::{ArtifactError, Checkpoints};
+use crate::model::LoraConfig;
+use crate::model::backprop::plan::Budget;
 use crate::model::lora::LoraError;
 use crate::model::tensors::TensorFileError;
+use crate::runtime::gpu::GpuError;
 use crate::runtime::interrupt::Interrupted;
 use crate::text::TextError;
 
@@ -22,10 +25,13 @@ pub mod grpo_trainer;
 pub mod lessons;
 pub mod optim;
 pub mod pairs;
+pub mod pass;
 pub mod rollout;
 pub mod state;
 pub mod tool_pairs;
 pub mod tool_rollout;
+
+use pass::budget;
 
 /// Training that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +63,9 @@ pub enum TrainError {
         /// What is wrong.
         problem: String,
     },
+    /// The device refuses: memory that ran out, above all.
+    #[error(transparent)]
+    Device(#[from] GpuError),
     /// The data cannot be trained on.
     #[error("{0}")]
     Data(String),
@@ -68,6 +77,13 @@ pub enum TrainError {
         /// Which quantity.
         what: &'static str,
     },
+}
+
+impl TrainError {
+    /// Whether a GPU's memory ran out.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Device(e) if e.is_out_of_memory())
+    }
 }
 
 /// Where a trainer works.
@@ -83,6 +99,16 @@ pub struct TrainContext<'a> {
     pub folder: &'a Path,
     /// Where checkpoints go.
     pub checkpoints: &'a Checkpoints,
+    /// Bytes of the GPU that training may use; all of them where nothing is said.
+    pub memory_limit: Option<usize>,
+}
+
+impl TrainContext<'_> {
+    /// Memory for training an adapter of this shape.
+    fn budget(&self, lora: &LoraConfig) -> Budget {
+        let model = &self.model.decoder;
+        budget(model, lora.parameters(model.config()), self.memory_limit)
+    }
 }
 
 /// Metrics of every optimiser step, one JSON object a line.

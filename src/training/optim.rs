@@ -133,29 +133,22 @@ impl AdamW {
         self.steps
     }
 
-    /// Euclidean norm of all gradients together.
-    pub fn gradient_norm(&self) -> f64 {
-        tch::no_grad(|| {
-            let squares: Vec<Tensor> = self
-                .parameters
-                .iter()
-                .map(Tensor::grad)
-                .filter(Tensor::defined)
-                .map(|g| g.square().sum(Kind::Double))
-                .collect();
-            if squares.is_empty() {
-                return 0.0;
-            }
-            Tensor::stack(&squares, 0)
+    /// Clip these gradients, one a parameter, and take one step at this learning rate. Gives their norm, all together,
+    /// before clipping.
+    pub fn step(&mut self, lr: f64, gradients: &[&Tensor]) -> f64 {
+        assert_eq!(gradients.len(), self.parameters.len(), "one a parameter");
+        let _no_grad = tch::no_grad_guard();
+        let squares: Vec<Tensor> = gradients
+            .iter()
+            .map(|g| g.square().sum(Kind::Double))
+            .collect();
+        let norm = match squares.is_empty() {
+            true => 0.0,
+            false => Tensor::stack(&squares, 0)
                 .sum(Kind::Double)
                 .double_value(&[])
-                .sqrt()
-        })
-    }
-
-    /// Clip the gradients, take one step at this learning rate, forget the gradients. Gives the norm before clipping.
-    pub fn step(&mut self, lr: f64) -> f64 {
-        let norm = self.gradient_norm();
+                .sqrt(),
+        };
         let limit = self.config.max_grad_norm;
         // As torch.nn.utils.clip_grad_norm_.
         let scale = if limit > 0.0 {
@@ -173,73 +166,33 @@ impl AdamW {
         } = self.config;
         let correction1 = 1.0 - beta1.powi(self.steps as i32);
         let correction2 = (1.0 - beta2.powi(self.steps as i32)).sqrt();
-        tch::no_grad(|| {
-            for ((parameter, first), second) in self
-                .parameters
-                .iter_mut()
-                .zip(&mut self.first)
-                .zip(&mut self.second)
-            {
-                let gradient = parameter.grad();
-                if !gradient.defined() {
-                    continue;
-                }
-                let gradient = gradient * scale;
-                let _ = first
-                    .g_mul_scalar_(beta1)
-                    .g_add_(&(&gradient * (1.0 - beta1)));
-                let _ = second
-                    .g_mul_scalar_(beta2)
-                    .g_add_(&(gradient.square() * (1.0 - beta2)));
-                let denominator = second.sqrt() / correction2 + eps;
-                if weight_decay != 0.0 {
-                    let _ = parameter.g_mul_scalar_(1.0 - lr * weight_decay);
-                }
-                let _ = parameter.g_sub_(&(&*first / denominator * (lr / correction1)));
-                parameter.zero_grad();
+        let states = self.first.iter_mut().zip(&mut self.second);
+        for ((parameter, gradient), (first, second)) in
+            self.parameters.iter_mut().zip(gradients).zip(states)
+        {
+            let gradient = *gradient * scale;
+            let _ = first
+                .g_mul_scalar_(beta1)
+                .g_add_(&(&gradient * (1.0 - beta1)));
+            let _ = second
+                .g_mul_scalar_(beta2)
+                .g_add_(&(gradient.square() * (1.0 - beta2)));
+            let denominator = second.sqrt() / correction2 + eps;
+            if weight_decay != 0.0 {
+                let _ = parameter.g_mul_scalar_(1.0 - lr * weight_decay);
             }
-        });
+            let _ = parameter.g_sub_(&(&*first / denominator * (lr / correction1)));
+        }
         norm
     }
 
-    /// Moments by name, for a checkpoint; `names` are the parameters' names in order.
-    pub fn named_state(&self, names: &[String]) -> Vec<(String, Tensor)> {
-        let name = |moment: &str, tensors: &[Tensor]| -> Vec<(String, Tensor)> {
-            names
-                .iter()
-                .zip(tensors)
-                .map(|(n, t)| (format!("{moment}/{n}"), t.shallow_clone()))
-                .collect()
-        };
-        let mut all = name("first", &self.first);
-        all.extend(name("second", &self.second));
-        all
+    /// First and second moments, one each a parameter.
+    pub fn moments(&self) -> [&[Tensor]; 2] {
+        [&self.first, &self.second]
     }
 
-    /// Put moments and step count back. Names and shapes must be those of [`Self::named_state`].
-    pub fn restore(
-        &mut self,
-        names: &[String],
-        state: &std::collections::BTreeMap<String, Tensor>,
-        steps: u64,
-    ) -> Result<(), String> {
-        for (moment, tensors) in [("first", &mut self.first), ("second", &mut self.second)] {
-            for (name, tensor) in names.iter().zip(tensors) {
-                let key = format!("{moment}/{name}");
-                let saved = state
-                    .get(&key)
-                    .ok_or_else(|| format!("no moment `{key}`"))?;
-                if saved.size() != tensor.size() {
-                    return Err(format!(
-                        "`{key}`: expected {:?}, got {:?}",
-                        tensor.size(),
-                        saved.size()
-                    ));
-                }
-                tensor.copy_(saved);
-            }
-        }
+    /// Say how many steps the moments have seen, after they were put back.
+    pub fn set_steps(&mut self, steps: u64) {
         self.steps = steps;
-        Ok(())
     }
 }

@@ -4,12 +4,15 @@
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::grpo::{Actions, GrpoTerms, GrpoValue, grpo};
+use super::pass::{Policy, score};
 use crate::agent::Answer;
-use crate::model::logprobs::{Predictors, Targets};
-use crate::model::{Adapter, Decoder, Packed};
+use crate::model::backprop::{Gradients, Live};
+use crate::model::logprobs::Targets;
+use crate::model::{Decoder, Packed};
+use crate::runtime::gpu::GpuError;
 use crate::scenario::Outcome;
 
 /// A constrained choice as an update sees it.
@@ -227,15 +230,37 @@ pub fn action_logprobs(logprobs: &Tensor, plan: &GroupPlan) -> Tensor {
     }
 }
 
-impl GroupPlan {
-    /// Log-probability of each action, `(N)`, without gradient; no adapter is the reference.
-    pub fn score(&self, model: &Decoder, adapter: Option<&Adapter>) -> Tensor {
-        tch::no_grad(|| {
-            let hidden = model.hidden(&self.batch, adapter);
-            let scored = Predictors::new(model, &hidden, &self.targets).score();
-            action_logprobs(&scored.logprobs, self)
-        })
-    }
+/// Several groups in one batch, and the places of each one's targets.
+fn join(plans: &[&GroupPlan]) -> (Packed, Targets, Vec<Range<usize>>) {
+    let (mut batch, mut targets) = (Packed::new(), Targets::default());
+    let places = plans.iter().map(|plan| {
+        let rows = batch.append(&plan.batch);
+        targets.append(&plan.targets, rows)
+    });
+    let places = places.collect();
+    (batch, targets, places)
+}
+
+fn part(logprobs: &Tensor, place: &Range<usize>) -> Tensor {
+    logprobs.narrow(0, place.start as i64, place.len() as i64)
+}
+
+/// Log-probabilities of the groups' actions, `(N)` each on the CPU, without gradient; without an adapter they are the
+/// reference's.
+///
+/// # Errors
+/// The device refuses.
+pub fn score_groups(
+    model: &Decoder,
+    live: Option<&Live>,
+    plans: &[&GroupPlan],
+) -> Result<Vec<Tensor>, GpuError> {
+    let (batch, targets, places) = join(plans);
+    let scored = score(model, live, &batch, &targets)?;
+    let each = plans.iter().zip(&places);
+    Ok(each
+        .map(|(plan, place)| action_logprobs(&part(&scored.logprobs, place), plan))
+        .collect())
 }
 
 /// Sums over the actions of an update.
@@ -283,66 +308,87 @@ impl GrpoSums {
     }
 }
 
-/// Add one group's gradients to the adapter's `.grad` and its numbers to `sums`.
+/// A group with what was computed of it before.
+pub struct Known<'a> {
+    /// The group.
+    pub plan: &'a GroupPlan,
+    /// Log-probabilities of the actions, `(N)`, under the policy that sampled them; without, that is the policy as it is,
+    /// and every ratio is 1.
+    pub old: Option<&'a Tensor>,
+    /// Under the reference, where there is a KL penalty.
+    pub reference: Option<&'a Tensor>,
+}
+
+/// Add the gradients of some groups, and their numbers to `sums`.
 ///
-/// `old` are the log-probabilities of the actions, `(N)`, under the policy that sampled them; without, that is the
-/// policy as it is, and every ratio is 1.
+/// # Errors
+/// The device refuses.
 pub fn accumulate(
-    model: &Decoder,
-    adapter: &Adapter,
-    plan: &GroupPlan,
-    old: Option<&Tensor>,
+    policy: &Policy,
+    groups: &[Known],
     terms: &GrpoTerms,
+    gradients: &mut Gradients,
     sums: &mut GrpoSums,
-) {
-    let reference = (terms.beta > 0.0).then(|| plan.score(model, None));
-    let hidden = model.hidden(&plan.batch, Some(adapter));
-    let predictors = Predictors::new(model, &hidden, &plan.targets);
-    let scored = predictors.score();
-    let leaf = scored.logprobs.set_requires_grad(true);
-    let current = action_logprobs(&leaf, plan);
-    let detached = current.detach();
-    let advantages = Tensor::from_slice(&plan.advantages).to_device(leaf.device());
-    let old = old.unwrap_or(&detached);
-    let old_values = Vec::<f32>::try_from(&old.to_kind(Kind::Float).to_device(Device::Cpu))
-        .expect("a vector of f32");
-    let correction = terms.correction.weights(
-        &old_values,
-        &plan.sampler,
-        &plan.action_spans,
-        terms.correction_cap,
-    );
-    sums.compare(&old_values, &plan.sampler);
-    for weight in correction.iter().flatten() {
-        sums.correction += f64::from(*weight);
-        sums.corrected += 1.0;
+) -> Result<(), GpuError> {
+    let plans: Vec<&GroupPlan> = groups.iter().map(|g| g.plan).collect();
+    let (batch, targets, places) = join(&plans);
+    if batch.is_empty() {
+        return Ok(());
     }
-    let correction = correction.map(|w| Tensor::from_slice(&w).to_device(leaf.device()));
-    let GrpoValue {
-        loss,
-        kl_sum,
-        ratios,
-        clipped_low,
-        clipped_high,
-    } = grpo(
-        &Actions {
-            current: &current,
-            old,
-            reference: reference.as_ref(),
-            advantages: &advantages,
-            correction: correction.as_ref(),
-            spans: &plan.action_spans,
-        },
-        terms,
-    );
-    loss.backward();
-    predictors.backward(&leaf.grad());
-    sums.loss += loss.double_value(&[]);
-    sums.actions += plan.advantages.len() as f64;
-    sums.kl += kl_sum;
-    sums.entropy += scored.entropies.sum(Kind::Double).double_value(&[]);
-    sums.scored += plan.targets.len() as f64;
-    sums.ratios += ratios;
-    sums.clipped_low += clipped_low;
-    sums.clipped_high += clipped_high;
+    policy.learn(&batch, &targets, gradients, |logprobs, entropies| {
+        sums.entropy += entropies.sum(Kind::Double).double_value(&[]);
+        sums.scored += targets.len() as f64;
+        let each = groups.iter().zip(&places);
+        each.filter(|(group, _)| !group.plan.advantages.is_empty())
+            .map(|(group, place)| group.loss(&part(logprobs, place), terms, sums))
+            .reduce(|a, b| a + b)
+    })
+}
+
+impl Known<'_> {
+    /// This group's part of the loss, from the log-probabilities of its targets.
+    fn loss(&self, logprobs: &Tensor, terms: &GrpoTerms, sums: &mut GrpoSums) -> Tensor {
+        let plan = self.plan;
+        let current = action_logprobs(logprobs, plan);
+        let detached = current.detach();
+        let advantages = Tensor::from_slice(&plan.advantages);
+        let old = self.old.unwrap_or(&detached);
+        let old_values = Vec::<f32>::try_from(&old.to_kind(Kind::Float)).expect("a vector of f32");
+        let correction = terms.correction.weights(
+            &old_values,
+            &plan.sampler,
+            &plan.action_spans,
+            terms.correction_cap,
+        );
+        sums.compare(&old_values, &plan.sampler);
+        for weight in correction.iter().flatten() {
+            sums.correction += f64::from(*weight);
+            sums.corrected += 1.0;
+        }
+        let correction = correction.map(|w| Tensor::from_slice(&w));
+        let GrpoValue {
+            loss,
+            kl_sum,
+            ratios,
+            clipped_low,
+            clipped_high,
+        } = grpo(
+            &Actions {
+                current: &current,
+                old,
+                reference: self.reference,
+                advantages: &advantages,
+                correction: correction.as_ref(),
+                spans: &plan.action_spans,
+            },
+            terms,
+        );
+        sums.loss += loss.double_value(&[]);
+        sums.actions += plan.advantages.len() as f64;
+        sums.kl += kl_sum;
+        sums.ratios += ratios;
+        sums.clipped_low += clipped_low;
+        sums.clipped_high += clipped_high;
+        loss
+    }
 }

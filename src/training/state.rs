@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::TrainError;
 use super::optim::{AdamW, OptimConfig};
 use crate::artifact::{Checkpoint, Checkpoints, LogMark, MetricsLog};
+use crate::model::backprop::Gradients;
 use crate::model::tensors::{decode_safetensors, encode_safetensors};
 use crate::model::{Adapter, LoraConfig, ModelConfig};
 
@@ -34,7 +35,8 @@ pub struct TrainState {
     pub optimiser: AdamW,
     /// Optimiser steps done.
     pub step: u64,
-    names: Vec<String>,
+    /// Gradients of the step under way.
+    pub gradients: Gradients,
 }
 
 impl TrainState {
@@ -47,20 +49,39 @@ impl TrainState {
         device: Device,
     ) -> Self {
         let adapter = Adapter::new(lora, model, seed, device);
-        Self::with_adapter(adapter, optim)
+        Self::with_adapter(adapter, model, optim)
     }
 
     /// Go on from a given adapter, with a fresh optimiser.
-    pub fn with_adapter(adapter: Adapter, optim: OptimConfig) -> Self {
-        adapter.set_trainable(true);
-        let names = adapter.named().into_iter().map(|(name, _)| name).collect();
-        let optimiser = AdamW::new(optim, adapter.parameters());
+    pub fn with_adapter(adapter: Adapter, model: &ModelConfig, optim: OptimConfig) -> Self {
         Self {
+            optimiser: AdamW::new(optim, vec![adapter.flat().shallow_clone()]),
+            gradients: Gradients::zeros(&adapter, model),
             adapter,
-            optimiser,
             step: 0,
-            names,
         }
+    }
+
+    /// Take an optimiser step on the gradients, and forget them. Gives their norm before clipping.
+    pub fn take_step(&mut self, lr: f64) -> f64 {
+        let norm = self.optimiser.step(lr, &[self.gradients.flat()]);
+        self.gradients.reset();
+        norm
+    }
+
+    /// Moments by name, as views of the optimiser's.
+    fn moments(&self, device: Device) -> Vec<(String, Tensor)> {
+        let [first, second] = self.optimiser.moments();
+        let views = |moment: &str, flat: &Tensor| {
+            let named = self.adapter.named_views(&flat.to_device(device));
+            let named = named
+                .into_iter()
+                .map(|(name, view)| (format!("{moment}/{name}"), view));
+            named.collect::<Vec<_>>()
+        };
+        let mut all = views("first", &first[0]);
+        all.extend(views("second", &second[0]));
+        all
     }
 
     /// Save this step, with further files of the trainer's; the logs are made durable first.
@@ -79,7 +100,7 @@ impl TrainState {
             logs: marks,
         };
         let saved = serde_json::to_vec_pretty(&saved).expect("JSON of plain values");
-        let moments = encode_safetensors(&self.optimiser.named_state(&self.names))?;
+        let moments = encode_safetensors(&self.moments(Device::Cpu))?;
         let adapter = self.adapter.encode()?;
         let own: [(&str, &[u8]); 3] = [(ADAPTER, &adapter), (MOMENTS, &moments), (STATE, &saved)];
         checkpoints.save(self.step, &[&own, extra].concat())?;
@@ -139,9 +160,21 @@ impl TrainState {
             .decode_into(&checkpoint.folder, &read(ADAPTER)?)?;
         let saved: Saved = serde_json::from_slice(&checkpoint.read(STATE)?)
             .map_err(|e| damaged(format!("{STATE}: {e}")))?;
-        self.optimiser
-            .restore(&self.names, &read(MOMENTS)?, saved.step)
-            .map_err(damaged)?;
+        let moments = read(MOMENTS)?;
+        for (name, own) in self.moments(self.adapter.flat().device()) {
+            let saved = moments
+                .get(&name)
+                .ok_or_else(|| damaged(format!("no moment `{name}`")))?;
+            if saved.size() != own.size() {
+                return Err(damaged(format!(
+                    "`{name}`: expected {:?}, got {:?}",
+                    own.size(),
+                    saved.size()
+                )));
+            }
+            own.shallow_clone().copy_(saved);
+        }
+        self.optimiser.set_steps(saved.step);
         self.step = saved.step;
         Ok(saved.logs)
     }

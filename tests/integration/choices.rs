@@ -3,10 +3,10 @@
 use atp_pipeline::model::{Adapter, Decoder, Packed};
 use atp_pipeline::training::grpo::{GrpoLoss, SamplingCorrection};
 use atp_pipeline::training::grpo_trainer::GrpoConfig;
-use atp_pipeline::training::rollout::{Choice, GrpoSums, Rollout, accumulate, plan_group};
+use atp_pipeline::training::rollout::{Choice, Rollout, plan_group};
 use tch::{Device, Kind, Tensor};
 
-use crate::grpo::{EOS, GRADIENT, LOGPROB, LOSS, close, floats, policy, sampled};
+use crate::grpo::{EOS, GRADIENT, LOGPROB, LOSS, close, floats, policy, sampled, score, update};
 use crate::support::relative_error;
 
 /// Log-probabilities of a whole sequence's tokens from the second on at a temperature, by plain operations with their
@@ -59,6 +59,7 @@ fn direct_actions(
 /// A group's actions and gradients against autograd through separate sequences: the whole loss with its KL penalty.
 fn compare_with_direct(prompt: &[u32], rollouts: &[Rollout], loss: GrpoLoss) {
     let (model, adapter) = policy();
+    adapter.set_trainable(true);
     let config = GrpoConfig {
         loss,
         ..GrpoConfig::default()
@@ -72,8 +73,8 @@ fn compare_with_direct(prompt: &[u32], rollouts: &[Rollout], loss: GrpoLoss) {
     };
     let (current, reference) = (each(Some(&adapter)), each(None));
     for (what, got, expected) in [
-        ("policy", plan.score(&model, Some(&adapter)), &current),
-        ("reference", plan.score(&model, None), &reference),
+        ("policy", score(&model, Some(&adapter), &plan), &current),
+        ("reference", score(&model, None, &plan), &reference),
     ] {
         let error = (got - Tensor::cat(expected, 0))
             .abs()
@@ -86,8 +87,8 @@ fn compare_with_direct(prompt: &[u32], rollouts: &[Rollout], loss: GrpoLoss) {
     let shift = (Tensor::arange(count, (Kind::Float, Device::Cpu)) * 1.7).sin() * 0.5;
     let old = Tensor::cat(&current, 0).detach() + &shift;
     let terms = config.terms([&plan], 8);
-    let mut sums = GrpoSums::default();
-    accumulate(&model, &adapter, &plan, Some(&old), &terms, &mut sums);
+    let (sums, learnt) = update((&model, &adapter), [(&plan, Some(&old))], &terms);
+    let got = adapter.named_views(learnt.flat());
     let take = || -> Vec<Tensor> {
         let named = adapter.named();
         let gradients = named.iter().map(|(_, p)| {
@@ -97,7 +98,6 @@ fn compare_with_direct(prompt: &[u32], rollouts: &[Rollout], loss: GrpoLoss) {
         });
         gradients.collect()
     };
-    let got = take();
 
     let mut start = 0;
     let mut total = Tensor::zeros([], (Kind::Float, Device::Cpu));
@@ -117,7 +117,11 @@ fn compare_with_direct(prompt: &[u32], rollouts: &[Rollout], loss: GrpoLoss) {
     }
     total.backward();
     close(sums.loss, total.double_value(&[]), LOSS, "loss");
-    for ((name, _), (got, expected)) in adapter.named().iter().zip(got.iter().zip(take())) {
+    for ((name, _), (got, expected)) in adapter
+        .named()
+        .iter()
+        .zip(got.iter().map(|(_, g)| g).zip(take()))
+    {
         let error = relative_error(got, &expected);
         assert!(error < GRADIENT, "{name}: {error:e}");
     }
@@ -198,7 +202,7 @@ fn a_constrained_choice_needs_no_correction() {
     reasoned = choosing(reasoned, &options, 0, -0.4);
     let plan = plan_group(&PROMPT, &[scored, reasoned], false);
     assert_eq!(plan.sampler, [None, Some(-3.0), Some(-4.0), None]);
-    let old = floats(&plan.score(&model, Some(&adapter)));
+    let old = floats(&score(&model, Some(&adapter), &plan));
     let weights = |mode: SamplingCorrection| {
         mode.weights(&old, &plan.sampler, &plan.action_spans, 1e9)
             .expect("a correction")

@@ -1,5 +1,6 @@
 //! Tests across modules, one file a feature.
 
+mod backprop;
 mod batches;
 mod bradley_terry;
 mod choices;

@@ -14,7 +14,7 @@ use atp_pipeline::training::state::TrainState;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use crate::support::{fixture, json, relative_error, tensors};
+use crate::support::{fixture, json, relative_error, tensors, with_policy};
 
 fn number(value: &Value) -> f64 {
     value.as_f64().expect("a number")
@@ -85,7 +85,12 @@ fn two_hundred_steps_agree_with_torch() {
                 (lr - expected).abs() < 1e-12 * config.lr,
                 "{name}, step {step}: learning rate {lr}, torch has {expected}"
             );
-            let norm = optimiser.step(lr);
+            let mut gradients = vec![];
+            for parameter in &parameters {
+                gradients.push(parameter.grad().copy());
+                parameter.shallow_clone().zero_grad();
+            }
+            let norm = optimiser.step(lr, &gradients.iter().collect::<Vec<_>>());
             let expected = number(&case["grad_norm"][step as usize]);
             assert!(
                 (norm - expected).abs() < 5e-6 * (expected + 1.0),
@@ -158,19 +163,25 @@ impl Training {
     /// One step; the loss and the norm of its gradient, as bits.
     fn step(&self, state: &mut TrainState) -> (u64, u64) {
         let pair = &self.pairs[state.step as usize % self.pairs.len()];
-        let reference = reference_logprobs(&self.model, &[pair], DpoLoss::Sigmoid);
+        let reference = reference_logprobs(&self.model, &[pair], DpoLoss::Sigmoid).expect("memory");
         let mut sums = DpoSums::default();
-        accumulate(
-            &self.model,
-            &state.adapter,
-            &[pair],
-            &reference,
-            &DpoConfig::default(),
-            1,
-            &mut sums,
-        );
+        let TrainState {
+            adapter, gradients, ..
+        } = &mut *state;
+        with_policy(&self.model, adapter, |policy| {
+            let config = DpoConfig::default();
+            accumulate(
+                policy,
+                &[pair],
+                &reference,
+                &config,
+                1,
+                gradients,
+                &mut sums,
+            )
+        });
         let factor = OPTIM.schedule.factor(state.step, STEPS, OPTIM.warmup_ratio);
-        let norm = state.optimiser.step(OPTIM.lr * factor);
+        let norm = state.take_step(OPTIM.lr * factor);
         state.step += 1;
         (sums.loss.to_bits(), norm.to_bits())
     }

@@ -7,7 +7,9 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use atp_pipeline::model::tensors::read_safetensors;
-use atp_pipeline::model::{Decoder, Weights};
+use atp_pipeline::model::{Adapter, Decoder, Weights};
+use atp_pipeline::runtime::gpu::GpuError;
+use atp_pipeline::training::pass::{Policy, budget};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
@@ -58,6 +60,17 @@ pub fn relative_error(got: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(got.size(), expected.size(), "shapes");
     let (got, expected) = (got.to_kind(Kind::Double), expected.to_kind(Kind::Double));
     ((got - &expected).abs().max() / expected.abs().max()).double_value(&[])
+}
+
+/// The policy of this adapter, all activations kept.
+pub fn with_policy<T>(
+    model: &Decoder,
+    adapter: &Adapter,
+    body: impl FnOnce(&Policy) -> Result<T, GpuError>,
+) -> T {
+    let budget = budget(model, 0, None);
+    let policy = Policy::new(model, adapter, &budget).expect("memory");
+    body(&policy).expect("memory")
 }
 
 /// Token ids of a fixture.

@@ -219,10 +219,8 @@ impl GenerateArgs {
             };
             let mut targets = Targets::default();
             targets.push(&batch.predictors(child), &text.tokens, temperature);
-            let scored = tch::no_grad(|| {
-                let hidden = loaded.decoder.hidden(&batch, loaded.adapter.as_ref());
-                Predictors::new(&loaded.decoder, &hidden, &targets).score()
-            });
+            let hidden = tch::no_grad(|| loaded.decoder.hidden(&batch, loaded.adapter.as_ref()));
+            let scored = Predictors::new(&loaded.decoder, &hidden, &targets)?.score()?;
             let trained: Vec<f32> = Vec::try_from(scored.logprobs.to_device(tch::Device::Cpu))?;
             for (a, b) in trained.iter().zip(&text.logprobs) {
                 let difference = f64::from((a - b).abs());

@@ -27,6 +27,8 @@ enum What {
     Generate(generate::GenerateArgs),
     /// Rounds of self-evolution of several variants, as an evaluation decodes them: prompts that grow by their history.
     Rounds(rounds::RoundsArgs),
+    /// A DPO or GRPO step of many sequences: speed, memory, and where the time goes.
+    Train(train::TrainArgs),
     /// One LoRA DPO step on one pair: reference, forward, backward, AdamW.
     DpoStep(train::DpoStepArgs),
 }
@@ -37,6 +39,7 @@ impl BenchArgs {
         match self.what {
             What::Generate(args) => args.execute(),
             What::Rounds(args) => args.execute(),
+            What::Train(args) => args.execute(),
             What::DpoStep(args) => args.execute(),
         }
     }

@@ -5,16 +5,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::kernels::{Matrix, Updates};
 use crate::model::config::ModelConfig;
-use crate::model::lora::{Adapter, Target};
+use crate::model::lora::{Adapter, JOINT};
 use crate::runtime::gpu::{GpuError, pointer};
-
-/// The joint projections of a layer, in the order they are computed.
-pub const JOINT: [&[Target]; 4] = [
-    &[Target::QProj, Target::KProj, Target::VProj],
-    &[Target::OProj],
-    &[Target::GateProj, Target::UpProj],
-    &[Target::DownProj],
-];
 
 /// One joint projection's matrices.
 #[derive(Debug)]

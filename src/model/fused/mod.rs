@@ -29,6 +29,7 @@ use kernels::{Kernels, Matrix};
 
 pub use kernels::{Draw, PAGE};
 pub use prefill::Prompt;
+pub(super) use source::shape_macros;
 pub use state::{Results, State};
 
 /// Most sequences in a step.
@@ -113,6 +114,12 @@ impl Fused {
         }
         let device = parts.embedding.device();
         let gpu = Gpu::open(device)?;
+        let (major, minor) = gpu.capability()?;
+        if major != 9 {
+            return Err(GpuError::Unsupported(format!(
+                "the kernels of generation are made for compute capability 9.0 (Hopper), this GPU has {major}.{minor}"
+            )));
+        }
         let count = gpu.multiprocessors()?;
         let mut layers = Vec::with_capacity(parts.layers.len());
         for layer in parts.layers {

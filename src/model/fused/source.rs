@@ -104,8 +104,8 @@ pub fn unsupported(config: &ModelConfig) -> Option<String> {
     }
 }
 
-/// All of it, ready to be compiled.
-pub fn source(config: &ModelConfig, rank: i64, products: &BTreeSet<Product>) -> String {
+/// The model's shape as the kernels' macros; the rank is a multiple of 8.
+pub fn shape_macros(config: &ModelConfig, rank: i64) -> String {
     let mut text = String::new();
     for (name, value) in [
         ("HIDDEN", config.hidden_size),
@@ -120,6 +120,12 @@ pub fn source(config: &ModelConfig, rank: i64, products: &BTreeSet<Product>) -> 
         let _ = writeln!(text, "#define {name} {value}");
     }
     let _ = writeln!(text, "#define EPS {:e}f", config.rms_norm_eps);
+    text
+}
+
+/// All of it, ready to be compiled.
+pub fn source(config: &ModelConfig, rank: i64, products: &BTreeSet<Product>) -> String {
+    let mut text = shape_macros(config, rank);
     text += include_str!("kernels/common.cu");
     text += include_str!("kernels/gemm.cu");
     // One instruction covers all columns, or half of them where registers are tight.

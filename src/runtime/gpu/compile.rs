@@ -19,7 +19,8 @@ impl Module {
     pub fn compile(gpu: &Gpu, source: &str) -> Result<Self, GpuError> {
         let (major, minor) = gpu.capability()?;
         // The letter opens what only this very architecture has: wgmma.
-        let target = format!("sm_{major}{minor}a");
+        let letter = if major == 9 { "a" } else { "" };
+        let target = format!("sm_{major}{minor}{letter}");
         open_compiler()?;
         let version = compiler_version()?;
         let digest = Sha256::digest(format!("{version}\n{target}\n{source}"));

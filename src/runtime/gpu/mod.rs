@@ -60,17 +60,10 @@ impl Gpu {
         let device = result::device::get(index as i32)?;
         // SAFETY: libtorch uses the primary context too; it lives as long as the process.
         unsafe { result::ctx::set_current(result::primary_ctx::retain(device)?)? };
-        let gpu = Self {
+        Ok(Self {
             device,
             stream: result::stream::create(result::stream::StreamKind::Default)?,
-        };
-        let (major, minor) = gpu.capability()?;
-        if major != 9 {
-            return Err(GpuError::Unsupported(format!(
-                "the fused kernels are made for compute capability 9.0 (Hopper), this GPU has {major}.{minor}"
-            )));
-        }
-        Ok(gpu)
+        })
     }
 
     fn attribute(&self, which: sys::CUdevice_attribute) -> Result<i32, GpuError> {

@@ -46,6 +46,32 @@ DEVICE float warp_sum(float v) {
     return v;
 }
 
+#define BLOCK(n) (((n) / 8 + 31) / 32 * 32)  // a thread takes eight numbers
+
+DEVICE float block_sum(float v, float* scratch) {
+    v = warp_sum(v);
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
+    __syncthreads();
+    float sum = 0.f;
+    for (int w = 0; w < blockDim.x / 32; w++) sum += scratch[w];
+    return sum;
+}
+
+// A warp holds a head, a lane neighbouring numbers of it.
+#define PER_LANE (HEAD_DIM / 32)
+
+DEVICE void load_lane(const u16* from, float* v) {
+    #pragma unroll
+    for (int i = 0; i < PER_LANE; i += 2) {
+        const u32 both = *(const u32*)(from + i);
+        v[i] = low_half(both), v[i + 1] = high_half(both);
+    }
+}
+DEVICE void store_lane(u16* to, const float* v) {
+    #pragma unroll
+    for (int i = 0; i < PER_LANE; i += 2) *(u32*)(to + i) = pack(v[i], v[i + 1]);
+}
+
 // Low-rank updates of the rows' adapters. `xa` holds A x for every adapter, `(rows, stride)`: adapter `i` has columns
 // from `i * width`. `b` holds the B matrices of this projection, `(adapters, outputs, RANK)`; null where there are none.
 struct Updates {

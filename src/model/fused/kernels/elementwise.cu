@@ -1,16 +1,5 @@
 // What stands between the matrix products, each read and written once.
 
-#define BLOCK(n) (((n) / 8 + 31) / 32 * 32)  // a thread takes eight numbers
-
-DEVICE float block_sum(float v, float* scratch) {
-    v = warp_sum(v);
-    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
-    __syncthreads();
-    float sum = 0.f;
-    for (int w = 0; w < blockDim.x / 32; w++) sum += scratch[w];
-    return sum;
-}
-
 // residual += y (with its update), or residual = embedding of the row's token; out = norm(residual) · weight.
 // `slots` (with `token` by slot) may be null: then tokens are by row.
 extern "C" __global__ void __launch_bounds__(BLOCK(HIDDEN))
@@ -76,20 +65,6 @@ add_and_norm(const u16* embedding, const int* token, const int* slots, u16* resi
         for (int i = 0; i < 8; i++) v[i] = by[i] * rounded(v[i] * factor);
         *(uint4*)(out + row * HIDDEN + at) = pack8(v);
     }
-}
-
-#define PER_LANE (HEAD_DIM / 32)
-
-DEVICE void load_lane(const u16* from, float* v) {
-    #pragma unroll
-    for (int i = 0; i < PER_LANE; i += 2) {
-        const u32 both = *(const u32*)(from + i);
-        v[i] = low_half(both), v[i + 1] = high_half(both);
-    }
-}
-DEVICE void store_lane(u16* to, const float* v) {
-    #pragma unroll
-    for (int i = 0; i < PER_LANE; i += 2) *(u32*)(to + i) = pack(v[i], v[i + 1]);
 }
 
 // From the joint projection to rotated queries and the cache: update, norm on heads, rotation; a warp a head.

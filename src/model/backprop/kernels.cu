@@ -1,0 +1,256 @@
+// Between the matrix products of training, forward and backward. Numbers are bf16 in memory and f32 in registers; every
+// sum has one order, so gradients have the same bits every time.
+
+extern "C" __global__ void __launch_bounds__(BLOCK(HIDDEN))
+rms_norm(const u16* x, const u16* weight, u16* out) {
+    __shared__ float scratch[32];
+    const long row = blockIdx.x;
+    const int at = 8 * threadIdx.x;
+    const bool in = at < HIDDEN;
+    float v[8] = {}, w[8];
+    if (in) unpack8(*(const uint4*)(x + row * HIDDEN + at), v);
+    float squares = 0.f;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) squares += v[i] * v[i];
+    const float factor = rsqrtf(block_sum(squares, scratch) / HIDDEN + EPS);
+    if (in) {
+        unpack8(*(const uint4*)(weight + at), w);
+        #pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = w[i] * rounded(v[i] * factor);
+        *(uint4*)(out + row * HIDDEN + at) = pack8(v);
+    }
+}
+
+// d_x = more + r · (w ∘ d_y) − x · r³ / n · Σ (w ∘ d_y ∘ x). `more` may be null, or be d_x itself.
+extern "C" __global__ void __launch_bounds__(BLOCK(HIDDEN))
+rms_norm_backward(const u16* d_y, const u16* x, const u16* weight, const u16* more, u16* d_x) {
+    __shared__ float scratch[2][32];
+    const long row = blockIdx.x, place = row * HIDDEN + 8 * threadIdx.x;
+    const int at = 8 * threadIdx.x;
+    const bool in = at < HIDDEN;
+    float v[8] = {}, d[8] = {}, w[8], add[8] = {};
+    if (in) {
+        unpack8(*(const uint4*)(x + place), v);
+        unpack8(*(const uint4*)(d_y + place), d);
+        unpack8(*(const uint4*)(weight + at), w);
+        if (more) unpack8(*(const uint4*)(more + place), add);
+        #pragma unroll
+        for (int i = 0; i < 8; i++) d[i] *= w[i];
+    }
+    float squares = 0.f, along = 0.f;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) squares += v[i] * v[i], along += d[i] * v[i];
+    squares = block_sum(squares, scratch[0]);
+    along = block_sum(along, scratch[1]);
+    const float r = rsqrtf(squares / HIDDEN + EPS), share = along / HIDDEN * r * r;
+    if (in) {
+        #pragma unroll
+        for (int i = 0; i < 8; i++) d[i] = add[i] + r * (d[i] - v[i] * share);
+        *(uint4*)(d_x + place) = pack8(d);
+    }
+}
+
+// Norms on heads and rotation of queries and keys; a warp a head. tables (positions, HEAD_DIM / 2).
+extern "C" __global__ void __launch_bounds__(256)
+rotate(const u16* qkv, const u16* q_norm, const u16* k_norm, const u16* cosines, const u16* sines, const int* position,
+       u16* q_out, u16* k_out) {
+    const long row = blockIdx.x;
+    const int lane = threadIdx.x % 32, d = PER_LANE * lane;
+    const int head = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32;
+    if (head >= HEADS + KV_HEADS) return;
+    float v[PER_LANE], c[PER_LANE], s[PER_LANE];
+    load_lane(qkv + row * QKV + head * HEAD_DIM + d, v);
+#if QK_NORM
+    float squares = 0.f, w[PER_LANE];
+    #pragma unroll
+    for (int i = 0; i < PER_LANE; i++) squares += v[i] * v[i];
+    const float factor = rsqrtf(warp_sum(squares) / HEAD_DIM + EPS);
+    load_lane((head < HEADS ? q_norm : k_norm) + d, w);
+    #pragma unroll
+    for (int i = 0; i < PER_LANE; i++) v[i] = rounded(w[i] * rounded(v[i] * factor));
+#endif
+    const long at = (long)position[row] * (HEAD_DIM / 2) + d % (HEAD_DIM / 2);
+    load_lane(cosines + at, c);
+    load_lane(sines + at, s);
+    #pragma unroll
+    for (int i = 0; i < PER_LANE; i++) {
+        const float other = __shfl_xor_sync(~0u, v[i], 16);
+        v[i] = rounded(v[i] * c[i]) + rounded((lane < 16 ? -other : other) * s[i]);
+    }
+    u16* out = head < HEADS ? q_out + (row * HEADS + head) * HEAD_DIM : k_out + (row * KV_HEADS + head - HEADS) * HEAD_DIM;
+    store_lane(out + d, v);
+}
+
+// The way back of `rotate`, with the values' gradient put beside. Keys and values have a row for every gathered key:
+// those of row t are rows[first[t]] to rows[first[t + 1] - 1]; `first` is null where they were not gathered.
+extern "C" __global__ void __launch_bounds__(256)
+rotate_backward(const u16* qkv, const u16* q_norm, const u16* k_norm, const u16* cosines, const u16* sines,
+                const int* position, const u16* d_q, const u16* d_k, const u16* d_v, const int* first, const int* rows,
+                u16* d_qkv) {
+    const long row = blockIdx.x;
+    const int lane = threadIdx.x % 32, d = PER_LANE * lane;
+    const int head = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32;
+    if (head >= HEADS + 2 * KV_HEADS) return;
+    float v[PER_LANE];
+    if (head < HEADS) {
+        load_lane(d_q + (row * HEADS + head) * HEAD_DIM + d, v);
+    } else {
+        const u16* from = head < HEADS + KV_HEADS ? d_k : d_v;
+        const int kv = (head - HEADS) % KV_HEADS;
+        if (first) {
+            #pragma unroll
+            for (int i = 0; i < PER_LANE; i++) v[i] = 0.f;
+            for (int at = first[row]; at < first[row + 1]; at++) {
+                float more[PER_LANE];
+                load_lane(from + ((long)rows[at] * KV_HEADS + kv) * HEAD_DIM + d, more);
+                #pragma unroll
+                for (int i = 0; i < PER_LANE; i++) v[i] += more[i];
+            }
+        } else {
+            load_lane(from + (row * KV_HEADS + kv) * HEAD_DIM + d, v);
+        }
+    }
+    if (head < HEADS + KV_HEADS) {
+        float c[PER_LANE], s[PER_LANE];
+        const long at = (long)position[row] * (HEAD_DIM / 2) + d % (HEAD_DIM / 2);
+        load_lane(cosines + at, c);
+        load_lane(sines + at, s);
+        #pragma unroll
+        for (int i = 0; i < PER_LANE; i++) {
+            const float other = __shfl_xor_sync(~0u, v[i], 16);
+            v[i] = v[i] * c[i] + (lane < 16 ? other : -other) * s[i];
+        }
+#if QK_NORM
+        float x[PER_LANE], w[PER_LANE], squares = 0.f, along = 0.f;
+        load_lane(qkv + row * QKV + head * HEAD_DIM + d, x);
+        load_lane((head < HEADS ? q_norm : k_norm) + d, w);
+        #pragma unroll
+        for (int i = 0; i < PER_LANE; i++) v[i] *= w[i], squares += x[i] * x[i], along += v[i] * x[i];
+        const float r = rsqrtf(warp_sum(squares) / HEAD_DIM + EPS), share = warp_sum(along) / HEAD_DIM * r * r;
+        #pragma unroll
+        for (int i = 0; i < PER_LANE; i++) v[i] = r * (v[i] - x[i] * share);
+#endif
+    }
+    store_lane(d_qkv + row * QKV + head * HEAD_DIM + d, v);
+}
+
+DEVICE float sigmoid(float x) { return 1.f / (1.f + __expf(-x)); }
+
+// silu(gate) ∘ up: (rows, 2 FFN) → (rows, FFN); a thread takes eight columns.
+extern "C" __global__ void __launch_bounds__(256)
+gate_forward(const u16* wide, u16* out) {
+    const long row = blockIdx.y;
+    const int at = 8 * (blockIdx.x * blockDim.x + threadIdx.x);
+    if (at >= FFN) return;
+    float g[8], u[8];
+    unpack8(*(const uint4*)(wide + row * 2 * FFN + at), g);
+    unpack8(*(const uint4*)(wide + row * 2 * FFN + FFN + at), u);
+    #pragma unroll
+    for (int i = 0; i < 8; i++) u[i] *= g[i] * sigmoid(g[i]);
+    *(uint4*)(out + row * FFN + at) = pack8(u);
+}
+
+// Gradients of gate and up take their place.
+extern "C" __global__ void __launch_bounds__(256)
+gate_backward(u16* wide, const u16* d_act) {
+    const long row = blockIdx.y;
+    const int at = 8 * (blockIdx.x * blockDim.x + threadIdx.x);
+    if (at >= FFN) return;
+    float g[8], u[8], d[8];
+    uint4* gates = (uint4*)(wide + row * 2 * FFN + at);
+    uint4* ups = (uint4*)(wide + row * 2 * FFN + FFN + at);
+    unpack8(*gates, g);
+    unpack8(*ups, u);
+    unpack8(*(const uint4*)(d_act + row * FFN + at), d);
+    #pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const float s = sigmoid(g[i]), silu = g[i] * s;
+        const float d_gate = d[i] * u[i] * s * (1.f + g[i] - silu);
+        u[i] = d[i] * silu;
+        g[i] = d_gate;
+    }
+    *gates = pack8(g);
+    *ups = pack8(u);
+}
+
+// out[t] = Σ x[rows[i]], i from first[t] to first[t + 1] - 1; columns in eights.
+extern "C" __global__ void __launch_bounds__(256)
+sum_rows(const u16* x, const int* first, const int* rows, u16* out, int columns) {
+    const long row = blockIdx.y;
+    const int at = 8 * (blockIdx.x * blockDim.x + threadIdx.x);
+    if (at >= columns) return;
+    float sum[8] = {}, v[8];
+    for (int i = first[row]; i < first[row + 1]; i++) {
+        unpack8(*(const uint4*)(x + (long)rows[i] * columns + at), v);
+        #pragma unroll
+        for (int k = 0; k < 8; k++) sum[k] += v[k];
+    }
+    *(uint4*)(out + row * columns + at) = pack8(sum);
+}
+
+// A softmax that is being summed: largest number, sum of exponentials, sum of exponentials times numbers.
+struct Softmax {
+    float most, sum, weighted;
+    DEVICE void join(float most2, float sum2, float weighted2) {
+        const float top = fmaxf(most, most2);
+        const float a = most == top ? 1.f : __expf(most - top), b = most2 == top ? 1.f : __expf(most2 - top);
+        most = top, sum = sum * a + sum2 * b, weighted = weighted * a + weighted2 * b;
+    }
+};
+
+// A block a row of logits: log-probability of the token, entropy, logarithm of the sum. `temperature` may be null.
+extern "C" __global__ void __launch_bounds__(512)
+score(const u16* logits, const long* token, const float* temperature, float* logprob, float* entropy, float* sums) {
+    __shared__ Softmax parts[16];
+    const long row = blockIdx.x;
+    const u16* own = logits + row * VOCAB;
+    const float by = temperature ? 1.f / temperature[row] : 1.f;
+    Softmax all = {-__int_as_float(0x7f800000), 0.f, 0.f};
+    for (int at = 8 * threadIdx.x; at < VOCAB; at += 8 * blockDim.x) {
+        float v[8], most;
+        unpack8(*(const uint4*)(own + at), v);
+        #pragma unroll
+        for (int i = 0; i < 8; i++) v[i] *= by;
+        most = v[0];
+        #pragma unroll
+        for (int i = 1; i < 8; i++) most = fmaxf(most, v[i]);
+        if (most > all.most) {
+            const float less = __expf(all.most - most);
+            all.sum *= less, all.weighted *= less, all.most = most;
+        }
+        #pragma unroll
+        for (int i = 0; i < 8; i++) {
+            const float e = __expf(v[i] - all.most);
+            all.sum += e, all.weighted += e * v[i];
+        }
+    }
+    #pragma unroll
+    for (int step = 16; step > 0; step /= 2)
+        all.join(__shfl_xor_sync(~0u, all.most, step), __shfl_xor_sync(~0u, all.sum, step),
+                 __shfl_xor_sync(~0u, all.weighted, step));
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = all;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (int w = 1; w < blockDim.x / 32; w++) all.join(parts[w].most, parts[w].sum, parts[w].weighted);
+        const float total = all.most + __logf(all.sum);
+        logprob[row] = widen(own[token[row]]) * by - total;
+        entropy[row] = total - all.weighted / all.sum;
+        sums[row] = total;
+    }
+}
+
+// logits become gradient · (onehot(token) − softmax) / temperature.
+extern "C" __global__ void __launch_bounds__(512)
+score_backward(u16* logits, const long* token, const float* temperature, const float* sums, const float* gradient) {
+    const long row = blockIdx.x;
+    u16* own = logits + row * VOCAB;
+    const float by = temperature ? 1.f / temperature[row] : 1.f, slope = gradient[row] * by, total = sums[row];
+    const long which = token[row];
+    for (int at = 8 * threadIdx.x; at < VOCAB; at += 8 * blockDim.x) {
+        float v[8];
+        unpack8(*(const uint4*)(own + at), v);
+        #pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = slope * ((at + i == which ? 1.f : 0.f) - __expf(v[i] * by - total));
+        *(uint4*)(own + at) = pack8(v);
+    }
+}

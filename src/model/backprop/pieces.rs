@@ -1,0 +1,249 @@
+//! What stands between the matrix products, forward and backward: norms, rotation, gate, sums of rows.
+//!
+//! Each is a kernel of our own where the GPU and the model have them ([`super::kernels`]), and tensor operations elsewhere.
+
+use tch::{Kind, Tensor};
+
+use super::attention::BackList;
+use super::kernels::Kernels;
+use crate::model::config::ModelConfig;
+use crate::model::rope::{RopeTable, rotate};
+use crate::runtime::gpu::GpuError;
+
+/// The pieces of one model.
+#[derive(Debug)]
+pub struct Pieces {
+    kernels: Option<Kernels>,
+    eps: f64,
+    heads: i64,
+    kv_heads: i64,
+    head_dim: i64,
+    rope: RopeTable,
+}
+
+impl Pieces {
+    /// For this model; `kernels` where the GPU has them.
+    pub(in crate::model) fn new(
+        config: &ModelConfig,
+        rope: RopeTable,
+        kernels: Option<Kernels>,
+    ) -> Self {
+        Self {
+            kernels,
+            eps: config.rms_norm_eps,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            rope,
+        }
+    }
+
+    /// Whether they are kernels of our own, and attention is flash attention.
+    pub fn are_fused(&self) -> bool {
+        self.kernels.is_some()
+    }
+
+    /// x / rms(x) · w over the last dimension.
+    pub fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, GpuError> {
+        match &self.kernels {
+            Some(kernels) => kernels.norm(x, weight),
+            None => Ok(x.f_rms_norm(weight.size(), Some(weight), self.eps)?),
+        }
+    }
+
+    /// Gradient of a norm's input, added to `more`. With r = 1 / rms(x), n numbers a row:
+    /// dx = r · (w ∘ dy) − x · r³ / n · Σ (w ∘ dy ∘ x).
+    pub fn norm_backward(
+        &self,
+        d_y: &Tensor,
+        x: &Tensor,
+        weight: &Tensor,
+        more: Option<Tensor>,
+    ) -> Result<Tensor, GpuError> {
+        if let Some(kernels) = &self.kernels {
+            return kernels.norm_backward(d_y, x, weight, more);
+        }
+        let d_x = self.norm_gradient(d_y, x, weight)?;
+        Ok(match more {
+            Some(more) => d_x.f_add(&more)?,
+            None => d_x,
+        })
+    }
+
+    fn norm_gradient(&self, d_y: &Tensor, x: &Tensor, weight: &Tensor) -> Result<Tensor, GpuError> {
+        let wide = x.f_to_kind(Kind::Float)?;
+        let squares = wide.f_square()?.f_mean_dim(-1, true, Kind::Float)?;
+        let r = (squares + self.eps).f_rsqrt()?;
+        let weighted = d_y.f_to_kind(Kind::Float)? * weight;
+        let along = (&weighted * &wide).f_mean_dim(-1, true, Kind::Float)?;
+        let d_x = (weighted - wide * (along * r.f_square()?)) * r;
+        Ok(d_x.f_to_kind(x.kind())?)
+    }
+
+    /// Rotated queries `(T, heads, D)` and keys `(T, kv heads, D)` out of the joint projection `(T, (heads + 2 kv) · D)`,
+    /// after the norms on heads where there are some; and the values, a view.
+    pub fn rotate(
+        &self,
+        qkv: &Tensor,
+        norms: Option<&(Tensor, Tensor)>,
+        positions: &Tensor,
+    ) -> Result<(Tensor, Tensor, Tensor), GpuError> {
+        let [q, k, v] = self.split(qkv)?;
+        if let Some(kernels) = &self.kernels {
+            let (q, k) = kernels.rotate(qkv, norms, positions, self.rope.tables())?;
+            return Ok((q, k, v));
+        }
+        let (q, k) = match norms {
+            Some((q_norm, k_norm)) => (self.norm(&q, q_norm)?, self.norm(&k, k_norm)?),
+            None => (q, k),
+        };
+        let rotation = self.rope.rows(positions);
+        Ok((rotate(&q, &rotation), rotate(&k, &rotation), v))
+    }
+
+    /// Views of the joint projection: `(T, heads, D)`, twice `(T, kv heads, D)`.
+    fn split(&self, qkv: &Tensor) -> Result<[Tensor; 3], GpuError> {
+        let d = self.head_dim;
+        let part = |from: i64, heads: i64| -> Result<Tensor, GpuError> {
+            // (T, H · D) → (T, H, D)
+            Ok(qkv
+                .f_narrow(1, from * d, heads * d)?
+                .f_view([-1, heads, d])?)
+        };
+        Ok([
+            part(0, self.heads)?,
+            part(self.heads, self.kv_heads)?,
+            part(self.heads + self.kv_heads, self.kv_heads)?,
+        ])
+    }
+
+    /// Gradient of the joint projection from those of rotated queries, rotated keys and values. With `back`, the last two
+    /// have a row for every gathered key, which are summed.
+    pub fn rotate_backward(
+        &self,
+        qkv: &Tensor,
+        norms: Option<&(Tensor, Tensor)>,
+        positions: &Tensor,
+        gradients: &[Tensor; 3],
+        back: Option<&BackList>,
+    ) -> Result<Tensor, GpuError> {
+        if let Some(kernels) = &self.kernels {
+            return kernels.rotate_backward(
+                qkv,
+                norms,
+                positions,
+                self.rope.tables(),
+                gradients,
+                back,
+            );
+        }
+        let [d_q, d_k, d_v] = gradients;
+        let (cos, sin) = self.rope.rows(positions);
+        // The transpose of a rotation turns the other way.
+        let rotation = (cos, sin.f_neg()?);
+        let (mut d_q, mut d_k) = (rotate(d_q, &rotation), rotate(d_k, &rotation));
+        if let Some((q_norm, k_norm)) = norms {
+            let [q, k, _] = self.split(qkv)?;
+            d_q = self.norm_gradient(&d_q, &q, q_norm)?;
+            d_k = self.norm_gradient(&d_k, &k, k_norm)?;
+        }
+        let rows = qkv.size()[0];
+        let flat = [&d_q, &d_k, d_v].map(|d| d.f_reshape([rows, -1])); // (T, H, D) → (T, H · D)
+        let [d_q, d_k, d_v] = flat;
+        Ok(Tensor::f_cat(&[d_q?, d_k?, d_v?], 1)?)
+    }
+
+    /// silu(gate) ∘ up, `(T, 2 F)` to `(T, F)`.
+    pub fn gate(&self, wide: &Tensor) -> Result<Tensor, GpuError> {
+        if let Some(kernels) = &self.kernels {
+            return kernels.gate(wide);
+        }
+        let halves = wide.f_chunk(2, 1)?;
+        Ok(halves[0].f_silu()?.f_mul_(&halves[1])?)
+    }
+
+    /// Gradient of gate and up, in their place where that is possible.
+    pub fn gate_backward(&self, wide: Tensor, d_act: &Tensor) -> Result<Tensor, GpuError> {
+        if let Some(kernels) = &self.kernels {
+            return kernels.gate_backward(wide, d_act);
+        }
+        let halves = wide.f_chunk(2, 1)?;
+        let (gate, up) = (&halves[0], &halves[1]);
+        let d_up = gate.f_silu()?.f_mul_(d_act)?;
+        let d_gate = gate.f_silu_backward(&d_act.f_mul(up)?)?;
+        let mut gate = gate.shallow_clone();
+        let mut up = up.shallow_clone();
+        gate.f_copy_(&d_gate)?;
+        up.f_copy_(&d_up)?;
+        Ok(wide)
+    }
+
+    /// `(count, n)`: row `t` is the sum of those rows of `x` whose entry in `rows` is `t`.
+    pub fn sum_rows(&self, x: &Tensor, rows: &[i64], count: i64) -> Result<Tensor, GpuError> {
+        if let Some(kernels) = &self.kernels {
+            let back = BackList::new(rows, count as usize, x.device())?;
+            return kernels.sum_rows(x, &back, count);
+        }
+        let index = Tensor::f_from_slice(rows)?.f_to_device(x.device())?;
+        let mut sums = Tensor::f_zeros([count, x.size()[1]], (x.kind(), x.device()))?;
+        Ok(sums.f_index_add_(0, &index, x)?)
+    }
+
+    /// Log-probability of a token, entropy and logarithm of the sum, `(C)` each in f32, of logits `(C, vocab)` that are
+    /// divided by `temperatures`, `(C)`, where there are some.
+    pub fn score(
+        &self,
+        logits: &Tensor,
+        tokens: &Tensor,
+        temperatures: Option<&Tensor>,
+    ) -> Result<[Tensor; 3], GpuError> {
+        if let Some(kernels) = &self.kernels {
+            return kernels.score(logits, tokens, temperatures);
+        }
+        let mut logits = logits.f_to_kind(Kind::Float)?;
+        if let Some(temperatures) = temperatures {
+            logits = logits.f_div(&temperatures.f_unsqueeze(1)?)?;
+        }
+        let sums = logits.f_logsumexp([1i64].as_slice(), true)?;
+        let all = logits.f_sub(&sums)?; // log-probabilities
+        let token = all.f_gather(1, &tokens.f_unsqueeze(1)?, false)?;
+        let entropy = all
+            .f_exp()?
+            .f_mul_(&all)?
+            .f_sum_dim_intlist(-1, false, Kind::Float)?;
+        Ok([
+            token.f_squeeze_dim(1)?,
+            entropy.f_neg()?,
+            sums.f_squeeze_dim(1)?,
+        ])
+    }
+
+    /// Gradient of the logits from that of the log-probabilities, `(C)` in f32; takes the logits' place where it can.
+    pub fn score_backward(
+        &self,
+        logits: Tensor,
+        tokens: &Tensor,
+        temperatures: Option<&Tensor>,
+        sums: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<Tensor, GpuError> {
+        if let Some(kernels) = &self.kernels {
+            return kernels.score_backward(logits, tokens, temperatures, sums, gradient);
+        }
+        let kind = logits.kind();
+        let mut p = logits.f_to_kind(Kind::Float)?;
+        let mut slope = gradient.f_unsqueeze(1)?;
+        if let Some(temperatures) = temperatures {
+            let temperatures = temperatures.f_unsqueeze(1)?;
+            p = p.f_div(&temperatures)?;
+            slope = slope.f_div(&temperatures)?;
+        }
+        // d logprob / d logits = (onehot(token) − softmax) / temperature
+        let mut p = p
+            .f_sub(&sums.f_unsqueeze(1)?)?
+            .f_exp_()?
+            .f_mul_(&slope.f_neg()?)?;
+        let _ = p.f_scatter_add_(1, &tokens.f_unsqueeze(1)?, &slope)?;
+        Ok(p.f_to_kind(kind)?)
+    }
+}

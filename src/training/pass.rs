@@ -1,0 +1,168 @@
+//! One pass through the model: log-probabilities of packed completions, a loss on them, gradients of the adapter.
+//!
+//! Losses are computed on the CPU, where a few thousand numbers cost less than the launches of their many small
+//! operations would on a GPU.
+
+use tch::{Device, Tensor};
+
+use crate::model::backprop::plan::Budget;
+use crate::model::backprop::{Gradients, Live};
+use crate::model::logprobs::{Predictors, Scored, Targets, leaf};
+use crate::model::{Adapter, Decoder, Packed};
+use crate::runtime::gpu::GpuError;
+use crate::runtime::memory::{empty_cache, free_and_total};
+
+/// A model with an adapter that is being trained, as it is between two steps.
+pub struct Policy<'a> {
+    /// The frozen weights.
+    pub model: &'a Decoder,
+    live: Live,
+    budget: &'a Budget,
+}
+
+/// Memory for activations: of a GPU's whole memory what the weights, `parameters` of the adapter and its optimiser leave,
+/// or of `limit` bytes where one is given. It counts what the GPU has, not what is free at the moment, so that a run is
+/// the same when it is repeated.
+pub fn budget(model: &Decoder, parameters: usize, limit: Option<usize>) -> Budget {
+    let config = model.config();
+    let bytes = free_and_total(model.device()).map(|(_, total)| {
+        let size = model.kind().elt_size_in_bytes();
+        // Matrices, gradients and two moments in f32, copies in the weights' kind.
+        let fixed = config.parameters() as usize * size + parameters * (4 * 4 + 2 * size);
+        // The driver, the context and the kernels take their part of the whole.
+        let whole = limit.unwrap_or(total / 100 * 96);
+        whole.saturating_sub(fixed)
+    });
+    Budget::new(config, model.kind(), bytes)
+}
+
+/// Scores without gradient, on the CPU; no adapter is the reference.
+///
+/// # Errors
+/// The device refuses.
+pub fn score(
+    model: &Decoder,
+    live: Option<&Live>,
+    batch: &Packed,
+    targets: &Targets,
+) -> Result<Scored, GpuError> {
+    let tape = model.forward_kept(batch, live, None)?;
+    let scored = Predictors::new(model, tape.hidden(), targets)?.score()?;
+    to_cpu(&scored)
+}
+
+fn to_cpu(scored: &Scored) -> Result<Scored, GpuError> {
+    Ok(Scored {
+        logprobs: scored.logprobs.f_to_device(Device::Cpu)?,
+        entropies: scored.entropies.f_to_device(Device::Cpu)?,
+    })
+}
+
+impl<'a> Policy<'a> {
+    /// The policy of this adapter until it changes.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn new(
+        model: &'a Decoder,
+        adapter: &Adapter,
+        budget: &'a Budget,
+    ) -> Result<Self, GpuError> {
+        Ok(Self {
+            model,
+            live: Live::new(adapter, model.config(), model.kind())?,
+            budget,
+        })
+    }
+
+    /// The adapter as the model computes with it.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Score the targets, give them to `loss` (log-probabilities, which carry a gradient, and entropies; both on the CPU),
+    /// and add the gradients of what it returns. A loss without a value adds none.
+    ///
+    /// # Errors
+    /// The device refuses; some gradients may have been added by then.
+    pub fn learn(
+        &self,
+        batch: &Packed,
+        targets: &Targets,
+        gradients: &mut Gradients,
+        loss: impl FnOnce(&Tensor, &Tensor) -> Option<Tensor>,
+    ) -> Result<(), GpuError> {
+        let plan = self.budget.plan(batch.len(), targets.len());
+        let tape = self
+            .model
+            .forward_kept(batch, Some(&self.live), Some(&plan))?;
+        let mut predictors = Predictors::new(self.model, tape.hidden(), targets)?;
+        let scored = predictors.score_to_train()?;
+        let leaf = leaf(&scored.logprobs)?;
+        let Some(value) = loss(&leaf, &scored.entropies.f_to_device(Device::Cpu)?) else {
+            return Ok(());
+        };
+        value.f_backward()?;
+        let gradient = leaf.f_grad()?;
+        if gradient.defined() {
+            tape.backward(predictors, &gradient, gradients)?;
+        }
+        Ok(())
+    }
+}
+
+/// Run `body` with this budget, and with smaller ones after it ran out of memory; the budget that served stays.
+///
+/// # Errors
+/// Any other failure, or no memory however little is kept.
+pub fn with_less<T, E: From<GpuError>>(
+    budget: &mut Budget,
+    mut body: impl FnMut(&Budget) -> Result<T, E>,
+    is_out_of_memory: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    loop {
+        let error = match body(budget) {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        match budget.smaller() {
+            Some(smaller) if is_out_of_memory(&error) => {
+                empty_cache();
+                *budget = smaller;
+                tracing::warn!(
+                    "GPU memory did not hold the step; taking it again with {}",
+                    budget.describe()
+                );
+            }
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Split items of these packed sizes into passes of at most `tokens`; a larger item is a pass of its own.
+pub fn passes(sizes: &[usize], tokens: usize) -> Vec<std::ops::Range<usize>> {
+    let (mut all, mut start, mut sum) = (vec![], 0, 0);
+    for (at, size) in sizes.iter().enumerate() {
+        if at > start && sum + size > tokens {
+            all.push(start..at);
+            (start, sum) = (at, 0);
+        }
+        sum += size;
+    }
+    if start < sizes.len() {
+        all.push(start..sizes.len());
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_hold_what_fits_in_order() {
+        assert_eq!(passes(&[3, 3, 3, 9, 1, 1], 7), [0..2, 2..3, 3..4, 4..6]);
+        assert_eq!(passes(&[2, 2], 1), [0..1, 1..2]);
+        assert!(passes(&[], 5).is_empty());
+    }
+}
