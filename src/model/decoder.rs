@@ -121,8 +121,11 @@ impl Decoder {
         &self.embedding
     }
 
-    pub(super) fn final_norm(&self) -> &Tensor {
-        &self.norm
+    /// Weight of the norm that a layer begins with; after the last, the final norm's.
+    pub(super) fn norm_before(&self, layer: usize) -> &Tensor {
+        self.layers
+            .get(layer)
+            .map_or(&self.norm, |layer| &layer.input_norm)
     }
 
     /// Give up what generation holds on the GPU beside the weights: the cache of keys and values.

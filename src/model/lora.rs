@@ -251,11 +251,20 @@ impl Adapter {
         Some(flat.narrow(0, start, rows * inputs).view([rows, inputs]))
     }
 
+    /// Where A of a target that carries an update begins in [`Self::flat`].
+    pub fn start_of_a(&self, layer: usize, target: Target) -> i64 {
+        layer as i64 * self.stride + self.starts[&target].0
+    }
+
+    /// Where its B begins.
+    pub fn start_of_b(&self, layer: usize, target: Target) -> i64 {
+        layer as i64 * self.stride + self.starts[&target].1
+    }
+
     /// The B matrix of a target that carries an update, `(out, r)`, as a view of a buffer with this adapter's layout.
     pub fn b_of(&self, flat: &Tensor, layer: usize, target: Target) -> Tensor {
-        let (_, start) = self.starts[&target];
         let size = self.layers[layer][&target].b.size();
-        flat.narrow(0, layer as i64 * self.stride + start, size[0] * size[1])
+        flat.narrow(0, self.start_of_b(layer, target), size[0] * size[1])
             .view(size.as_slice())
     }
 

@@ -70,7 +70,7 @@ impl<'a> Policy<'a> {
     ) -> Result<Self, GpuError> {
         Ok(Self {
             model,
-            live: Live::new(adapter, model.config(), model.kind())?,
+            live: Live::new(adapter, model)?,
             budget,
         })
     }

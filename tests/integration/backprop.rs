@@ -100,7 +100,7 @@ pub fn by_hand(
     keep: Keep,
 ) -> (Tensor, Gradients) {
     let config = model.config();
-    let live = Live::new(adapter, config, model.kind()).expect("memory");
+    let live = Live::new(adapter, model).expect("memory");
     let plan = Plan::uniform(config.layers as usize, keep);
     let tape = model
         .forward_kept(batch, Some(&live), Some(&plan))

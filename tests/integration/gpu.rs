@@ -439,7 +439,10 @@ fn gradients_of_the_kernels_are_those_of_autograd() {
         {
             let distance = |x: &Tensor| ((x - truth).norm() / truth.norm()).double_value(&[]);
             let (own, other) = (distance(got), distance(plain));
-            assert!(own < 0.05, "{name}, {tensor}: {own:e}, plain {other:e}");
+            assert!(
+                own < 1.3 * other + 0.01,
+                "{name}, {tensor}: {own:e}, plain {other:e}"
+            );
             worst = worst.max(own);
             (sum, sum_plain) = (sum + own, sum_plain + other);
         }

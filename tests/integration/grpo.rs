@@ -183,7 +183,7 @@ fn values(tensor: &Tensor, row: usize, count: usize) -> Vec<f32> {
 
 /// Log-probabilities of a group's actions; without an adapter the reference's.
 pub fn score(model: &Decoder, adapter: Option<&Adapter>, plan: &GroupPlan) -> Tensor {
-    let live = adapter.map(|a| Live::new(a, model.config(), Kind::Float).expect("memory"));
+    let live = adapter.map(|a| Live::new(a, model).expect("memory"));
     let mut scores = score_groups(model, live.as_ref(), &[plan]).expect("memory");
     scores.pop().expect("one a group")
 }

@@ -235,20 +235,26 @@ impl<'a> Batch<'a> {
     fn run(&mut self, progress: &mut impl FnMut(usize)) -> Result<(), Stop> {
         loop {
             check().map_err(Stop::Interrupted)?;
+            let before = self.waiting.len();
             self.admit(progress)?;
-            if self.occupied() > 0 {
-                self.launch(progress)?;
-            }
-            let idle = self.occupied() == 0;
-            if idle && self.flights.is_empty() && !self.waiting.is_empty() {
+            if self.occupied() == 0 && self.flights.is_empty() {
+                if self.waiting.is_empty() {
+                    return Ok(());
+                }
+                // What was admitted may have ended at once.
+                if self.waiting.len() < before {
+                    continue;
+                }
                 let why = "a text found no pages although nothing else is under way";
                 return Err(Stop::Device(GpuError::Unsupported(why.into())));
             }
-            while self.flights.len() > usize::from(!idle) {
-                self.land(progress)?;
+            if self.occupied() > 0 {
+                self.launch(progress)?;
             }
-            if self.waiting.is_empty() && self.occupied() == 0 && self.flights.is_empty() {
-                return Ok(());
+            // One step stays under way while the host works.
+            let ahead = usize::from(self.occupied() > 0);
+            while self.flights.len() > ahead {
+                self.land(progress)?;
             }
         }
     }

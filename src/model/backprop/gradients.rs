@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 use super::super::lora::{Adapter, JOINT, Target};
 use super::product_f32;
 use crate::model::config::ModelConfig;
+use crate::model::decoder::Decoder;
 use crate::runtime::gpu::GpuError;
 
 /// One target's place in a joint projection.
@@ -17,14 +18,30 @@ struct Part {
     rank: i64,
 }
 
-/// The low-rank updates of one joint projection: `y += z Bᵀ`, `z = scale · x Aᵀ`.
+/// The low-rank updates of one joint projection: `y += z Bᵀ`, `z = x Aᵀ`, the adapter's scale being part of B.
 #[derive(Debug)]
 pub struct LiveJoint {
     /// `(R, in)`: the A matrices of the targets, one below the other.
     a: Tensor,
     /// `(out, R)`: their B matrices, each beside its own rows and ranks, zeros elsewhere.
     b: Tensor,
+    /// `(in, R)`: Aᵀ, where kernels apply the update of the down projection.
+    turned: Option<Tensor>,
     scale: f64,
+    /// Where each target's ranks begin, in the order of [`JOINT`].
+    ranks: Vec<Option<i64>>,
+    rank: i64,
+    /// The update is added by the kernel that reads the output next, not where the output is made.
+    tiled: bool,
+}
+
+/// An update that the kernel reading `y` is to add: `z Bᵀ`.
+#[derive(Debug, Clone, Copy)]
+pub struct Pending<'a> {
+    /// The matrices.
+    pub joint: &'a LiveJoint,
+    /// `(T, R)`.
+    pub z: &'a Tensor,
 }
 
 /// An adapter in the weights' kind, for the steps until it changes.
@@ -53,35 +70,50 @@ fn parts<'a>(
 }
 
 impl Live {
-    /// Copies of the matrices in this kind.
-    pub fn new(adapter: &Adapter, model: &ModelConfig, kind: Kind) -> Result<Self, GpuError> {
+    /// Copies of the matrices in the model's kind.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn new(adapter: &Adapter, model: &Decoder) -> Result<Self, GpuError> {
         let _no_grad = tch::no_grad_guard();
-        let flat = adapter.flat().detach().f_to_kind(kind)?;
-        let scale = adapter.config.scale();
-        let mut layers = Vec::with_capacity(model.layers as usize);
-        for layer in 0..model.layers as usize {
+        let (config, kind) = (model.config(), model.kind());
+        let flat = adapter.flat().detach();
+        let own = flat.f_to_kind(kind)?;
+        let kernels = model.pieces().kernels();
+        let tiled = kernels.is_some() && adapter.config.rank % 8 == 0;
+        let packer = Packer::new(adapter, config);
+        let packed = match kernels {
+            Some(kernels) => {
+                kernels.pack_adapter(&flat, &packer.entries, adapter.config.scale(), packer.size)?
+            }
+            None => packer.pack_plainly(&flat, adapter.config.scale(), kind)?,
+        };
+        let mut layers = Vec::with_capacity(config.layers as usize);
+        for (layer, places) in packer.layers.iter().enumerate() {
             let mut joints = [const { None }; 4];
             for (joint, slot) in joints.iter_mut().enumerate() {
-                let (found, outputs) = parts(adapter, model, layer, joint);
-                let Some(a) = adapter.joint_a(&flat, layer, joint) else {
+                let (Some(a), Some(place)) = (adapter.joint_a(&own, layer, joint), &places[joint])
+                else {
                     continue;
                 };
                 let ranks = a.size()[0];
-                let b = match found.as_slice() {
-                    [(target, part)] if part.outputs == outputs => {
-                        adapter.b_of(&flat, layer, *target)
-                    }
-                    _ => {
-                        let b = Tensor::f_zeros([outputs, ranks], (kind, flat.device()))?;
-                        for (target, part) in found {
-                            b.f_narrow(0, part.row, part.outputs)?
-                                .f_narrow(1, part.rank, adapter.config.rank)?
-                                .f_copy_(&adapter.b_of(&flat, layer, target))?;
-                        }
-                        b
-                    }
+                let view = |start: i64, rows: i64| -> Result<Tensor, GpuError> {
+                    let numbers = packed.f_narrow(0, start, rows * ranks)?;
+                    Ok(numbers.f_view([rows, ranks])?)
                 };
-                *slot = Some(LiveJoint { a, b, scale });
+                let turned = match place.turned {
+                    Some(start) => Some(view(start, a.size()[1])?),
+                    None => None,
+                };
+                *slot = Some(LiveJoint {
+                    b: view(place.b, place.outputs)?,
+                    turned,
+                    a,
+                    scale: adapter.config.scale(),
+                    ranks: place.ranks.clone(),
+                    rank: adapter.config.rank,
+                    tiled,
+                });
             }
             layers.push(joints);
         }
@@ -94,16 +126,124 @@ impl Live {
     }
 }
 
+/// Where the matrices that a forward reads lie in one buffer, and how they get there.
+struct Packer {
+    /// From, to, rows, columns, stride, whether it is turned.
+    entries: Vec<[i64; 6]>,
+    size: i64,
+    layers: Vec<[Option<JointPlace>; 4]>,
+}
+
+struct JointPlace {
+    b: i64,
+    turned: Option<i64>,
+    outputs: i64,
+    ranks: Vec<Option<i64>>,
+}
+
+impl Packer {
+    fn new(adapter: &Adapter, model: &ModelConfig) -> Self {
+        let mut all = Self {
+            entries: vec![],
+            size: 0,
+            layers: vec![],
+        };
+        for layer in 0..model.layers as usize {
+            let places = [0, 1, 2, 3].map(|joint| all.place(adapter, model, layer, joint));
+            all.layers.push(places);
+        }
+        all
+    }
+
+    fn place(
+        &mut self,
+        adapter: &Adapter,
+        model: &ModelConfig,
+        layer: usize,
+        joint: usize,
+    ) -> Option<JointPlace> {
+        let (found, outputs) = parts(adapter, model, layer, joint);
+        if found.is_empty() {
+            return None;
+        }
+        let rank = adapter.config.rank;
+        let all = rank * found.len() as i64;
+        let b = self.size;
+        self.size += outputs * all;
+        let mut ranks = vec![None; JOINT[joint].len()];
+        for (target, part) in &found {
+            let from = adapter.start_of_b(layer, *target);
+            let to = b + part.row * all + part.rank;
+            self.entries.push([from, to, part.outputs, rank, all, 0]);
+            let place = JOINT[joint].iter().position(|t| t == target);
+            place.map(|place| ranks[place] = Some(part.rank));
+        }
+        // The gate's backward adds what the down projection's update sends back.
+        let turned = (joint == 3).then(|| {
+            let to = self.size;
+            let (inputs, _) = found[0].0.features(model);
+            self.size += inputs * all;
+            let from = adapter.start_of_a(layer, found[0].0);
+            self.entries.push([from, to, rank, inputs, all, 1]);
+            to
+        });
+        Some(JointPlace {
+            b,
+            turned,
+            outputs,
+            ranks,
+        })
+    }
+
+    fn pack_plainly(&self, flat: &Tensor, scale: f64, kind: Kind) -> Result<Tensor, GpuError> {
+        let packed = Tensor::f_zeros([self.size], (kind, flat.device()))?;
+        for &[from, to, rows, columns, stride, turned] in &self.entries {
+            let matrix = flat
+                .f_narrow(0, from, rows * columns)?
+                .f_view([rows, columns])?;
+            let (matrix, scale) = match turned {
+                0 => (matrix, scale),
+                _ => (matrix.f_tr()?, 1.0),
+            };
+            let place = packed.f_as_strided(matrix.size(), [stride, 1], to)?;
+            place
+                .shallow_clone()
+                .f_copy_(&matrix.f_mul_scalar(scale)?)?;
+        }
+        Ok(packed)
+    }
+}
+
 impl LiveJoint {
-    /// `z = scale · x Aᵀ`, `(T, R)`.
+    /// `z = x Aᵀ`, `(T, R)`.
     pub fn low(&self, x: &Tensor) -> Result<Tensor, GpuError> {
-        Ok(x.f_mm(&self.a.f_tr()?)?.f_mul_scalar_(self.scale)?)
+        Ok(x.f_mm(&self.a.f_tr()?)?)
     }
 
     /// `y += z Bᵀ`, `(T, out)`.
     pub fn add(&self, y: &mut Tensor, z: &Tensor) -> Result<(), GpuError> {
         let _ = y.f_addmm_(z, &self.b.f_tr()?)?;
         Ok(())
+    }
+
+    /// The update as a kernel's business, if it is one.
+    pub fn pending<'a>(&'a self, z: &'a Tensor) -> Option<Pending<'a>> {
+        self.tiled.then_some(Pending { joint: self, z })
+    }
+
+    /// B, `(out, R)`, with the scale in it.
+    pub fn b(&self) -> &Tensor {
+        &self.b
+    }
+
+    /// Aᵀ, `(in, R)`, of the down projection.
+    pub fn turned(&self) -> Option<&Tensor> {
+        self.turned.as_ref()
+    }
+
+    /// Rank of a target, and where each target's begin.
+    pub fn ranks(&self) -> (i64, &[Option<i64>]) {
+        (self.rank, &self.ranks)
     }
 
     /// The gradient with respect to `x Aᵀ`, `(T, R)`; B's own is added.
@@ -113,8 +253,9 @@ impl LiveJoint {
         z: &Tensor,
         gradient: &mut JointGradient,
     ) -> Result<Tensor, GpuError> {
-        let d_low = d_y.f_mm(&self.b)?.f_mul_scalar_(self.scale)?;
-        let d_b = product_f32(&d_y.f_tr()?, z)?; // (out, R)
+        let d_low = d_y.f_mm(&self.b)?;
+        // (out, R)
+        let d_b = product_f32(&d_y.f_tr()?, z)?.f_mul_scalar_(self.scale)?;
         for (part, b) in &mut gradient.b {
             let own =
                 d_b.f_narrow(0, part.row, part.outputs)?

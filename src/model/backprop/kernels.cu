@@ -21,9 +21,53 @@ rms_norm(const u16* x, const u16* weight, u16* out) {
     }
 }
 
-// d_x = more + r · (w ∘ d_y) − x · r³ / n · Σ (w ∘ d_y ∘ x). `more` may be null, or be d_x itself.
+// Eight columns' worth of a low-rank product: Σ_r z[r] m[column][r], r over `rank`, which is a multiple of eight.
+DEVICE void add_low_rank(float* v, int columns, const u16* z, const u16* m, int stride, int rank) {
+    for (int r = 0; r < rank; r += 8) {
+        float low[8], values[8];
+        unpack8(*(const uint4*)(z + r), low);
+        #pragma unroll
+        for (int i = 0; i < 8; i++) {
+            if (i >= columns) break;
+            unpack8(*(const uint4*)(m + (long)i * stride + r), values);
+            #pragma unroll
+            for (int k = 0; k < 8; k++) v[i] += values[k] * low[k];
+        }
+    }
+}
+
+// middle = base + y + z bᵀ; out = norm(middle) · weight. z (rows, rank) and b (HIDDEN, rank) may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK(HIDDEN))
-rms_norm_backward(const u16* d_y, const u16* x, const u16* weight, const u16* more, u16* d_x) {
+add_and_norm(const u16* base, const u16* y, const u16* z, const u16* b, int rank, const u16* weight, u16* middle, u16* out) {
+    __shared__ float scratch[32];
+    const long row = blockIdx.x, place = row * HIDDEN + 8 * threadIdx.x;
+    const int at = 8 * threadIdx.x;
+    const bool in = at < HIDDEN;
+    float v[8] = {}, add[8], w[8];
+    if (in) {
+        unpack8(*(const uint4*)(base + place), v);
+        unpack8(*(const uint4*)(y + place), add);
+        if (z) add_low_rank(add, 8, z + row * rank, b + (long)at * rank, rank, rank);
+        #pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = rounded(v[i] + add[i]);
+        *(uint4*)(middle + place) = pack8(v);
+    }
+    float squares = 0.f;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) squares += v[i] * v[i];
+    const float factor = rsqrtf(block_sum(squares, scratch) / HIDDEN + EPS);
+    if (in) {
+        unpack8(*(const uint4*)(weight + at), w);
+        #pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = w[i] * rounded(v[i] * factor);
+        *(uint4*)(out + place) = pack8(v);
+    }
+}
+
+// d_x = more + r · (w ∘ d_y) − x · r³ / n · Σ (w ∘ d_y ∘ x). `more` may be null, or be d_x itself. The norm itself takes
+// the place of d_y.
+extern "C" __global__ void __launch_bounds__(BLOCK(HIDDEN))
+rms_norm_backward(u16* d_y, const u16* x, const u16* weight, const u16* more, u16* d_x) {
     __shared__ float scratch[2][32];
     const long row = blockIdx.x, place = row * HIDDEN + 8 * threadIdx.x;
     const int at = 8 * threadIdx.x;
@@ -45,21 +89,36 @@ rms_norm_backward(const u16* d_y, const u16* x, const u16* weight, const u16* mo
     const float r = rsqrtf(squares / HIDDEN + EPS), share = along / HIDDEN * r * r;
     if (in) {
         #pragma unroll
-        for (int i = 0; i < 8; i++) d[i] = add[i] + r * (d[i] - v[i] * share);
+        for (int i = 0; i < 8; i++) {
+            d[i] = add[i] + r * (d[i] - v[i] * share);
+            v[i] = w[i] * rounded(v[i] * r);
+        }
         *(uint4*)(d_x + place) = pack8(d);
+        *(uint4*)(d_y + place) = pack8(v);
     }
 }
 
-// Norms on heads and rotation of queries and keys; a warp a head. tables (positions, HEAD_DIM / 2).
+// Norms on heads and rotation of queries and keys; a warp a head. tables (positions, HEAD_DIM / 2). With z (rows, 3 rank)
+// and b (QKV, 3 rank), each part of which has ranks of its own, their product is added to qkv in place first.
 extern "C" __global__ void __launch_bounds__(256)
-rotate(const u16* qkv, const u16* q_norm, const u16* k_norm, const u16* cosines, const u16* sines, const int* position,
+rotate(u16* qkv, const u16* z, const u16* b, int stride, int q_at, int k_at, int v_at, int rank, const u16* q_norm, const u16* k_norm, const u16* cosines, const u16* sines, const int* position,
        u16* q_out, u16* k_out) {
     const long row = blockIdx.x;
     const int lane = threadIdx.x % 32, d = PER_LANE * lane;
     const int head = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32;
-    if (head >= HEADS + KV_HEADS) return;
+    if (head >= HEADS + 2 * KV_HEADS) return;
     float v[PER_LANE], c[PER_LANE], s[PER_LANE];
-    load_lane(qkv + row * QKV + head * HEAD_DIM + d, v);
+    const int n = head * HEAD_DIM + d;
+    // Where a part's ranks begin; negative where it carries none.
+    const int from = head < HEADS ? q_at : head < HEADS + KV_HEADS ? k_at : v_at;
+    load_lane(qkv + row * QKV + n, v);
+    if (z && from >= 0) {
+        add_low_rank(v, PER_LANE, z + row * stride + from, b + (long)n * stride + from, stride, rank);
+        #pragma unroll
+        for (int i = 0; i < PER_LANE; i++) v[i] = rounded(v[i]);
+        store_lane(qkv + row * QKV + n, v);
+    }
+    if (head >= HEADS + KV_HEADS) return;
 #if QK_NORM
     float squares = 0.f, w[PER_LANE];
     #pragma unroll
@@ -136,41 +195,103 @@ rotate_backward(const u16* qkv, const u16* q_norm, const u16* k_norm, const u16*
 
 DEVICE float sigmoid(float x) { return 1.f / (1.f + __expf(-x)); }
 
-// silu(gate) ∘ up: (rows, 2 FFN) → (rows, FFN); a thread takes eight columns.
-extern "C" __global__ void __launch_bounds__(256)
-gate_forward(const u16* wide, u16* out) {
-    const long row = blockIdx.y;
-    const int at = 8 * (blockIdx.x * blockDim.x + threadIdx.x);
-    if (at >= FFN) return;
-    float g[8], u[8];
-    unpack8(*(const uint4*)(wide + row * 2 * FFN + at), g);
-    unpack8(*(const uint4*)(wide + row * 2 * FFN + FFN + at), u);
+// A warp's tile of 16 rows by 32 columns: a lane has eight neighbouring columns in each of two rows.
+struct Tile {
+    long row[2];
+    int block, at, rows;
+    DEVICE Tile(int rows) : rows(rows) {
+        const int lane = threadIdx.x % 32;
+        block = 32 * (4 * blockIdx.x + threadIdx.x / 32);
+        at = block + 8 * (lane % 4);
+        row[0] = 16 * (long)blockIdx.y + lane / 4, row[1] = row[0] + 8;
+    }
+    // more += z mᵀ of this tile by the tensor cores; z (rows, stride), m (columns, stride), `rank` of their columns. The
+    // tensor cores' columns are permuted so that a lane's are neighbours.
+    DEVICE void add(float (*more)[4], const u16* z, const u16* m, int stride, int rank) const {
+        const int g = threadIdx.x % 32 / 4, j = threadIdx.x % 4;
+        const u16* from = m + (long)(block + 8 * (g / 2) + g % 2) * stride + 2 * j;
+        for (int r = 0; r < rank; r += 8) {
+            u32 low[2];
+            #pragma unroll
+            for (int h = 0; h < 2; h++) low[h] = row[h] < rows ? *(const u32*)(z + row[h] * stride + r + 2 * j) : 0;
+            #pragma unroll
+            for (int t = 0; t < 4; t++) multiply_eight(more[t], low[0], low[1], *(const u32*)(from + 2l * t * stride + r));
+        }
+    }
+};
+
+// silu(gate) ∘ up: (rows, 2 FFN) → (rows, FFN), with what updates add to both: z (rows, stride), b (2 FFN, stride), the
+// ranks of gate and of up beginning at `gate_at` and `up_at`, negative where there are none.
+extern "C" __global__ void __launch_bounds__(128)
+gate_forward(const u16* wide, u16* out, int rows, const u16* z, const u16* b, int stride, int gate_at, int up_at, int rank) {
+    const Tile tile(rows);
+    if (tile.block >= FFN) return;
+    float more[2][4][4] = {};
+    if (z && gate_at >= 0) tile.add(more[0], z + gate_at, b + gate_at, stride, rank);
+    if (z && up_at >= 0) tile.add(more[1], z + up_at, b + (long)FFN * stride + up_at, stride, rank);
     #pragma unroll
-    for (int i = 0; i < 8; i++) u[i] *= g[i] * sigmoid(g[i]);
-    *(uint4*)(out + row * FFN + at) = pack8(u);
+    for (int h = 0; h < 2; h++) {
+        if (tile.row[h] >= rows) continue;
+        float g[8], u[8];
+        unpack8(*(const uint4*)(wide + tile.row[h] * 2 * FFN + tile.at), g);
+        unpack8(*(const uint4*)(wide + tile.row[h] * 2 * FFN + FFN + tile.at), u);
+        #pragma unroll
+        for (int i = 0; i < 8; i++) {
+            g[i] = rounded(g[i] + more[0][i / 2][2 * h + i % 2]);
+            u[i] = rounded(u[i] + more[1][i / 2][2 * h + i % 2]) * g[i] * sigmoid(g[i]);
+        }
+        *(uint4*)(out + tile.row[h] * FFN + tile.at) = pack8(u);
+    }
 }
 
-// Gradients of gate and up take their place.
-extern "C" __global__ void __launch_bounds__(256)
-gate_backward(u16* wide, const u16* d_act) {
-    const long row = blockIdx.y;
-    const int at = 8 * (blockIdx.x * blockDim.x + threadIdx.x);
-    if (at >= FFN) return;
-    float g[8], u[8], d[8];
-    uint4* gates = (uint4*)(wide + row * 2 * FFN + at);
-    uint4* ups = (uint4*)(wide + row * 2 * FFN + FFN + at);
-    unpack8(*gates, g);
-    unpack8(*ups, u);
-    unpack8(*(const uint4*)(d_act + row * FFN + at), d);
+// Gradients of gate and up take their place, and what they made takes the place of its gradient. To that gradient is
+// added d_low aᵀ: d_low (rows, down), a (FFN, down); null where the next projection has no update.
+extern "C" __global__ void __launch_bounds__(128)
+gate_backward(u16* wide, u16* d_act, int rows, const u16* z, const u16* b, int stride, int gate_at, int up_at, int rank,
+              const u16* d_low, const u16* a, int down) {
+    const Tile tile(rows);
+    if (tile.block >= FFN) return;
+    float more[3][4][4] = {};
+    if (z && gate_at >= 0) tile.add(more[0], z + gate_at, b + gate_at, stride, rank);
+    if (z && up_at >= 0) tile.add(more[1], z + up_at, b + (long)FFN * stride + up_at, stride, rank);
+    if (d_low) tile.add(more[2], d_low, a, down, down);
     #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const float s = sigmoid(g[i]), silu = g[i] * s;
-        const float d_gate = d[i] * u[i] * s * (1.f + g[i] - silu);
-        u[i] = d[i] * silu;
-        g[i] = d_gate;
+    for (int h = 0; h < 2; h++) {
+        if (tile.row[h] >= rows) continue;
+        float g[8], u[8], d[8];
+        uint4* gates = (uint4*)(wide + tile.row[h] * 2 * FFN + tile.at);
+        uint4* ups = (uint4*)(wide + tile.row[h] * 2 * FFN + FFN + tile.at);
+        uint4* acts = (uint4*)(d_act + tile.row[h] * FFN + tile.at);
+        unpack8(*gates, g);
+        unpack8(*ups, u);
+        unpack8(*acts, d);
+        #pragma unroll
+        for (int i = 0; i < 8; i++) {
+            g[i] = rounded(g[i] + more[0][i / 2][2 * h + i % 2]);
+            u[i] = rounded(u[i] + more[1][i / 2][2 * h + i % 2]);
+            d[i] += more[2][i / 2][2 * h + i % 2];
+            const float s = sigmoid(g[i]), silu = g[i] * s;
+            const float d_gate = d[i] * u[i] * s * (1.f + g[i] - silu), act = u[i] * silu;
+            u[i] = d[i] * silu, g[i] = d_gate, d[i] = act;
+        }
+        *gates = pack8(g);
+        *ups = pack8(u);
+        *acts = pack8(d);
     }
-    *gates = pack8(g);
-    *ups = pack8(u);
+}
+
+// An adapter's matrices out of its flat buffer, in bf16: entry (from, to, rows, columns, stride, turned) puts rows by
+// columns numbers, times `scale`, at `to` with that stride; a turned matrix is transposed and not scaled.
+extern "C" __global__ void __launch_bounds__(256)
+pack_adapter(const float* flat, const long* entries, float scale, u16* out) {
+    const long* entry = entries + 6l * blockIdx.y;
+    const long rows = entry[2], columns = entry[3], stride = entry[4], count = rows * columns;
+    for (long i = (long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (long)gridDim.x * blockDim.x) {
+        const long row = i / columns, column = i % columns;
+        const float v = flat[entry[0] + i];
+        const long to = entry[1] + (entry[5] ? column * stride + row : row * stride + column);
+        out[to] = (u16)(pack(entry[5] ? v : scale * v, 0.f) & 0xffff);
+    }
 }
 
 // out[t] = Σ x[rows[i]], i from first[t] to first[t + 1] - 1; columns in eights.

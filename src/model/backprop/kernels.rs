@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::attention::BackList;
+use super::gradients::Pending;
 use crate::kernel_arguments;
 use crate::model::config::ModelConfig;
 use crate::model::fused::shape_macros;
@@ -17,7 +18,9 @@ pub struct Kernels {
     kv_heads: i64,
     head_dim: i64,
     norm: Kernel,
+    add_and_norm: Kernel,
     norm_backward: Kernel,
+    pack_adapter: Kernel,
     rotate: Kernel,
     rotate_backward: Kernel,
     gate: Kernel,
@@ -45,8 +48,11 @@ fn unsupported(config: &ModelConfig, kind: Kind) -> Option<String> {
             "a hidden width of {}, only multiples of 8 up to 8192",
             config.hidden_size
         ))
-    } else if !whole(config.intermediate_size) || !whole(config.vocab_size) {
-        Some("a feed-forward width or a vocabulary that is no multiple of 8".into())
+    } else if config.intermediate_size % 32 != 0 || !whole(config.vocab_size) {
+        Some(
+            "a feed-forward width that is no multiple of 32 or a vocabulary that is none of 8"
+                .into(),
+        )
     } else {
         None
     }
@@ -86,7 +92,9 @@ impl Kernels {
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
             norm: module.kernel("rms_norm")?,
+            add_and_norm: module.kernel("add_and_norm")?,
             norm_backward: module.kernel("rms_norm_backward")?,
+            pack_adapter: module.kernel("pack_adapter")?,
             rotate: module.kernel("rotate")?,
             rotate_backward: module.kernel("rotate_backward")?,
             gate: module.kernel("gate_forward")?,
@@ -119,25 +127,67 @@ impl Kernels {
         Ok(out)
     }
 
-    /// See [`super::Pieces::norm_backward`]; takes the place of `more`.
+    /// See [`super::Pieces::add_and_norm`].
+    pub fn add_and_norm(
+        &self,
+        base: &Tensor,
+        y: Tensor,
+        update: Option<Pending>,
+        weight: &Tensor,
+    ) -> Result<(Tensor, Tensor), GpuError> {
+        let middle = base.f_empty_like()?;
+        // The norm takes the place of what was added.
+        let [from, add, by, sum, to] = addresses([base, &y, weight, &middle, &y]);
+        let (z, b, rank) = update.map_or((0, 0, 0), |u| {
+            let rank = u.z.size()[1] as i32;
+            (pointer(u.z), pointer(u.joint.b()), rank)
+        });
+        launch(
+            self.add_and_norm,
+            self.row_shape(base.size()[0]),
+            kernel_arguments![from, add, z, b, rank, by, sum, to],
+        )?;
+        Ok((middle, y))
+    }
+
+    /// See [`super::Pieces::norm_backward`]; the results take the places of `more` and `d_y`.
     pub fn norm_backward(
         &self,
-        d_y: &Tensor,
+        d_y: Tensor,
         x: &Tensor,
         weight: &Tensor,
         more: Option<Tensor>,
-    ) -> Result<Tensor, GpuError> {
+    ) -> Result<(Tensor, Tensor), GpuError> {
         let added = more.as_ref().map_or(0, pointer);
         let out = match more {
             Some(more) => more,
             None => x.f_empty_like()?,
         };
-        let [d, from, by, to] = addresses([d_y, x, weight, &out]);
+        let [d, from, by, to] = addresses([&d_y, x, weight, &out]);
         let shape = self.row_shape(x.size()[0]);
         launch(
             self.norm_backward,
             shape,
             kernel_arguments![d, from, by, added, to],
+        )?;
+        Ok((out, d_y))
+    }
+
+    /// Matrices of an adapter out of its flat buffer by these entries (see `kernels.cu`), `(size)` in bf16.
+    pub fn pack_adapter(
+        &self,
+        flat: &Tensor,
+        entries: &[[i64; 6]],
+        scale: f64,
+        size: i64,
+    ) -> Result<Tensor, GpuError> {
+        let out = Tensor::f_zeros([size], (Kind::BFloat16, flat.device()))?;
+        let table = Tensor::f_from_slice(entries.as_flattened())?.f_to_device(flat.device())?;
+        let ([from, list, to], scale) = (addresses([flat, &table, &out]), scale as f32);
+        launch(
+            self.pack_adapter,
+            Shape::new((64, entries.len() as u32), 256),
+            kernel_arguments![from, list, scale, to],
         )?;
         Ok(out)
     }
@@ -151,6 +201,7 @@ impl Kernels {
     pub fn rotate(
         &self,
         qkv: &Tensor,
+        update: Option<Pending>,
         norms: Option<&(Tensor, Tensor)>,
         positions: &Tensor,
         tables: (&Tensor, &Tensor),
@@ -162,11 +213,19 @@ impl Kernels {
         let [from, cosines, sines, at, q_out, k_out] =
             addresses([qkv, tables.0, tables.1, positions, &q, &k]);
         let (q_norm, k_norm) = norms.map_or((0, 0), |(q, k)| (pointer(q), pointer(k)));
-        let shape = Self::head_shape(qkv.size()[0], self.heads + self.kv_heads);
+        let low = Low::of(update);
+        let [q_at, k_at, v_at] = [0, 1, 2].map(|place| low.begins(place));
+        let Low {
+            z, b, stride, rank, ..
+        } = low;
+        let shape = Self::head_shape(qkv.size()[0], self.heads + 2 * self.kv_heads);
         launch(
             self.rotate,
             shape,
-            kernel_arguments![from, q_norm, k_norm, cosines, sines, at, q_out, k_out],
+            kernel_arguments![
+                from, z, b, stride, q_at, k_at, v_at, rank, q_norm, k_norm, cosines, sines, at,
+                q_out, k_out
+            ],
         )?;
         Ok((q, k))
     }
@@ -198,28 +257,56 @@ impl Kernels {
         Ok(out)
     }
 
+    fn tile_shape(&self, rows: i64) -> Shape {
+        let columns = (self.ffn as u32).div_ceil(128);
+        Shape::new((columns, (rows as u32).div_ceil(16)), 128)
+    }
+
     /// See [`super::Pieces::gate`].
-    pub fn gate(&self, wide: &Tensor) -> Result<Tensor, GpuError> {
+    pub fn gate(&self, wide: &Tensor, update: Option<Pending>) -> Result<Tensor, GpuError> {
         let rows = wide.size()[0];
         let out = Tensor::f_empty([rows, self.ffn], (Kind::BFloat16, wide.device()))?;
         let [from, to] = addresses([wide, &out]);
+        let low = Low::of(update);
+        let (gate_at, up_at, count) = (low.begins(0), low.begins(1), rows as i32);
+        let Low {
+            z, b, stride, rank, ..
+        } = low;
         launch(
             self.gate,
-            Self::wide_shape(rows, self.ffn),
-            kernel_arguments![from, to],
+            self.tile_shape(rows),
+            kernel_arguments![from, to, count, z, b, stride, gate_at, up_at, rank],
         )?;
         Ok(out)
     }
 
-    /// See [`super::Pieces::gate_backward`].
-    pub fn gate_backward(&self, wide: Tensor, d_act: &Tensor) -> Result<Tensor, GpuError> {
-        let [both, d] = addresses([&wide, d_act]);
+    /// See [`super::Pieces::gate_backward`]; the results take the places of what they are made from.
+    pub fn gate_backward(
+        &self,
+        wide: Tensor,
+        update: Option<Pending>,
+        d_act: Tensor,
+        down: Option<Pending>,
+    ) -> Result<(Tensor, Tensor), GpuError> {
+        let rows = wide.size()[0];
+        let [both, d] = addresses([&wide, &d_act]);
+        let low = Low::of(update);
+        let (gate_at, up_at, count) = (low.begins(0), low.begins(1), rows as i32);
+        let Low {
+            z, b, stride, rank, ..
+        } = low;
+        let turned = down.and_then(|d| Some((d.z, d.joint.turned()?)));
+        let (d_low, a, width) = turned.map_or((0, 0, 0), |(d_low, a)| {
+            (pointer(d_low), pointer(a), a.size()[1] as i32)
+        });
         launch(
             self.gate_backward,
-            Self::wide_shape(wide.size()[0], self.ffn),
-            kernel_arguments![both, d],
+            self.tile_shape(rows),
+            kernel_arguments![
+                both, d, count, z, b, stride, gate_at, up_at, rank, d_low, a, width
+            ],
         )?;
-        Ok(wide)
+        Ok((wide, d_act))
     }
 
     /// See [`super::Pieces::sum_rows`].
@@ -274,6 +361,38 @@ impl Kernels {
             kernel_arguments![both, token, by, total, slope],
         )?;
         Ok(logits)
+    }
+}
+
+/// An update as kernels take it; zeros where there is none.
+#[derive(Default)]
+struct Low {
+    z: u64,
+    b: u64,
+    stride: i32,
+    rank: i32,
+    begins: Vec<Option<i64>>,
+}
+
+impl Low {
+    fn of(update: Option<Pending>) -> Self {
+        let Some(Pending { joint, z }) = update else {
+            return Self::default();
+        };
+        let (rank, begins) = joint.ranks();
+        Self {
+            z: pointer(z),
+            b: pointer(joint.b()),
+            stride: z.size()[1] as i32,
+            rank: rank as i32,
+            begins: begins.to_vec(),
+        }
+    }
+
+    /// Where a target's ranks begin, −1 where it has none.
+    fn begins(&self, place: usize) -> i32 {
+        let begin = self.begins.get(place).copied().flatten();
+        begin.map_or(-1, |at| at as i32)
     }
 }
 

@@ -5,7 +5,7 @@ use tch::Tensor;
 
 use super::Shape;
 use super::attention::{Attended, Layout};
-use super::gradients::{JointGradient, LiveJoint};
+use super::gradients::{JointGradient, LiveJoint, Pending};
 use super::pieces::Pieces;
 use super::plan::Keep;
 use crate::model::decoder::Layer;
@@ -45,122 +45,147 @@ fn joint(low: Low<'_>, index: usize) -> Option<&LiveJoint> {
     low.and_then(|low| low[index].as_ref())
 }
 
-/// `base + x wᵀ` with bias and update.
-fn project(
-    linear: &Linear,
-    x: &Tensor,
-    base: Option<&Tensor>,
-    low: Option<&LiveJoint>,
-) -> Result<Projected, GpuError> {
-    let w = linear.weight().f_tr()?;
-    let mut y = match base {
-        Some(base) => base.f_addmm(x, &w)?,
-        None => x.f_mm(&w)?,
-    };
-    if let Some(bias) = linear.bias() {
-        let _ = y.f_add_(bias)?;
-    }
-    let z = match low {
-        Some(low) => {
-            let z = low.low(x)?;
-            low.add(&mut y, &z)?;
-            Some(z)
+impl Projected {
+    /// `x wᵀ` with bias and update, unless the update is left to the kernel that reads the output.
+    fn new(linear: &Linear, x: &Tensor, low: Option<&LiveJoint>) -> Result<Self, GpuError> {
+        let mut y = x.f_mm(&linear.weight().f_tr()?)?;
+        if let Some(bias) = linear.bias() {
+            let _ = y.f_add_(bias)?;
         }
-        None => None,
-    };
-    Ok(Projected { y, z })
+        let z = match low {
+            Some(low) => Some(low.low(x)?),
+            None => None,
+        };
+        if let (Some(low), Some(z)) = (low, &z)
+            && low.pending(z).is_none()
+        {
+            low.add(&mut y, z)?;
+        }
+        Ok(Self { y, z })
+    }
+
+    fn pending<'a>(&'a self, low: Option<&'a LiveJoint>) -> Option<Pending<'a>> {
+        low?.pending(self.z.as_ref()?)
+    }
 }
 
-/// Gradient of a projection's input, if it is `wanted`; those of its update are added. `input` gives what went in, which
-/// is made again only where the update needs it.
-fn project_backward(
-    linear: &Linear,
-    d_y: &Tensor,
-    z: Option<&Tensor>,
-    (low, gradient): (Option<&LiveJoint>, Option<&mut JointGradient>),
-    input: impl FnOnce() -> Result<Tensor, GpuError>,
-    wanted: bool,
-) -> Result<Option<Tensor>, GpuError> {
-    let mut d_low = None;
-    if let (Some(low), Some(z), Some(gradient)) = (low, z, gradient) {
-        let d = low.backward_b(d_y, z, gradient)?;
-        low.backward_a(&d, &input()?, gradient)?;
-        d_low = Some((low, d));
+/// The way back through an update, between the gradient of its projection's output and that of its input.
+struct Back<'a> {
+    low: &'a LiveJoint,
+    gradient: &'a mut JointGradient,
+    /// Gradient of `x Aᵀ`.
+    d_low: Tensor,
+}
+
+impl<'a> Back<'a> {
+    /// Adds B's gradient.
+    fn new(
+        low: Option<&'a LiveJoint>,
+        gradient: Option<&'a mut JointGradient>,
+        d_y: &Tensor,
+        z: Option<&Tensor>,
+    ) -> Result<Option<Self>, GpuError> {
+        let (Some(low), Some(gradient), Some(z)) = (low, gradient, z) else {
+            return Ok(None);
+        };
+        let d_low = low.backward_b(d_y, z, gradient)?;
+        Ok(Some(Self {
+            low,
+            gradient,
+            d_low,
+        }))
     }
-    if !wanted {
-        return Ok(None);
+
+    /// Adds A's gradient; `x` is what went into the projection.
+    fn input(self, x: &Tensor) -> Result<(), GpuError> {
+        self.low.backward_a(&self.d_low, x, self.gradient)
     }
+}
+
+/// Gradient of a projection's input.
+fn input_gradient(linear: &Linear, d_y: &Tensor, back: Option<&Back>) -> Result<Tensor, GpuError> {
     let mut d_x = d_y.f_mm(linear.weight())?;
-    if let Some((low, d)) = d_low {
-        low.backward_x(&d, &mut d_x)?;
+    if let Some(back) = back {
+        back.low.backward_x(&back.d_low, &mut d_x)?;
     }
-    Ok(Some(d_x))
+    Ok(d_x)
+}
+
+/// What a layer gives to the next.
+pub struct Stream {
+    /// `(T, hidden)`.
+    pub x: Tensor,
+    /// Its norm by the next layer's weight.
+    pub normed: Tensor,
 }
 
 impl Layer {
-    /// The layer's output, and what `keep` says, unless that is nothing.
+    /// The layer's output, and what `keep` says, unless that is nothing; `next_norm` is the norm that reads the output.
     pub(super) fn forward_kept(
         &self,
-        shape: &Shape,
-        pieces: &Pieces,
-        x: Tensor,
-        layout: &Layout,
+        (shape, pieces, layout): (&Shape, &Pieces, &Layout),
+        stream: Stream,
         low: Low,
         keep: Keep,
-    ) -> Result<(Tensor, Option<Kept>), GpuError> {
-        let attention = self.first_half(shape, pieces, &x, layout, low)?;
-        let wide = self.wide(pieces, &attention.middle, low)?;
-        let act = pieces.gate(&wide.y)?;
-        let down = project(&self.down, &act, Some(&attention.middle), joint(low, 3))?;
+        next_norm: &Tensor,
+    ) -> Result<(Stream, Option<Kept>), GpuError> {
+        let Stream { x, normed } = stream;
+        let (attention, normed) = self.first_half((shape, pieces, layout), &x, normed, low)?;
+        let wide = Projected::new(&self.gate_up, &normed, joint(low, 2))?;
+        drop(normed);
+        let act = pieces.gate(&wide.y, wide.pending(joint(low, 2)))?;
+        let (next, normed, z_down) = pieces.add_and_norm(
+            &attention.middle,
+            &self.down,
+            &act,
+            joint(low, 3),
+            next_norm,
+        )?;
         let kept = (keep != Keep::Nothing).then(|| Kept {
             x,
             attention: (keep >= Keep::Attention).then_some(attention),
             wide: (keep >= Keep::All).then_some(wide),
-            z_down: down.z,
+            z_down,
         });
-        Ok((down.y, kept))
+        Ok((Stream { x: next, normed }, kept))
     }
 
+    /// (1) to (5), from the normed input; and (6), the norm of the result.
     fn first_half(
         &self,
-        shape: &Shape,
-        pieces: &Pieces,
+        (shape, pieces, layout): (&Shape, &Pieces, &Layout),
         x: &Tensor,
-        layout: &Layout,
+        normed: Tensor,
         low: Low,
-    ) -> Result<KeptAttention, GpuError> {
-        // (1) (2)
-        let normed = pieces.norm(x, &self.input_norm)?;
-        let qkv = project(&self.qkv, &normed, None, joint(low, 0))?;
+    ) -> Result<(KeptAttention, Tensor), GpuError> {
+        let qkv = Projected::new(&self.qkv, &normed, joint(low, 0))?;
         drop(normed);
-        // (3) (4)
-        let (q, k, v) = pieces.rotate(&qkv.y, self.qk_norm.as_ref(), &layout.positions)?;
+        let update = qkv.pending(joint(low, 0));
+        let (q, k, v) = pieces.rotate(&qkv.y, update, self.qk_norm.as_ref(), &layout.positions)?;
         let attended = layout.forward(shape, &q, &k, &v)?;
         drop((q, k, v));
-        // (5)
-        let output = project(&self.output, &attended.flat()?, Some(x), joint(low, 1))?;
-        Ok(KeptAttention {
+        let (middle, normed, z_output) = pieces.add_and_norm(
+            x,
+            &self.output,
+            &attended.flat()?,
+            joint(low, 1),
+            &self.post_norm,
+        )?;
+        let kept = KeptAttention {
             qkv,
             attended,
-            z_output: output.z,
-            middle: output.y,
-        })
-    }
-
-    /// (6) and the first part of (7).
-    fn wide(&self, pieces: &Pieces, middle: &Tensor, low: Low) -> Result<Projected, GpuError> {
-        let normed = pieces.norm(middle, &self.post_norm)?;
-        project(&self.gate_up, &normed, None, joint(low, 2))
+            z_output,
+            middle,
+        };
+        Ok((kept, normed))
     }
 
     /// From the gradient of the output, `(T, hidden)`, to that of the input, where it is wanted; gradients of the updates
     /// are added to theirs.
     pub(super) fn backward(
         &self,
-        shape: &Shape,
-        pieces: &Pieces,
+        (shape, pieces, layout): (&Shape, &Pieces, &Layout),
         kept: Kept,
-        layout: &Layout,
         low: &[Option<LiveJoint>; 4],
         d_out: Tensor,
         (wanted, gradients): (bool, &mut [Option<JointGradient>; 4]),
@@ -173,39 +198,49 @@ impl Layer {
         } = kept;
         let [g_qkv, g_output, g_wide, g_down] = gradients.each_mut().map(Option::as_mut);
         let low = Some(low);
+        let mut normed = None;
         let attention = match attention {
             Some(attention) => attention,
-            None => self.first_half(shape, pieces, &x, layout, low)?,
+            None => {
+                let first = pieces.norm(&x, &self.input_norm)?;
+                let (attention, second) =
+                    self.first_half((shape, pieces, layout), &x, first, low)?;
+                normed = Some(second);
+                attention
+            }
         };
         let wide = match wide {
             Some(wide) => wide,
-            None => self.wide(pieces, &attention.middle, low)?,
+            None => {
+                let normed = match normed.take() {
+                    Some(normed) => normed,
+                    None => pieces.norm(&attention.middle, &self.post_norm)?,
+                };
+                Projected::new(&self.gate_up, &normed, joint(low, 2))?
+            }
         };
-        let is_there = |d: Option<Tensor>| d.expect("it was wanted");
+        drop(normed);
         // (7)
-        let d_act = is_there(project_backward(
-            &self.down,
-            &d_out,
-            z_down.as_ref(),
-            (joint(low, 3), g_down),
-            || pieces.gate(&wide.y),
-            true,
-        )?);
-        let d_wide = pieces.gate_backward(wide.y, &d_act)?;
-        drop(d_act);
-        let d_normed = is_there(project_backward(
-            &self.gate_up,
-            &d_wide,
-            wide.z.as_ref(),
-            (joint(low, 2), g_wide),
-            || pieces.norm(&attention.middle, &self.post_norm),
-            true,
-        )?);
+        let back = Back::new(joint(low, 3), g_down, &d_out, z_down.as_ref())?;
+        let down = back.as_ref().and_then(|b| b.low.pending(&b.d_low));
+        let left = if down.is_some() { None } else { back.as_ref() };
+        let d_act = input_gradient(&self.down, &d_out, left)?;
+        let update = wide.z.as_ref().and_then(|z| joint(low, 2)?.pending(z));
+        let (d_wide, act) = pieces.gate_backward(wide.y, update, d_act, down)?;
+        if let Some(back) = back {
+            back.input(&act)?;
+        }
+        drop(act);
+        let back = Back::new(joint(low, 2), g_wide, &d_wide, wide.z.as_ref())?;
+        let d_normed = input_gradient(&self.gate_up, &d_wide, back.as_ref())?;
         drop(d_wide);
         // (6)
-        let d_middle =
-            pieces.norm_backward(&d_normed, &attention.middle, &self.post_norm, Some(d_out))?;
-        drop(d_normed);
+        let (d_middle, normed) =
+            pieces.norm_backward(d_normed, &attention.middle, &self.post_norm, Some(d_out))?;
+        if let Some(back) = back {
+            back.input(&normed)?;
+        }
+        drop(normed);
         // (5)
         let KeptAttention {
             qkv,
@@ -214,17 +249,14 @@ impl Layer {
             middle,
         } = attention;
         drop(middle);
-        let d_attended = is_there(project_backward(
-            &self.output,
-            &d_middle,
-            z_output.as_ref(),
-            (joint(low, 1), g_output),
-            || attended.flat(),
-            true,
-        )?);
+        let back = Back::new(joint(low, 1), g_output, &d_middle, z_output.as_ref())?;
+        let d_attended = input_gradient(&self.output, &d_middle, back.as_ref())?;
+        if let Some(back) = back {
+            back.input(&attended.flat()?)?;
+        }
         // (4)
         let d_attended = d_attended.f_view(attended.out.size().as_slice())?; // (T, H · D) → (T, H, D)
-        let (q, k, v) = pieces.rotate(&qkv.y, self.qk_norm.as_ref(), &layout.positions)?;
+        let (q, k, v) = pieces.rotate(&qkv.y, None, self.qk_norm.as_ref(), &layout.positions)?;
         let rotated = layout.backward(shape, (&q, &k, &v), &attended, &d_attended)?;
         drop((q, k, v, attended, d_attended));
         // (3)
@@ -237,22 +269,19 @@ impl Layer {
         )?;
         drop(rotated);
         // (2) (1)
-        let d_normed = project_backward(
-            &self.qkv,
-            &d_qkv,
-            qkv.z.as_ref(),
-            (joint(low, 0), g_qkv),
-            || pieces.norm(&x, &self.input_norm),
-            wanted,
-        )?;
-        match d_normed {
-            Some(d) => Ok(Some(pieces.norm_backward(
-                &d,
-                &x,
-                &self.input_norm,
-                Some(d_middle),
-            )?)),
-            None => Ok(None),
+        let back = Back::new(joint(low, 0), g_qkv, &d_qkv, qkv.z.as_ref())?;
+        if !wanted {
+            if let Some(back) = back {
+                back.input(&pieces.norm(&x, &self.input_norm)?)?;
+            }
+            return Ok(None);
         }
+        let d_normed = input_gradient(&self.qkv, &d_qkv, back.as_ref())?;
+        drop(d_qkv);
+        let (d_x, normed) = pieces.norm_backward(d_normed, &x, &self.input_norm, Some(d_middle))?;
+        if let Some(back) = back {
+            back.input(&normed)?;
+        }
+        Ok(Some(d_x))
     }
 }

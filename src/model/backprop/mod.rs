@@ -29,7 +29,7 @@ pub use pieces::Pieces;
 pub use plan::{Keep, Plan};
 
 use attention::Layout;
-use layer::Kept;
+use layer::{Kept, Stream};
 
 /// A forward's hidden states, and what its backward needs.
 pub struct Tape<'a> {
@@ -60,30 +60,31 @@ impl Decoder {
         let device = self.device();
         let layout = Layout::new(batch, device, pieces)?;
         let tokens = Tensor::f_from_slice(batch.token_ids())?.f_to_device(device)?;
-        let mut x = self.embedding().f_index_select(0, &tokens)?; // (T, hidden)
+        let x = self.embedding().f_index_select(0, &tokens)?; // (T, hidden)
+        let normed = pieces.norm(&x, self.norm_before(0))?;
+        let mut stream = Stream { x, normed };
         let mut layers = Vec::new();
+        let shape = Shape::of(self.config());
         for index in 0..self.layer_count() {
             let keep = plan.map_or(Keep::Nothing, |plan| plan.keep(index));
             let low = live.map(|live| live.layer(index));
             let (next, kept) = self.layer(index).forward_kept(
-                &Shape::of(self.config()),
-                pieces,
-                x,
-                &layout,
+                (&shape, pieces, &layout),
+                stream,
                 low,
                 keep,
+                self.norm_before(index + 1),
             )?;
-            x = next;
+            stream = next;
             layers.extend(kept);
         }
-        let hidden = pieces.norm(&x, self.final_norm())?;
         Ok(Tape {
             decoder: self,
             live,
             layout,
             layers,
-            last: x,
-            hidden,
+            last: stream.x,
+            hidden: stream.normed,
         })
     }
 }
@@ -122,15 +123,15 @@ impl Tape<'_> {
         let d_rows = predictors.backward(gradient)?;
         let d_hidden = pieces.sum_rows(&d_rows, &rows, count)?;
         drop(d_rows);
-        let mut d_x = pieces.norm_backward(&d_hidden, &self.last, decoder.final_norm(), None)?;
-        drop((d_hidden, self.last));
+        let norm = decoder.norm_before(decoder.layer_count());
+        let (mut d_x, _) = pieces.norm_backward(d_hidden, &self.last, norm, None)?;
+        drop(self.last);
+        let shape = Shape::of(decoder.config());
         for index in (0..decoder.layer_count()).rev() {
             let kept = self.layers.pop().expect("one a layer");
             let next = decoder.layer(index).backward(
-                &Shape::of(decoder.config()),
-                pieces,
+                (&shape, pieces, &self.layout),
                 kept,
-                &self.layout,
                 live.layer(index),
                 d_x,
                 // Below the first layer is nothing that learns.

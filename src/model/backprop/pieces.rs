@@ -5,8 +5,10 @@
 use tch::{Kind, Tensor};
 
 use super::attention::BackList;
+use super::gradients::{LiveJoint, Pending};
 use super::kernels::Kernels;
 use crate::model::config::ModelConfig;
+use crate::model::linear::Linear;
 use crate::model::rope::{RopeTable, rotate};
 use crate::runtime::gpu::GpuError;
 
@@ -43,6 +45,11 @@ impl Pieces {
         self.kernels.is_some()
     }
 
+    /// The kernels, where there are some.
+    pub(super) fn kernels(&self) -> Option<&Kernels> {
+        self.kernels.as_ref()
+    }
+
     /// x / rms(x) · w over the last dimension.
     pub fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, GpuError> {
         match &self.kernels {
@@ -51,23 +58,60 @@ impl Pieces {
         }
     }
 
-    /// Gradient of a norm's input, added to `more`. With r = 1 / rms(x), n numbers a row:
+    /// A projection `x wᵀ` with its update added to `base`, and the norm of that sum: `(T, hidden)` both; and what the
+    /// update's A made of `x`.
+    pub fn add_and_norm(
+        &self,
+        base: &Tensor,
+        linear: &Linear,
+        x: &Tensor,
+        low: Option<&LiveJoint>,
+        weight: &Tensor,
+    ) -> Result<(Tensor, Tensor, Option<Tensor>), GpuError> {
+        let z = match low {
+            Some(low) => Some(low.low(x)?),
+            None => None,
+        };
+        let pending = low.zip(z.as_ref()).and_then(|(low, z)| low.pending(z));
+        let w = linear.weight().f_tr()?;
+        let mut y = match &self.kernels {
+            Some(_) => x.f_mm(&w)?,
+            None => base.f_addmm(x, &w)?,
+        };
+        if let Some(bias) = linear.bias() {
+            let _ = y.f_add_(bias)?;
+        }
+        if let (Some(low), Some(z), None) = (low, &z, &pending) {
+            low.add(&mut y, z)?;
+        }
+        let (sum, normed) = match &self.kernels {
+            Some(kernels) => kernels.add_and_norm(base, y, pending, weight)?,
+            None => {
+                let normed = self.norm(&y, weight)?;
+                (y, normed)
+            }
+        };
+        Ok((sum, normed, z))
+    }
+
+    /// Gradient of a norm's input, added to `more`, and the norm itself again. With r = 1 / rms(x), n numbers a row:
     /// dx = r · (w ∘ dy) − x · r³ / n · Σ (w ∘ dy ∘ x).
     pub fn norm_backward(
         &self,
-        d_y: &Tensor,
+        d_y: Tensor,
         x: &Tensor,
         weight: &Tensor,
         more: Option<Tensor>,
-    ) -> Result<Tensor, GpuError> {
+    ) -> Result<(Tensor, Tensor), GpuError> {
         if let Some(kernels) = &self.kernels {
             return kernels.norm_backward(d_y, x, weight, more);
         }
-        let d_x = self.norm_gradient(d_y, x, weight)?;
-        Ok(match more {
+        let d_x = self.norm_gradient(&d_y, x, weight)?;
+        let d_x = match more {
             Some(more) => d_x.f_add(&more)?,
             None => d_x,
-        })
+        };
+        Ok((d_x, self.norm(x, weight)?))
     }
 
     fn norm_gradient(&self, d_y: &Tensor, x: &Tensor, weight: &Tensor) -> Result<Tensor, GpuError> {
@@ -81,16 +125,17 @@ impl Pieces {
     }
 
     /// Rotated queries `(T, heads, D)` and keys `(T, kv heads, D)` out of the joint projection `(T, (heads + 2 kv) · D)`,
-    /// after the norms on heads where there are some; and the values, a view.
+    /// after the norms on heads where there are some; and the values, a view. A pending update is added to `qkv` itself.
     pub fn rotate(
         &self,
         qkv: &Tensor,
+        update: Option<Pending>,
         norms: Option<&(Tensor, Tensor)>,
         positions: &Tensor,
     ) -> Result<(Tensor, Tensor, Tensor), GpuError> {
         let [q, k, v] = self.split(qkv)?;
         if let Some(kernels) = &self.kernels {
-            let (q, k) = kernels.rotate(qkv, norms, positions, self.rope.tables())?;
+            let (q, k) = kernels.rotate(qkv, update, norms, positions, self.rope.tables())?;
             return Ok((q, k, v));
         }
         let (q, k) = match norms {
@@ -153,29 +198,35 @@ impl Pieces {
         Ok(Tensor::f_cat(&[d_q?, d_k?, d_v?], 1)?)
     }
 
-    /// silu(gate) ∘ up, `(T, 2 F)` to `(T, F)`.
-    pub fn gate(&self, wide: &Tensor) -> Result<Tensor, GpuError> {
+    /// silu(gate) ∘ up, `(T, 2 F)` to `(T, F)`; a pending update counts with them.
+    pub fn gate(&self, wide: &Tensor, update: Option<Pending>) -> Result<Tensor, GpuError> {
         if let Some(kernels) = &self.kernels {
-            return kernels.gate(wide);
+            return kernels.gate(wide, update);
         }
         let halves = wide.f_chunk(2, 1)?;
         Ok(halves[0].f_silu()?.f_mul_(&halves[1])?)
     }
 
-    /// Gradient of gate and up, in their place where that is possible.
-    pub fn gate_backward(&self, wide: Tensor, d_act: &Tensor) -> Result<Tensor, GpuError> {
+    /// Gradient of gate and up, `(T, 2 F)`, and what they made again, `(T, F)`. Pending updates count with gate and up,
+    /// and with their product's gradient.
+    pub fn gate_backward(
+        &self,
+        wide: Tensor,
+        update: Option<Pending>,
+        d_act: Tensor,
+        down: Option<Pending>,
+    ) -> Result<(Tensor, Tensor), GpuError> {
         if let Some(kernels) = &self.kernels {
-            return kernels.gate_backward(wide, d_act);
+            return kernels.gate_backward(wide, update, d_act, down);
         }
         let halves = wide.f_chunk(2, 1)?;
-        let (gate, up) = (&halves[0], &halves[1]);
-        let d_up = gate.f_silu()?.f_mul_(d_act)?;
-        let d_gate = gate.f_silu_backward(&d_act.f_mul(up)?)?;
-        let mut gate = gate.shallow_clone();
-        let mut up = up.shallow_clone();
+        let (mut gate, mut up) = (halves[0].shallow_clone(), halves[1].shallow_clone());
+        let silu = gate.f_silu()?;
+        let act = silu.f_mul(&up)?;
+        let d_gate = gate.f_silu_backward(&up.f_mul(&d_act)?)?;
         gate.f_copy_(&d_gate)?;
-        up.f_copy_(&d_up)?;
-        Ok(wide)
+        up.f_copy_(&d_act.f_mul(&silu)?)?;
+        Ok((wide, act))
     }
 
     /// `(count, n)`: row `t` is the sum of those rows of `x` whose entry in `rows` is `t`.

@@ -23,12 +23,20 @@ int guarded(char** error, Body body) {
     }
 }
 
-// The backward adds in one order while this lives.
+// The backward adds in one order while this lives. Memory that is written anyway is not filled first.
 struct Deterministic {
-    bool on = at::globalContext().deterministicAlgorithms();
-    bool warn = at::globalContext().deterministicAlgorithmsWarnOnly();
-    Deterministic() { at::globalContext().setDeterministicAlgorithms(true, false); }
-    ~Deterministic() { at::globalContext().setDeterministicAlgorithms(on, warn); }
+    at::Context& context = at::globalContext();
+    bool on = context.deterministicAlgorithms();
+    bool warn = context.deterministicAlgorithmsWarnOnly();
+    bool fill = context.deterministicFillUninitializedMemory();
+    Deterministic() {
+        context.setDeterministicAlgorithms(true, false);
+        context.setDeterministicFillUninitializedMemory(false);
+    }
+    ~Deterministic() {
+        context.setDeterministicAlgorithms(on, warn);
+        context.setDeterministicFillUninitializedMemory(fill);
+    }
 };
 
 }  // namespace

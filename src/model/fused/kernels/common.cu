@@ -72,6 +72,12 @@ DEVICE void store_lane(u16* to, const float* v) {
     for (int i = 0; i < PER_LANE; i += 2) *(u32*)(to + i) = pack(v[i], v[i + 1]);
 }
 
+// d += a b: a is 16 by 8, b is 8 by 8.
+DEVICE void multiply_eight(float* d, u32 a0, u32 a1, u32 b) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a0), "r"(a1), "r"(b));
+}
+
 // Low-rank updates of the rows' adapters. `xa` holds A x for every adapter, `(rows, stride)`: adapter `i` has columns
 // from `i * width`. `b` holds the B matrices of this projection, `(adapters, outputs, RANK)`; null where there are none.
 struct Updates {

@@ -139,11 +139,6 @@ rotate_and_store(const u16* qkv, const u16* q_norm, const u16* k_norm, const u16
     }
 }
 
-DEVICE void multiply_eight(float* d, u32 a0, u32 a1, u32 b) {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a0), "r"(a1), "r"(b));
-}
-
 // silu(gate) · up, (rows, 2 · FFN) → (rows, FFN). A warp takes 16 rows by 32 columns, a thread eight columns in a row of
 // rows g and g + 8; the updates come from the tensor cores, whose columns are permuted so that this holds for them too.
 extern "C" __global__ void __launch_bounds__(128)
