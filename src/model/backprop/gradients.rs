@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::super::lora::{Adapter, JOINT, Target};
-use super::product_f32;
+use super::{Pieces, product_f32};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use crate::runtime::gpu::GpuError;
@@ -249,13 +249,24 @@ impl LiveJoint {
     /// The gradient with respect to `x Aᵀ`, `(T, R)`; B's own is added.
     pub fn backward_b(
         &self,
+        pieces: &Pieces,
         d_y: &Tensor,
         z: &Tensor,
         gradient: &mut JointGradient,
     ) -> Result<Tensor, GpuError> {
         let d_low = d_y.f_mm(&self.b)?;
-        // (out, R)
-        let d_b = product_f32(&d_y.f_tr()?, z)?.f_mul_scalar_(self.scale)?;
+        let d_b = product_f32(&d_y.f_tr()?, z)?; // (out, R)
+        if let Some(kernels) = pieces.kernels() {
+            kernels.add_blocks(
+                &d_b,
+                &gradient.blocks,
+                self.rank,
+                self.scale,
+                &gradient.flat,
+            )?;
+            return Ok(d_low);
+        }
+        let d_b = d_b.f_mul_scalar(self.scale)?;
         for (part, b) in &mut gradient.b {
             let own =
                 d_b.f_narrow(0, part.row, part.outputs)?
@@ -290,6 +301,9 @@ pub struct JointGradient {
     a: Tensor,
     /// `(outputs, rank)` each.
     b: Vec<(Part, Tensor)>,
+    /// The whole buffer, and where to, first row, rows and first rank of each B, `(targets, 4)`.
+    flat: Tensor,
+    blocks: Tensor,
 }
 
 /// Gradients of all matrices of an adapter, in f32, in one buffer with the adapter's own layout.
@@ -307,10 +321,25 @@ impl Gradients {
             [0, 1, 2, 3].map(|joint| {
                 let a = adapter.joint_a(&flat, layer, joint)?;
                 let (found, _) = parts(adapter, model, layer, joint);
+                let blocks: Vec<[i64; 4]> = found
+                    .iter()
+                    .map(|(target, part)| {
+                        let to = adapter.start_of_b(layer, *target);
+                        [to, part.row, part.outputs, part.rank]
+                    })
+                    .collect();
+                let blocks = Tensor::from_slice(blocks.as_flattened())
+                    .view([-1, 4])
+                    .to_device(flat.device());
                 let b = found
                     .into_iter()
                     .map(|(target, part)| (part, adapter.b_of(&flat, layer, target)));
-                Some(JointGradient { a, b: b.collect() })
+                Some(JointGradient {
+                    a,
+                    b: b.collect(),
+                    flat: flat.shallow_clone(),
+                    blocks,
+                })
             })
         });
         Self {

@@ -21,46 +21,75 @@ rms_norm(const u16* x, const u16* weight, u16* out) {
     }
 }
 
-// Eight columns' worth of a low-rank product: Σ_r z[r] m[column][r], r over `rank`, which is a multiple of eight.
-DEVICE void add_low_rank(float* v, int columns, const u16* z, const u16* m, int stride, int rank) {
-    for (int r = 0; r < rank; r += 8) {
-        float low[8], values[8];
-        unpack8(*(const uint4*)(z + r), low);
+// Rows that a block takes one after the other, so that what it holds of B serves all of them.
+#define ROWS 8
+
+// B's first eight ranks for some neighbouring columns; the others are read where they are needed.
+template <int COLUMNS>
+struct LowRank {
+    const u16* m;
+    int stride, rank;
+    uint4 first[COLUMNS];
+    DEVICE LowRank(const u16* m, int stride, int rank, bool any) : m(m), stride(stride), rank(rank) {
         #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            if (i >= columns) break;
-            unpack8(*(const uint4*)(m + (long)i * stride + r), values);
+        for (int i = 0; i < COLUMNS; i++) first[i] = any ? *(const uint4*)(m + (long)i * stride) : make_uint4(0, 0, 0, 0);
+    }
+    // v[column] += Σ_r z[r] m[column][r]
+    DEVICE void add(float* v, const u16* z) const {
+        for (int r = 0; r < rank; r += 8) {
+            float low[8], values[8];
+            unpack8(*(const uint4*)(z + r), low);
             #pragma unroll
-            for (int k = 0; k < 8; k++) v[i] += values[k] * low[k];
+            for (int i = 0; i < COLUMNS; i++) {
+                unpack8(r == 0 ? first[i] : *(const uint4*)(m + (long)i * stride + r), values);
+                #pragma unroll
+                for (int k = 0; k < 8; k++) v[i] += values[k] * low[k];
+            }
         }
     }
-}
+};
 
 // middle = base + y + z bᵀ; out = norm(middle) · weight. z (rows, rank) and b (HIDDEN, rank) may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK(HIDDEN))
-add_and_norm(const u16* base, const u16* y, const u16* z, const u16* b, int rank, const u16* weight, u16* middle, u16* out) {
-    __shared__ float scratch[32];
-    const long row = blockIdx.x, place = row * HIDDEN + 8 * threadIdx.x;
+add_and_norm(const u16* base, const u16* y, int rows, const u16* z, const u16* b, int rank, const u16* weight, u16* middle,
+             u16* out) {
+    __shared__ float scratch[ROWS][32];
     const int at = 8 * threadIdx.x;
     const bool in = at < HIDDEN;
-    float v[8] = {}, add[8], w[8];
-    if (in) {
-        unpack8(*(const uint4*)(base + place), v);
-        unpack8(*(const uint4*)(y + place), add);
-        if (z) add_low_rank(add, 8, z + row * rank, b + (long)at * rank, rank, rank);
+    const LowRank<8> low(b + (long)at * rank, rank, rank, in && z);
+    float w[8];
+    if (in) unpack8(*(const uint4*)(weight + at), w);
+    const long begin = (long)blockIdx.x * ROWS, end = min(begin + ROWS, (long)rows);
+    uint4 next_base = make_uint4(0, 0, 0, 0), next_y = next_base;
+    auto load = [&](long row) {
+        if (in && row < end) {
+            next_base = *(const uint4*)(base + row * HIDDEN + at);
+            next_y = *(const uint4*)(y + row * HIDDEN + at);
+        }
+    };
+    load(begin);
+    for (long row = begin; row < end; row++) {
+        const long place = row * HIDDEN + at;
+        float v[8], add[8];
+        unpack8(next_base, v);
+        unpack8(next_y, add);
+        // On its way while this row is computed.
+        load(row + 1);
+        if (in) {
+            if (z) low.add(add, z + row * rank);
+            #pragma unroll
+            for (int k = 0; k < 8; k++) v[k] = rounded(v[k] + add[k]);
+            *(uint4*)(middle + place) = pack8(v);
+        }
+        float squares = 0.f;
         #pragma unroll
-        for (int i = 0; i < 8; i++) v[i] = rounded(v[i] + add[i]);
-        *(uint4*)(middle + place) = pack8(v);
-    }
-    float squares = 0.f;
-    #pragma unroll
-    for (int i = 0; i < 8; i++) squares += v[i] * v[i];
-    const float factor = rsqrtf(block_sum(squares, scratch) / HIDDEN + EPS);
-    if (in) {
-        unpack8(*(const uint4*)(weight + at), w);
-        #pragma unroll
-        for (int i = 0; i < 8; i++) v[i] = w[i] * rounded(v[i] * factor);
-        *(uint4*)(out + place) = pack8(v);
+        for (int k = 0; k < 8; k++) squares += v[k] * v[k];
+        const float factor = rsqrtf(block_sum(squares, scratch[row - begin]) / HIDDEN + EPS);
+        if (in) {
+            #pragma unroll
+            for (int k = 0; k < 8; k++) v[k] = w[k] * rounded(v[k] * factor);
+            *(uint4*)(out + place) = pack8(v);
+        }
     }
 }
 
@@ -98,46 +127,58 @@ rms_norm_backward(u16* d_y, const u16* x, const u16* weight, const u16* more, u1
     }
 }
 
-// Norms on heads and rotation of queries and keys; a warp a head. tables (positions, HEAD_DIM / 2). With z (rows, 3 rank)
-// and b (QKV, 3 rank), each part of which has ranks of its own, their product is added to qkv in place first.
+// Norms on heads and rotation of queries and keys; a warp a head. tables (positions, HEAD_DIM / 2). With z (rows, stride)
+// and b (QKV, stride), each part of which has ranks of its own, their product is added to qkv in place first.
 extern "C" __global__ void __launch_bounds__(256)
-rotate(u16* qkv, const u16* z, const u16* b, int stride, int q_at, int k_at, int v_at, int rank, const u16* q_norm, const u16* k_norm, const u16* cosines, const u16* sines, const int* position,
-       u16* q_out, u16* k_out) {
-    const long row = blockIdx.x;
+rotate(u16* qkv, int rows, const u16* z, const u16* b, int stride, int q_at, int k_at, int v_at, int rank, const u16* q_norm,
+       const u16* k_norm, const u16* cosines, const u16* sines, const int* position, u16* q_out, u16* k_out) {
     const int lane = threadIdx.x % 32, d = PER_LANE * lane;
-    const int head = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32;
+    const int head = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32, n = head * HEAD_DIM + d;
     if (head >= HEADS + 2 * KV_HEADS) return;
-    float v[PER_LANE], c[PER_LANE], s[PER_LANE];
-    const int n = head * HEAD_DIM + d;
     // Where a part's ranks begin; negative where it carries none.
     const int from = head < HEADS ? q_at : head < HEADS + KV_HEADS ? k_at : v_at;
-    load_lane(qkv + row * QKV + n, v);
-    if (z && from >= 0) {
-        add_low_rank(v, PER_LANE, z + row * stride + from, b + (long)n * stride + from, stride, rank);
-        #pragma unroll
-        for (int i = 0; i < PER_LANE; i++) v[i] = rounded(v[i]);
-        store_lane(qkv + row * QKV + n, v);
-    }
-    if (head >= HEADS + KV_HEADS) return;
+    const bool more = z && from >= 0;
+    const LowRank<PER_LANE> low(b + (long)n * stride + from, stride, rank, more);
 #if QK_NORM
-    float squares = 0.f, w[PER_LANE];
-    #pragma unroll
-    for (int i = 0; i < PER_LANE; i++) squares += v[i] * v[i];
-    const float factor = rsqrtf(warp_sum(squares) / HEAD_DIM + EPS);
-    load_lane((head < HEADS ? q_norm : k_norm) + d, w);
-    #pragma unroll
-    for (int i = 0; i < PER_LANE; i++) v[i] = rounded(w[i] * rounded(v[i] * factor));
+    float w[PER_LANE];
+    if (head < HEADS + KV_HEADS) load_lane((head < HEADS ? q_norm : k_norm) + d, w);
 #endif
-    const long at = (long)position[row] * (HEAD_DIM / 2) + d % (HEAD_DIM / 2);
-    load_lane(cosines + at, c);
-    load_lane(sines + at, s);
+    // All rows are on their way before the first is computed.
+    float all[ROWS][PER_LANE];
     #pragma unroll
-    for (int i = 0; i < PER_LANE; i++) {
-        const float other = __shfl_xor_sync(~0u, v[i], 16);
-        v[i] = rounded(v[i] * c[i]) + rounded((lane < 16 ? -other : other) * s[i]);
+    for (int i = 0; i < ROWS; i++) load_lane(qkv + min((long)blockIdx.x * ROWS + i, (long)rows - 1) * QKV + n, all[i]);
+    #pragma unroll
+    for (int i = 0; i < ROWS; i++) {
+        const long row = (long)blockIdx.x * ROWS + i;
+        if (row >= rows) return;
+        float c[PER_LANE], s[PER_LANE];
+        float* v = all[i];
+        if (more) {
+            low.add(v, z + row * stride + from);
+            #pragma unroll
+            for (int k = 0; k < PER_LANE; k++) v[k] = rounded(v[k]);
+            store_lane(qkv + row * QKV + n, v);
+        }
+        if (head >= HEADS + KV_HEADS) continue;
+#if QK_NORM
+        float squares = 0.f;
+        #pragma unroll
+        for (int k = 0; k < PER_LANE; k++) squares += v[k] * v[k];
+        const float factor = rsqrtf(warp_sum(squares) / HEAD_DIM + EPS);
+        #pragma unroll
+        for (int k = 0; k < PER_LANE; k++) v[k] = rounded(w[k] * rounded(v[k] * factor));
+#endif
+        const long at = (long)position[row] * (HEAD_DIM / 2) + d % (HEAD_DIM / 2);
+        load_lane(cosines + at, c);
+        load_lane(sines + at, s);
+        #pragma unroll
+        for (int k = 0; k < PER_LANE; k++) {
+            const float other = __shfl_xor_sync(~0u, v[k], 16);
+            v[k] = rounded(v[k] * c[k]) + rounded((lane < 16 ? -other : other) * s[k]);
+        }
+        u16* out = head < HEADS ? q_out + (row * HEADS + head) * HEAD_DIM : k_out + (row * KV_HEADS + head - HEADS) * HEAD_DIM;
+        store_lane(out + d, v);
     }
-    u16* out = head < HEADS ? q_out + (row * HEADS + head) * HEAD_DIM : k_out + (row * KV_HEADS + head - HEADS) * HEAD_DIM;
-    store_lane(out + d, v);
 }
 
 // The way back of `rotate`, with the values' gradient put beside. Keys and values have a row for every gathered key:
@@ -226,6 +267,13 @@ extern "C" __global__ void __launch_bounds__(128)
 gate_forward(const u16* wide, u16* out, int rows, const u16* z, const u16* b, int stride, int gate_at, int up_at, int rank) {
     const Tile tile(rows);
     if (tile.block >= FFN) return;
+    uint4 gates[2] = {}, ups[2] = {};
+    #pragma unroll
+    for (int h = 0; h < 2; h++)
+        if (tile.row[h] < rows) {
+            gates[h] = *(const uint4*)(wide + tile.row[h] * 2 * FFN + tile.at);
+            ups[h] = *(const uint4*)(wide + tile.row[h] * 2 * FFN + FFN + tile.at);
+        }
     float more[2][4][4] = {};
     if (z && gate_at >= 0) tile.add(more[0], z + gate_at, b + gate_at, stride, rank);
     if (z && up_at >= 0) tile.add(more[1], z + up_at, b + (long)FFN * stride + up_at, stride, rank);
@@ -233,8 +281,8 @@ gate_forward(const u16* wide, u16* out, int rows, const u16* z, const u16* b, in
     for (int h = 0; h < 2; h++) {
         if (tile.row[h] >= rows) continue;
         float g[8], u[8];
-        unpack8(*(const uint4*)(wide + tile.row[h] * 2 * FFN + tile.at), g);
-        unpack8(*(const uint4*)(wide + tile.row[h] * 2 * FFN + FFN + tile.at), u);
+        unpack8(gates[h], g);
+        unpack8(ups[h], u);
         #pragma unroll
         for (int i = 0; i < 8; i++) {
             g[i] = rounded(g[i] + more[0][i / 2][2 * h + i % 2]);
@@ -251,6 +299,14 @@ gate_backward(u16* wide, u16* d_act, int rows, const u16* z, const u16* b, int s
               const u16* d_low, const u16* a, int down) {
     const Tile tile(rows);
     if (tile.block >= FFN) return;
+    uint4 gates[2] = {}, ups[2] = {}, acts[2] = {};
+    #pragma unroll
+    for (int h = 0; h < 2; h++)
+        if (tile.row[h] < rows) {
+            gates[h] = *(const uint4*)(wide + tile.row[h] * 2 * FFN + tile.at);
+            ups[h] = *(const uint4*)(wide + tile.row[h] * 2 * FFN + FFN + tile.at);
+            acts[h] = *(const uint4*)(d_act + tile.row[h] * FFN + tile.at);
+        }
     float more[3][4][4] = {};
     if (z && gate_at >= 0) tile.add(more[0], z + gate_at, b + gate_at, stride, rank);
     if (z && up_at >= 0) tile.add(more[1], z + up_at, b + (long)FFN * stride + up_at, stride, rank);
@@ -259,12 +315,9 @@ gate_backward(u16* wide, u16* d_act, int rows, const u16* z, const u16* b, int s
     for (int h = 0; h < 2; h++) {
         if (tile.row[h] >= rows) continue;
         float g[8], u[8], d[8];
-        uint4* gates = (uint4*)(wide + tile.row[h] * 2 * FFN + tile.at);
-        uint4* ups = (uint4*)(wide + tile.row[h] * 2 * FFN + FFN + tile.at);
-        uint4* acts = (uint4*)(d_act + tile.row[h] * FFN + tile.at);
-        unpack8(*gates, g);
-        unpack8(*ups, u);
-        unpack8(*acts, d);
+        unpack8(gates[h], g);
+        unpack8(ups[h], u);
+        unpack8(acts[h], d);
         #pragma unroll
         for (int i = 0; i < 8; i++) {
             g[i] = rounded(g[i] + more[0][i / 2][2 * h + i % 2]);
@@ -274,10 +327,20 @@ gate_backward(u16* wide, u16* d_act, int rows, const u16* z, const u16* b, int s
             const float d_gate = d[i] * u[i] * s * (1.f + g[i] - silu), act = u[i] * silu;
             u[i] = d[i] * silu, g[i] = d_gate, d[i] = act;
         }
-        *gates = pack8(g);
-        *ups = pack8(u);
-        *acts = pack8(d);
+        *(uint4*)(wide + tile.row[h] * 2 * FFN + tile.at) = pack8(g);
+        *(uint4*)(wide + tile.row[h] * 2 * FFN + FFN + tile.at) = pack8(u);
+        *(uint4*)(d_act + tile.row[h] * FFN + tile.at) = pack8(d);
     }
+}
+
+// A joint gradient's blocks, times `scale`, are added to the targets' own: block (outputs, rank) at its row and rank of
+// all (rows, stride); `to` is where each target's gradient lies in the flat buffer.
+extern "C" __global__ void __launch_bounds__(256)
+add_blocks(const float* all, int stride, const long* blocks, int rank, float scale, float* flat) {
+    const long* block = blocks + 4l * blockIdx.y;  // to, row, outputs, first rank
+    const long count = block[2] * rank;
+    for (long i = (long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (long)gridDim.x * blockDim.x)
+        flat[block[0] + i] += scale * all[(block[1] + i / rank) * stride + block[3] + i % rank];
 }
 
 // An adapter's matrices out of its flat buffer, in bf16: entry (from, to, rows, columns, stride, turned) puts rows by

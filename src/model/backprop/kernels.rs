@@ -21,6 +21,7 @@ pub struct Kernels {
     add_and_norm: Kernel,
     norm_backward: Kernel,
     pack_adapter: Kernel,
+    add_blocks: Kernel,
     rotate: Kernel,
     rotate_backward: Kernel,
     gate: Kernel,
@@ -28,6 +29,13 @@ pub struct Kernels {
     sum_rows: Kernel,
     score: Kernel,
     score_backward: Kernel,
+}
+
+/// Rows that a block of some kernels takes one after the other (`kernels.cu`).
+const ROWS: u64 = 8;
+
+fn blocks(rows: i64) -> i64 {
+    (rows as u64).div_ceil(ROWS) as i64
 }
 
 /// Threads a block that takes a row of logits.
@@ -95,6 +103,7 @@ impl Kernels {
             add_and_norm: module.kernel("add_and_norm")?,
             norm_backward: module.kernel("rms_norm_backward")?,
             pack_adapter: module.kernel("pack_adapter")?,
+            add_blocks: module.kernel("add_blocks")?,
             rotate: module.kernel("rotate")?,
             rotate_backward: module.kernel("rotate_backward")?,
             gate: module.kernel("gate_forward")?,
@@ -142,10 +151,12 @@ impl Kernels {
             let rank = u.z.size()[1] as i32;
             (pointer(u.z), pointer(u.joint.b()), rank)
         });
+        let rows = base.size()[0];
+        let count = rows as i32;
         launch(
             self.add_and_norm,
-            self.row_shape(base.size()[0]),
-            kernel_arguments![from, add, z, b, rank, by, sum, to],
+            self.row_shape(blocks(rows)),
+            kernel_arguments![from, add, count, z, b, rank, by, sum, to],
         )?;
         Ok((middle, y))
     }
@@ -192,6 +203,25 @@ impl Kernels {
         Ok(out)
     }
 
+    /// `flat` += scale · the blocks of `all`, `(out, R)` in f32, that belong to targets of this rank; `blocks` has where to,
+    /// first row, rows and first rank of each, on the device.
+    pub fn add_blocks(
+        &self,
+        all: &Tensor,
+        blocks: &Tensor,
+        rank: i64,
+        scale: f64,
+        flat: &Tensor,
+    ) -> Result<(), GpuError> {
+        let [from, list, to] = addresses([all, blocks, flat]);
+        let (stride, rank, scale) = (all.size()[1] as i32, rank as i32, scale as f32);
+        launch(
+            self.add_blocks,
+            Shape::new((64, blocks.size()[0] as u32), 256),
+            kernel_arguments![from, stride, list, rank, scale, to],
+        )
+    }
+
     fn heads(&self, like: &Tensor, heads: i64) -> Result<Tensor, GpuError> {
         let shape = [like.size()[0], heads, self.head_dim];
         Ok(Tensor::f_empty(shape, (Kind::BFloat16, like.device()))?)
@@ -218,13 +248,15 @@ impl Kernels {
         let Low {
             z, b, stride, rank, ..
         } = low;
-        let shape = Self::head_shape(qkv.size()[0], self.heads + 2 * self.kv_heads);
+        let rows = qkv.size()[0];
+        let count = rows as i32;
+        let shape = Self::head_shape(blocks(rows), self.heads + 2 * self.kv_heads);
         launch(
             self.rotate,
             shape,
             kernel_arguments![
-                from, z, b, stride, q_at, k_at, v_at, rank, q_norm, k_norm, cosines, sines, at,
-                q_out, k_out
+                from, count, z, b, stride, q_at, k_at, v_at, rank, q_norm, k_norm, cosines, sines,
+                at, q_out, k_out
             ],
         )?;
         Ok((q, k))

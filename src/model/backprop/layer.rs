@@ -80,15 +80,15 @@ struct Back<'a> {
 impl<'a> Back<'a> {
     /// Adds B's gradient.
     fn new(
-        low: Option<&'a LiveJoint>,
-        gradient: Option<&'a mut JointGradient>,
+        pieces: &Pieces,
+        (low, gradient): (Option<&'a LiveJoint>, Option<&'a mut JointGradient>),
         d_y: &Tensor,
         z: Option<&Tensor>,
     ) -> Result<Option<Self>, GpuError> {
         let (Some(low), Some(gradient), Some(z)) = (low, gradient, z) else {
             return Ok(None);
         };
-        let d_low = low.backward_b(d_y, z, gradient)?;
+        let d_low = low.backward_b(pieces, d_y, z, gradient)?;
         Ok(Some(Self {
             low,
             gradient,
@@ -221,7 +221,7 @@ impl Layer {
         };
         drop(normed);
         // (7)
-        let back = Back::new(joint(low, 3), g_down, &d_out, z_down.as_ref())?;
+        let back = Back::new(pieces, (joint(low, 3), g_down), &d_out, z_down.as_ref())?;
         let down = back.as_ref().and_then(|b| b.low.pending(&b.d_low));
         let left = if down.is_some() { None } else { back.as_ref() };
         let d_act = input_gradient(&self.down, &d_out, left)?;
@@ -231,7 +231,7 @@ impl Layer {
             back.input(&act)?;
         }
         drop(act);
-        let back = Back::new(joint(low, 2), g_wide, &d_wide, wide.z.as_ref())?;
+        let back = Back::new(pieces, (joint(low, 2), g_wide), &d_wide, wide.z.as_ref())?;
         let d_normed = input_gradient(&self.gate_up, &d_wide, back.as_ref())?;
         drop(d_wide);
         // (6)
@@ -249,7 +249,12 @@ impl Layer {
             middle,
         } = attention;
         drop(middle);
-        let back = Back::new(joint(low, 1), g_output, &d_middle, z_output.as_ref())?;
+        let back = Back::new(
+            pieces,
+            (joint(low, 1), g_output),
+            &d_middle,
+            z_output.as_ref(),
+        )?;
         let d_attended = input_gradient(&self.output, &d_middle, back.as_ref())?;
         if let Some(back) = back {
             back.input(&attended.flat()?)?;
@@ -269,7 +274,7 @@ impl Layer {
         )?;
         drop(rotated);
         // (2) (1)
-        let back = Back::new(joint(low, 0), g_qkv, &d_qkv, qkv.z.as_ref())?;
+        let back = Back::new(pieces, (joint(low, 0), g_qkv), &d_qkv, qkv.z.as_ref())?;
         if !wanted {
             if let Some(back) = back {
                 back.input(&pieces.norm(&x, &self.input_norm)?)?;
