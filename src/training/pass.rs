@@ -99,15 +99,36 @@ impl<'a> Policy<'a> {
         let mut predictors = Predictors::new(self.model, tape.hidden(), targets)?;
         let scored = predictors.score_to_train()?;
         let leaf = leaf(&scored.logprobs)?;
-        let Some(value) = loss(&leaf, &scored.entropies.f_to_device(Device::Cpu)?) else {
+        let entropies = scored.entropies.f_to_device(Device::Cpu)?;
+        let alone = self.model.device().is_cuda().then(OneThread::new);
+        let Some(value) = loss(&leaf, &entropies) else {
             return Ok(());
         };
         value.f_backward()?;
+        drop(alone);
         let gradient = leaf.f_grad()?;
         if gradient.defined() {
             tape.backward(predictors, &gradient, gradients)?;
         }
         Ok(())
+    }
+}
+
+/// libtorch's CPU work stays on this thread while this lives: a loss is a few thousand numbers, and to wake a pool of
+/// threads that have gone to sleep while the GPU worked takes longer than the GPU should wait (11 ms of 16 threads).
+struct OneThread(i32);
+
+impl OneThread {
+    fn new() -> Self {
+        let before = tch::get_num_threads();
+        tch::set_num_threads(1);
+        Self(before)
+    }
+}
+
+impl Drop for OneThread {
+    fn drop(&mut self) {
+        tch::set_num_threads(self.0);
     }
 }
 

@@ -299,14 +299,6 @@ gate_backward(u16* wide, u16* d_act, int rows, const u16* z, const u16* b, int s
               const u16* d_low, const u16* a, int down) {
     const Tile tile(rows);
     if (tile.block >= FFN) return;
-    uint4 gates[2] = {}, ups[2] = {}, acts[2] = {};
-    #pragma unroll
-    for (int h = 0; h < 2; h++)
-        if (tile.row[h] < rows) {
-            gates[h] = *(const uint4*)(wide + tile.row[h] * 2 * FFN + tile.at);
-            ups[h] = *(const uint4*)(wide + tile.row[h] * 2 * FFN + FFN + tile.at);
-            acts[h] = *(const uint4*)(d_act + tile.row[h] * FFN + tile.at);
-        }
     float more[3][4][4] = {};
     if (z && gate_at >= 0) tile.add(more[0], z + gate_at, b + gate_at, stride, rank);
     if (z && up_at >= 0) tile.add(more[1], z + up_at, b + (long)FFN * stride + up_at, stride, rank);
@@ -315,9 +307,12 @@ gate_backward(u16* wide, u16* d_act, int rows, const u16* z, const u16* b, int s
     for (int h = 0; h < 2; h++) {
         if (tile.row[h] >= rows) continue;
         float g[8], u[8], d[8];
-        unpack8(gates[h], g);
-        unpack8(ups[h], u);
-        unpack8(acts[h], d);
+        uint4* gates = (uint4*)(wide + tile.row[h] * 2 * FFN + tile.at);
+        uint4* ups = (uint4*)(wide + tile.row[h] * 2 * FFN + FFN + tile.at);
+        uint4* acts = (uint4*)(d_act + tile.row[h] * FFN + tile.at);
+        unpack8(*gates, g);
+        unpack8(*ups, u);
+        unpack8(*acts, d);
         #pragma unroll
         for (int i = 0; i < 8; i++) {
             g[i] = rounded(g[i] + more[0][i / 2][2 * h + i % 2]);
@@ -327,9 +322,9 @@ gate_backward(u16* wide, u16* d_act, int rows, const u16* z, const u16* b, int s
             const float d_gate = d[i] * u[i] * s * (1.f + g[i] - silu), act = u[i] * silu;
             u[i] = d[i] * silu, g[i] = d_gate, d[i] = act;
         }
-        *(uint4*)(wide + tile.row[h] * 2 * FFN + tile.at) = pack8(g);
-        *(uint4*)(wide + tile.row[h] * 2 * FFN + FFN + tile.at) = pack8(u);
-        *(uint4*)(d_act + tile.row[h] * FFN + tile.at) = pack8(d);
+        *gates = pack8(g);
+        *ups = pack8(u);
+        *acts = pack8(d);
     }
 }
 
