@@ -17,6 +17,7 @@
 //! tool         the sandbox for model-written Python
 //! text         tokenizer and chat template
 //! formats      GGUF: header, metadata, dequantisation; bytes only
+//! hub          files of a hub's repositories: cache, resumed and checked transfer
 //! artifact     atomic files, digests, manifests, checkpoints, Parquet tables
 //! runtime      devices, seeded streams, signals, progress
 //! ```
@@ -29,6 +30,7 @@ pub mod datasets;
 pub mod evaluation;
 pub mod formats;
 pub mod generation;
+pub mod hub;
 pub mod model;
 pub mod recipe;
 pub mod report;

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use arrow::array::{Array, ArrayRef, ListArray, RecordBatch, StringArray, StructArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
-use hf_hub::Cache;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
@@ -43,12 +42,13 @@ impl Hub {
         Self { endpoint, log }
     }
 
-    fn api(&self, cache: &Path) -> Api {
-        ApiBuilder::from_cache(Cache::new(cache.to_owned()))
-            .with_endpoint(self.endpoint.clone())
-            .with_progress(false)
-            .build()
-            .unwrap()
+    fn api(&self, cache: &Path) -> crate::hub::Hub {
+        let (endpoint, cache) = (self.endpoint.clone(), cache.to_owned());
+        crate::hub::Hub::new(crate::hub::Settings {
+            endpoint,
+            cache,
+            ..crate::hub::Settings::from_lookup(&|_| None)
+        })
     }
 
     fn requests(&self) -> Vec<String> {
