@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! cli          one file a subcommand, no logic of its own
+//! export       adapters, whole models, GGUF and TensorBoard logs for other programs
 //! stages       the pipeline: data → pairs → train-dpo → train-grpo → evaluate → report; skip, resume, run
 //! recipe       the recipe file: raw mirror, then a validated plan
 //! report       tables, figures, HTML from evaluation rows
@@ -28,6 +29,7 @@ pub mod artifact;
 pub mod cli;
 pub mod datasets;
 pub mod evaluation;
+pub mod export;
 pub mod formats;
 pub mod generation;
 pub mod hub;

@@ -47,6 +47,11 @@ impl Hub {
         crate::hub::Hub::new(crate::hub::Settings {
             endpoint,
             cache,
+            patience: crate::runtime::http::Patience {
+                attempts: 2,
+                first: std::time::Duration::from_millis(5),
+                longest: std::time::Duration::from_millis(5),
+            },
             ..crate::hub::Settings::from_lookup(&|_| None)
         })
     }
@@ -515,7 +520,7 @@ fn what_goes_wrong_is_said_with_its_mending() {
         false,
     );
     assert!(
-        damaged.contains("`main/train-damaged.parquet` is damaged: expected SHA-256 ffff"),
+        damaged.contains("`main/train-damaged.parquet`: expected digest ffff"),
         "{damaged}"
     );
     let columns = parquet(vec![

@@ -94,7 +94,11 @@ impl ModelSlot {
                 path,
                 origin,
             }),
-            Err(ModelError::Served { .. }) => None,
+            Err(ModelError::Served { .. }) => {
+                // A key that is not there is better told before anything runs.
+                Endpoint::open(spec)?;
+                None
+            }
             Err(ModelError::NotFetched { source_name }) => {
                 tracing::warn!(
                     "model `{source_name}` is not on this machine yet; a run would fetch it from the hub first"
