@@ -57,10 +57,10 @@ test-browser: setup
 	$(CARGO) test --locked --lib report::html::tests::preview -- --ignored
 	cd tests/browser && PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --no-audit --no-fund && npx playwright test
 
-# ATP_PYTHON names a Python that has tests/ecosystem/requirements.txt and pytest already, ATP_ECOSYSTEM_RUN a finished run.
+# ATP_PYTHON names a Python that has tests/ecosystem/requirements.txt already, ATP_ECOSYSTEM_RUN a finished run.
 test-ecosystem: build
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "test-ecosystem: Python 3.10 or newer is needed; name one by PYTHON" >&2; exit 1; }
-	@test -n "$$ATP_PYTHON" || test -x target/ecosystem/bin/pytest || { $(PYTHON) -m venv target/ecosystem && target/ecosystem/bin/pip install --quiet pytest -r tests/ecosystem/requirements.txt; }
+	@test -n "$$ATP_PYTHON" || test -x target/ecosystem/bin/pytest || { $(PYTHON) -m venv target/ecosystem && target/ecosystem/bin/pip install --quiet -r tests/ecosystem/requirements.txt; }
 	cd tests/ecosystem && "$${ATP_PYTHON:-../../target/ecosystem/bin/python}" -m pytest -v -rP -p no:cacheprovider .
 
 check: fmt clippy doc test

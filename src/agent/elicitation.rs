@@ -159,7 +159,8 @@ pub struct Usage {
 impl Answer {
     /// Tokens of the prompt.
     pub fn prompt_tokens(&self) -> usize {
-        self.usage.map_or(self.prompt.len(), |usage| usage.prompt as usize)
+        self.usage
+            .map_or(self.prompt.len(), |usage| usage.prompt as usize)
     }
 
     /// Tokens the model wrote.

@@ -32,6 +32,10 @@ pub struct EndpointConfig {
     pub requests_per_minute: u32,
     /// Longest wait for an answer, in seconds.
     pub timeout: u64,
+    /// Send `top_k`, `min_p` and `chat_template_kwargs` too, which vLLM, llama.cpp and SGLang take and OpenAI's own API
+    /// refuses. Without them, these servers put in values of their own: llama.cpp a `top_k` of 40, vLLM what the model's
+    /// `generation_config.json` says.
+    pub extensions: bool,
     /// Attempts of a request that fails in passing: no connection, HTTP 408, 429, 5xx.
     pub attempts: u32,
 }
@@ -43,6 +47,7 @@ impl Default for EndpointConfig {
             concurrency: 8,
             requests_per_minute: 0,
             timeout: 300,
+            extensions: true,
             attempts: 6,
         }
     }
@@ -118,7 +123,10 @@ impl Endpoint {
         let key = match &config.api_key_env {
             None => None,
             Some(variable) => {
-                let key = std::env::var(variable).unwrap_or_default().trim().to_owned();
+                let key = std::env::var(variable)
+                    .unwrap_or_default()
+                    .trim()
+                    .to_owned();
                 if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
                     return Err(fail(format!(
                         "the environment variable `{variable}`, which `endpoint.api_key_env` names, holds no key; export it"
@@ -152,15 +160,12 @@ impl Endpoint {
             "seed": derive(ask.seed, "text") >> 33,
             "stream": false,
         });
-        // Not of the protocol, but of most servers that one runs oneself; so they are sent only where they are set.
-        if config.top_k > 0 {
+        if self.config.extensions {
             body["top_k"] = json!(config.top_k);
-        }
-        if config.min_p > 0.0 {
             body["min_p"] = json!(config.min_p);
-        }
-        if let Some(thinking) = config.thinking {
-            body["chat_template_kwargs"] = json!({ "enable_thinking": thinking });
+            if let Some(thinking) = config.thinking {
+                body["chat_template_kwargs"] = json!({ "enable_thinking": thinking });
+            }
         }
         body
     }
@@ -180,9 +185,12 @@ impl Endpoint {
                 .and_then(|response| {
                     let status = response.status();
                     let text = response.into_string();
-                    let text = text.map_err(|e| Failure::broken(format!("the answer broke off ({e})")))?;
+                    let text =
+                        text.map_err(|e| Failure::broken(format!("the answer broke off ({e})")))?;
                     serde_json::from_str::<Value>(&text).map_err(|_| Failure::Transport {
-                        text: format!("HTTP {status}: expected JSON of a chat completion, got something else"),
+                        text: format!(
+                            "HTTP {status}: expected JSON of a chat completion, got something else"
+                        ),
                         passing: false,
                         reached: true,
                     })
@@ -204,7 +212,9 @@ impl Endpoint {
     fn explain(&self, failure: &Failure) -> ServedError {
         let (url, name) = (&self.url, &self.name);
         let (mend, hopeless) = match failure {
-            Failure::Status { status: 401 | 403, .. } => (
+            Failure::Status {
+                status: 401 | 403, ..
+            } => (
                 "; the server wants a key: let `endpoint.api_key_env` name the environment variable that holds it",
                 true,
             ),
@@ -240,7 +250,10 @@ impl Endpoint {
         let content = message["content"].as_str().unwrap_or_default();
         // Servers that part reasoning from the answer: put together again, as the model wrote it.
         let thought = [&message["reasoning_content"], &message["reasoning"]];
-        let thought = thought.into_iter().find_map(|v| v.as_str()).unwrap_or_default();
+        let thought = thought
+            .into_iter()
+            .find_map(|v| v.as_str())
+            .unwrap_or_default();
         let text = match thought.is_empty() {
             true => content.to_owned(),
             false => format!("<think>\n{thought}\n</think>\n\n{content}"),
@@ -303,8 +316,12 @@ impl Endpoint {
             std::thread::spawn(move || {
                 while !work.hopeless.load(Ordering::SeqCst) {
                     let place = work.next.fetch_add(1, Ordering::SeqCst);
-                    let Some(body) = work.bodies.get(place) else { break };
-                    let Ok(result) = endpoint.send(body, &work.gate) else { break };
+                    let Some(body) = work.bodies.get(place) else {
+                        break;
+                    };
+                    let Ok(result) = endpoint.send(body, &work.gate) else {
+                        break;
+                    };
                     if result.as_ref().is_err_and(|error| error.hopeless) {
                         work.hopeless.store(true, Ordering::SeqCst);
                     }
@@ -315,7 +332,8 @@ impl Endpoint {
             });
         }
         drop(sender);
-        let mut answers: Vec<Option<Result<Answer, AskError>>> = asks.iter().map(|_| None).collect();
+        let mut answers: Vec<Option<Result<Answer, AskError>>> =
+            asks.iter().map(|_| None).collect();
         let mut reason = None;
         loop {
             check()?;
@@ -340,7 +358,9 @@ impl Endpoint {
             hopeless: false,
         });
         let filled = answers.into_iter();
-        Ok(filled.map(|answer| answer.unwrap_or_else(|| Err(reason.clone().into()))).collect())
+        Ok(filled
+            .map(|answer| answer.unwrap_or_else(|| Err(reason.clone().into())))
+            .collect())
     }
 }
 

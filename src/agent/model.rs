@@ -203,7 +203,10 @@ impl ModelSpec {
 
     /// Name and revision on the hub.
     fn on_hub(&self) -> (&str, &str) {
-        let (name, revision) = self.source.split_once('@').unwrap_or((&self.source, "main"));
+        let (name, revision) = self
+            .source
+            .split_once('@')
+            .unwrap_or((&self.source, "main"));
         (name, self.revision.as_deref().unwrap_or(revision))
     }
 
@@ -218,8 +221,8 @@ impl ModelSpec {
     /// As [`Self::resolve`], and where it is from: `owner/name@commit` for the hub's, else the path.
     pub fn find(&self, base: &Path, may_fetch: bool) -> Result<(PathBuf, String), ModelError> {
         let here = |path: PathBuf| {
-            let origin = path.display().to_string();
-            (path, origin)
+            let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+            (path, absolute.display().to_string())
         };
         let not_found = |problem: String| ModelError::NotFound {
             source_name: self.source.clone(),

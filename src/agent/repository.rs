@@ -50,7 +50,12 @@ pub(super) fn cached(hub: &Hub, name: &str, revision: &str) -> Option<Fetched> {
     let have = |file: &str| hub.cached(&known, file);
     let mut needed: Vec<String> = [CONFIG, TOKENIZER].map(str::to_owned).to_vec();
     let listed = |file: &&str| known.files.iter().any(|f| f == file);
-    needed.extend(DESCRIBED.iter().filter(|f| listed(f)).map(|f| (*f).to_owned()));
+    needed.extend(
+        DESCRIBED
+            .iter()
+            .filter(|f| listed(f))
+            .map(|f| (*f).to_owned()),
+    );
     match listed(&INDEX) {
         true => needed.extend(shards(&have(INDEX)?).ok()?),
         false => needed.push(WEIGHTS.to_owned()),
@@ -92,7 +97,8 @@ pub(super) fn fetch(hub: &Hub, name: &str, revision: &str) -> Result<Fetched, Hu
     };
     if let Some(gone) = weights.iter().find(|shard| !listed(shard)) {
         let commit = &found.commit;
-        let problem = format!("{INDEX} of commit {commit} names `{gone}`, which the commit has not");
+        let problem =
+            format!("{INDEX} of commit {commit} names `{gone}`, which the commit has not");
         return Err(HubError::Failed(problem));
     }
     for shard in &weights {

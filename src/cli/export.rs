@@ -98,6 +98,9 @@ fn trained_on(adapter: &Path) -> anyhow::Result<String> {
     let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     match config["base_model_name_or_path"].as_str() {
         Some(base) if !base.is_empty() => Ok(base.to_owned()),
-        _ => bail!("{}: it names no base model; name it by --model", path.display()),
+        _ => bail!(
+            "{}: it names no base model; name it by --model",
+            path.display()
+        ),
     }
 }

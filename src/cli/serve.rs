@@ -114,7 +114,12 @@ fn gather(jobs: &Receiver<Job>) -> anyhow::Result<Vec<Job>> {
 }
 
 fn receive(mut request: tiny_http::Request, name: &str, jobs: &Sender<Job>) {
-    let path = request.url().split('?').next().unwrap_or_default().to_owned();
+    let path = request
+        .url()
+        .split('?')
+        .next()
+        .unwrap_or_default()
+        .to_owned();
     match (request.method(), path.as_str()) {
         (Method::Get, "/health") => reply(request, 200, &json!({ "status": "ok" })),
         (Method::Get, "/v1/models") => {
@@ -139,13 +144,17 @@ fn receive(mut request: tiny_http::Request, name: &str, jobs: &Sender<Job>) {
 fn read(request: &mut tiny_http::Request) -> Result<Body, String> {
     let mut bytes = vec![];
     let reader = request.as_reader().take(LONGEST + 1);
-    { reader }.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    { reader }
+        .read_to_end(&mut bytes)
+        .map_err(|e| e.to_string())?;
     if bytes.len() as u64 > LONGEST {
         return Err(format!("the request is longer than {LONGEST} bytes"));
     }
     let body: Body = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
     let absent = |value: &Option<Value>| {
-        value.as_ref().is_none_or(|v| v.is_null() || v.as_array().is_some_and(Vec::is_empty))
+        value
+            .as_ref()
+            .is_none_or(|v| v.is_null() || v.as_array().is_some_and(Vec::is_empty))
     };
     if body.stream {
         Err("`stream`: only false is served".into())
@@ -191,7 +200,11 @@ fn answer(
                     error.downcast_ref::<GenerationError>(),
                     Some(GenerationError::TooLong { .. } | GenerationError::BadPrompt(_))
                 );
-                refuse(job.request, if too_long { 400 } else { 500 }, &format!("{error:#}"));
+                refuse(
+                    job.request,
+                    if too_long { 400 } else { 500 },
+                    &format!("{error:#}"),
+                );
             }
         }
     }
@@ -210,8 +223,12 @@ fn prepare(model: &LoadedModel, body: &Body) -> Result<Request, String> {
         thinking,
         ..base
     };
-    config.check().map_err(|(field, problem)| format!("`{field}`: {problem}"))?;
-    let prompt = model.codec.encode_chat(&body.messages, &config.render_options());
+    config
+        .check()
+        .map_err(|(field, problem)| format!("`{field}`: {problem}"))?;
+    let prompt = model
+        .codec
+        .encode_chat(&body.messages, &config.render_options());
     let prompt = prompt.map_err(|e| e.to_string())?;
     let room = (model.decoder.config().max_position as usize).saturating_sub(prompt.len());
     Ok(Request {
@@ -255,8 +272,16 @@ fn said(
 }
 
 fn refuse(request: tiny_http::Request, status: u16, problem: &str) {
-    let kind = if status < 500 { "invalid_request_error" } else { "server_error" };
-    reply(request, status, &json!({ "error": { "message": problem, "type": kind } }));
+    let kind = if status < 500 {
+        "invalid_request_error"
+    } else {
+        "server_error"
+    };
+    reply(
+        request,
+        status,
+        &json!({ "error": { "message": problem, "type": kind } }),
+    );
 }
 
 fn reply(request: tiny_http::Request, status: u16, body: &Value) {

@@ -35,8 +35,12 @@ pub fn write_adapter(from: &Path, folder: &Path, base: Option<&str>) -> Result<(
         )));
     }
     let trained = Trained::beside(from)?;
-    let known = trained.as_ref().and_then(|trained| trained.origin.as_deref());
-    let recorded = config["base_model_name_or_path"].as_str().unwrap_or_default();
+    let known = trained
+        .as_ref()
+        .and_then(|trained| trained.origin.as_deref());
+    let recorded = config["base_model_name_or_path"]
+        .as_str()
+        .unwrap_or_default();
     let base = base.or(known).unwrap_or(recorded).to_owned();
     let (name, revision) = match base.split_once('@') {
         Some((name, revision)) => (name, Some(revision)),

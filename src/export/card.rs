@@ -29,11 +29,13 @@ impl Trained {
             return Ok(None);
         };
         let found = Manifest::load(folder)?;
-        Ok(found.filter(|m| m.stage.starts_with("train-")).map(|manifest| Self {
-            origin: manifest.inputs.get("model").cloned(),
-            folder: folder.to_path_buf(),
-            manifest,
-        }))
+        Ok(found
+            .filter(|m| m.stage.starts_with("train-"))
+            .map(|manifest| Self {
+                origin: manifest.inputs.get("model").cloned(),
+                folder: folder.to_path_buf(),
+                manifest,
+            }))
     }
 
     fn method(&self) -> &str {
@@ -45,7 +47,8 @@ impl Trained {
     fn metrics(&self) -> Vec<(String, f64, f64)> {
         let text = std::fs::read_to_string(self.folder.join("metrics.jsonl")).unwrap_or_default();
         let line = |line: Option<&str>| -> BTreeMap<String, Value> {
-            line.and_then(|l| serde_json::from_str(l).ok()).unwrap_or_default()
+            line.and_then(|l| serde_json::from_str(l).ok())
+                .unwrap_or_default()
         };
         let (first, last) = (line(text.lines().next()), line(text.lines().last()));
         let both = first.iter().filter_map(|(name, value)| {
@@ -84,7 +87,10 @@ impl Trained {
                     (count > 0).then(|| (round, hits as f64 / count as f64, count))
                 };
                 let rates = strand.rounds().into_iter().filter_map(of).collect();
-                found.push((format!("{} ({})", strand.measure.rate_name(), evaluated.stage), rates));
+                found.push((
+                    format!("{} ({})", strand.measure.rate_name(), evaluated.stage),
+                    rates,
+                ));
             }
         }
         found
@@ -93,14 +99,18 @@ impl Trained {
 
 /// The card of an adapter.
 pub(super) fn adapter(config: &Value, trained: Option<&Trained>) -> String {
-    let base = config["base_model_name_or_path"].as_str().unwrap_or("unknown");
+    let base = config["base_model_name_or_path"]
+        .as_str()
+        .unwrap_or("unknown");
     let on_hub = base.split('/').count() == 2 && !Path::new(base).exists();
     let method = trained.map_or("lora", Trained::method);
     let mut text = String::from("---\n");
     if on_hub {
         let _ = writeln!(text, "base_model: {base}");
     }
-    text.push_str("library_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n- atp-pipeline\n");
+    text.push_str(
+        "library_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n- atp-pipeline\n",
+    );
     if trained.is_some() {
         let _ = writeln!(text, "- {method}");
     }
@@ -110,7 +120,11 @@ pub(super) fn adapter(config: &Value, trained: Option<&Trained>) -> String {
         "Rank {}, alpha {}{}, on {}.\n",
         config["r"],
         config["lora_alpha"],
-        if config["use_rslora"] == true { ", rank-stabilised" } else { "" },
+        if config["use_rslora"] == true {
+            ", rank-stabilised"
+        } else {
+            ""
+        },
         names(&config["target_modules"])
     );
     text.push_str(
@@ -148,7 +162,11 @@ fn provenance(text: &mut String, trained: &Trained) {
     );
     text.push_str("| data | SHA-256 |\n|---|---|\n");
     for (name, digest) in parts["inputs"].as_object().into_iter().flatten() {
-        let _ = writeln!(text, "| {name} | `{}` |", digest.as_str().unwrap_or_default());
+        let _ = writeln!(
+            text,
+            "| {name} | `{}` |",
+            digest.as_str().unwrap_or_default()
+        );
     }
     for (name, entry) in &manifest.outputs {
         let _ = writeln!(text, "| {name} (made) | `{}` |", entry.digest);
@@ -167,7 +185,10 @@ fn provenance(text: &mut String, trained: &Trained) {
     if !rates.is_empty() {
         text.push_str("## Evaluation\n\nBy round of self-evolution; decisions that could not be read are left out.\n\n");
         for (name, by_round) in rates {
-            let _ = writeln!(text, "{name}\n\n| round | rate | decisions |\n|---|---|---|");
+            let _ = writeln!(
+                text,
+                "{name}\n\n| round | rate | decisions |\n|---|---|---|"
+            );
             for (round, rate, count) in by_round {
                 let _ = writeln!(text, "| {round} | {rate:.3} | {count} |");
             }
@@ -184,9 +205,15 @@ pub(super) fn merged(source: &Source) -> Result<String, ExportError> {
     if on_hub {
         let _ = writeln!(text, "base_model: {base}");
     }
-    text.push_str("library_name: transformers\npipeline_tag: text-generation\ntags:\n- atp-pipeline\n---\n\n");
+    text.push_str(
+        "library_name: transformers\npipeline_tag: text-generation\ntags:\n- atp-pipeline\n---\n\n",
+    );
     let Some(folder) = &source.adapter_folder else {
-        let _ = writeln!(text, "# {base}\n\nThe weights of `{}`, written anew.", source.origin);
+        let _ = writeln!(
+            text,
+            "# {base}\n\nThe weights of `{}`, written anew.",
+            source.origin
+        );
         return Ok(text);
     };
     let _ = writeln!(
@@ -202,7 +229,12 @@ pub(super) fn merged(source: &Source) -> Result<String, ExportError> {
 }
 
 fn names(list: &Value) -> String {
-    let names: Vec<&str> = list.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let names: Vec<&str> = list
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     match names.is_empty() {
         true => list.to_string(),
         false => names.join(", "),
@@ -214,9 +246,14 @@ fn without_null(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
             let kept = map.iter().filter(|(_, value)| !value.is_null());
-            kept.map(|(key, value)| (key.clone(), without_null(value))).collect()
+            kept.map(|(key, value)| (key.clone(), without_null(value)))
+                .collect()
         }
-        Value::Array(items) => items.iter().filter(|v| !v.is_null()).map(without_null).collect(),
+        Value::Array(items) => items
+            .iter()
+            .filter(|v| !v.is_null())
+            .map(without_null)
+            .collect(),
         other => other.clone(),
     }
 }

@@ -47,7 +47,11 @@ pub fn write_gguf(source: &Source, file: &Path, precision: Precision) -> Result<
         let unknown = || ExportError::Problem(format!("tensor `{name}` has no name in GGUF"));
         tensors.push(NewTensor {
             name: gguf_name(&name).ok_or_else(unknown)?,
-            kind: if shape.len() == 1 { TensorKind::F32 } else { stored },
+            kind: if shape.len() == 1 {
+                TensorKind::F32
+            } else {
+                stored
+            },
             shape: shape.iter().map(|n| *n as usize).collect(),
         });
         names.push(name);
@@ -60,7 +64,11 @@ pub fn write_gguf(source: &Source, file: &Path, precision: Precision) -> Result<
             plain.rope_scaling = RopeScaling::None;
             let scaled = inverse_frequencies(source.config());
             let pairs = inverse_frequencies(&plain).into_iter().zip(scaled);
-            Some(pairs.map(|(plain, scaled)| plain / scaled).collect::<Vec<f32>>())
+            Some(
+                pairs
+                    .map(|(plain, scaled)| plain / scaled)
+                    .collect::<Vec<f32>>(),
+            )
         }
     };
     if let Some(factors) = &divisors {
@@ -78,7 +86,11 @@ pub fn write_gguf(source: &Source, file: &Path, precision: Precision) -> Result<
         write(out, &metadata, &tensors, &mut |tensor| {
             let bytes = match next.next() {
                 Some(name) => one(source, name, tensor, kind),
-                None => Ok(divisors.iter().flatten().flat_map(|x| x.to_le_bytes()).collect()),
+                None => Ok(divisors
+                    .iter()
+                    .flatten()
+                    .flat_map(|x| x.to_le_bytes())
+                    .collect()),
             };
             progress.add(1);
             bytes.map_err(|error| {
@@ -112,7 +124,11 @@ fn one(
         let ordered = permute(&flat, heads, outputs, inputs);
         values = tch::Tensor::from_slice(&ordered).view(size.as_slice());
     }
-    let kind = if tensor.kind == TensorKind::F32 { Kind::Float } else { kind };
+    let kind = if tensor.kind == TensorKind::F32 {
+        Kind::Float
+    } else {
+        kind
+    };
     Ok(bytes_of(name, &values, kind)?.1)
 }
 
@@ -159,7 +175,8 @@ fn described(source: &Source, stored: TensorKind) -> Result<Vec<Entry>, ExportEr
 /// The tokenizer of another GGUF file.
 fn taken_over(file: &GgufFile) -> Vec<Entry> {
     let keys = file.keys().filter(|key| key.starts_with("tokenizer."));
-    keys.filter_map(|key| Some((key.to_owned(), file.metadata(key)?.clone()))).collect()
+    keys.filter_map(|key| Some((key.to_owned(), file.metadata(key)?.clone())))
+        .collect()
 }
 
 /// The tokenizer of a folder: byte-level BPE by one of the rules that have a name in GGUF.
@@ -172,7 +189,9 @@ fn tokenizer(source: &Source) -> Result<Vec<Entry>, ExportError> {
             source.path.display()
         ))
     };
-    let rule = own.gguf_rule().ok_or_else(|| wrong("cuts words by another rule"))?;
+    let rule = own
+        .gguf_rule()
+        .ok_or_else(|| wrong("cuts words by another rule"))?;
     let json = own.to_json()?;
     let vocabulary = json["model"]["vocab"].as_object();
     let vocabulary = vocabulary.ok_or_else(|| wrong("has no vocabulary"))?;
@@ -181,7 +200,9 @@ fn tokenizer(source: &Source) -> Result<Vec<Entry>, ExportError> {
     let mut tokens: Vec<String> = (0..rows).map(|id| format!("[PAD{id}]")).collect();
     let mut types = vec![UNUSED; rows];
     let mut put = |id: Option<u64>, token: &str, kind: i64| {
-        let id = id.and_then(|id| usize::try_from(id).ok()).filter(|id| *id < rows);
+        let id = id
+            .and_then(|id| usize::try_from(id).ok())
+            .filter(|id| *id < rows);
         let id = id.ok_or_else(|| wrong(&format!("has `{token}` outside the embedding")))?;
         (tokens[id], types[id]) = (token.to_owned(), kind);
         Ok::<_, ExportError>(())
@@ -194,7 +215,11 @@ fn tokenizer(source: &Source) -> Result<Vec<Entry>, ExportError> {
             Some(true) => CONTROL,
             _ => USER_DEFINED,
         };
-        put(added["id"].as_u64(), added["content"].as_str().unwrap_or_default(), kind)?;
+        put(
+            added["id"].as_u64(),
+            added["content"].as_str().unwrap_or_default(),
+            kind,
+        )?;
     }
     let merges = json["model"]["merges"].as_array();
     let merge = |pair: &Json| match pair {
@@ -212,7 +237,10 @@ fn tokenizer(source: &Source) -> Result<Vec<Entry>, ExportError> {
         entry("ggml.merges", Value::Array(Array::String(merges))),
         // A chat template writes all that a prompt needs.
         entry("ggml.add_bos_token", Value::Bool(false)),
-        entry("chat_template", Value::String(source.codec.template_source().into())),
+        entry(
+            "chat_template",
+            Value::String(source.codec.template_source().into()),
+        ),
     ];
     // Programs stop at this token, so it is the one that ends a turn.
     let stops = source.codec.stop_ids();
@@ -220,7 +248,10 @@ fn tokenizer(source: &Source) -> Result<Vec<Entry>, ExportError> {
     let turn = stops.iter().copied().find(|id| Some(*id) != own.eos());
     for (key, id) in [("bos", own.bos()), ("eos", eos), ("eot", turn)] {
         if let Some(id) = id {
-            entries.push(entry(&format!("ggml.{key}_token_id"), Value::Unsigned(id.into())));
+            entries.push(entry(
+                &format!("ggml.{key}_token_id"),
+                Value::Unsigned(id.into()),
+            ));
         }
     }
     Ok(entries)

@@ -106,13 +106,21 @@ pub(super) fn bytes_of(
 ) -> Result<(Vec<usize>, Vec<u8>), ExportError> {
     let fail = |e: tch::TchError| ExportError::Problem(format!("tensor `{name}`: {e}"));
     let tensor = tensor.f_to_kind(kind).map_err(fail)?.contiguous();
-    if tensor.f_isfinite().and_then(|t| t.f_all()).map_err(fail)?.int64_value(&[]) == 0 {
+    if tensor
+        .f_isfinite()
+        .and_then(|t| t.f_all())
+        .map_err(fail)?
+        .int64_value(&[])
+        == 0
+    {
         return Err(ExportError::Problem(format!(
             "tensor `{name}`: some numbers are not finite in {kind:?}; write it in another precision, or look at the weights"
         )));
     }
     let mut bytes = vec![0u8; tensor.numel() * kind.elt_size_in_bytes()];
-    tensor.f_copy_data_u8(&mut bytes, tensor.numel()).map_err(fail)?;
+    tensor
+        .f_copy_data_u8(&mut bytes, tensor.numel())
+        .map_err(fail)?;
     Ok((tensor.size().iter().map(|n| *n as usize).collect(), bytes))
 }
 
@@ -221,7 +229,11 @@ fn write_text(source: &Source, folder: &Path) -> Result<(), ExportError> {
         "model_max_length": source.config().max_position,
     });
     write_json(folder, "tokenizer_config.json", &config)?;
-    write(folder, "chat_template.jinja", codec.template_source().as_bytes())?;
+    write(
+        folder,
+        "chat_template.jinja",
+        codec.template_source().as_bytes(),
+    )?;
     let generation = json!({ "bos_token_id": tokenizer.bos(), "eos_token_id": codec.stop_ids() });
     write_json(folder, "generation_config.json", &generation)
 }

@@ -12,9 +12,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::agent::ModelError;
+use crate::artifact::ArtifactError;
 use crate::artifact::file::{create_folder, remove_folder, temporary_beside};
 use crate::artifact::table::TableError;
-use crate::artifact::ArtifactError;
 use crate::model::lora::LoraError;
 use crate::model::tensors::TensorFileError;
 use crate::model::weights::WeightError;

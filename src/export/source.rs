@@ -98,12 +98,18 @@ impl Source {
             let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
             let path = rest.strip_suffix(".weight")?;
             let target = Target::ALL.into_iter().find(|t| t.path() == path)?;
-            Some((adapter.get(layer.parse().ok()?, target)?, adapter.config.scale()))
+            Some((
+                adapter.get(layer.parse().ok()?, target)?,
+                adapter.config.scale(),
+            ))
         }) else {
             return Ok(base);
         };
         tch::no_grad(|| {
-            let product = update.b.to_kind(Kind::Float).f_matmul(&update.a.to_kind(Kind::Float));
+            let product = update
+                .b
+                .to_kind(Kind::Float)
+                .f_matmul(&update.a.to_kind(Kind::Float));
             product.and_then(|product| base.f_add(&(product * scale)))
         })
         .map_err(|e| ExportError::Problem(format!("tensor `{name}`: cannot add the adapter: {e}")))

@@ -38,8 +38,15 @@ pub fn write_events(run: &Path, folder: &Path) -> Result<Vec<String>, ExportErro
         };
         let end = seconds_of(&manifest.finished).unwrap_or(0.0);
         let span = (end - manifest.seconds, manifest.seconds);
-        for file in manifest.outputs.keys().filter(|f| f.rsplit('/').next() == Some(METRICS)) {
-            let below = file.strip_suffix(METRICS).unwrap_or_default().trim_end_matches('/');
+        for file in manifest
+            .outputs
+            .keys()
+            .filter(|f| f.rsplit('/').next() == Some(METRICS))
+        {
+            let below = file
+                .strip_suffix(METRICS)
+                .unwrap_or_default()
+                .trim_end_matches('/');
             let name = match below {
                 "" => stage.name.clone(),
                 below => format!("{}/{below}", stage.name),

@@ -34,7 +34,8 @@ impl Folder {
 
     /// The commit that a revision stands for; a commit stands for itself.
     pub(super) fn commit(&self, revision: &str) -> Option<String> {
-        let is_commit = |text: &str| text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_commit =
+            |text: &str| text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
         if is_commit(revision) {
             return Some(revision.to_owned());
         }
@@ -123,7 +124,10 @@ impl Folder {
                 break;
             }
             if !std::mem::replace(&mut told, true) {
-                tracing::info!("waiting: another process fetches this file ({})", path.display());
+                tracing::info!(
+                    "waiting: another process fetches this file ({})",
+                    path.display()
+                );
             }
             wait(Duration::from_millis(200))?;
         }

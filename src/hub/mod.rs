@@ -22,9 +22,9 @@ use hf_hub::api::RepoInfo;
 use hf_hub::{Repo, RepoType};
 use ureq::Agent;
 
+use self::cache::Folder;
 pub use self::problem::HubError;
 pub use self::settings::Settings;
-use self::cache::Folder;
 use crate::runtime::http;
 
 /// A way to the hub.
@@ -102,7 +102,10 @@ impl Hub {
         })?;
         let hex = |c: char| c.is_ascii_hexdigit();
         if info.sha.len() != 40 || !info.sha.chars().all(hex) {
-            let problem = format!("{url}: expected a commit of 40 hex digits, got `{}`", info.sha);
+            let problem = format!(
+                "{url}: expected a commit of 40 hex digits, got `{}`",
+                info.sha
+            );
             return Err(HubError::failed(problem));
         }
         let mut files: Vec<String> = info.siblings.into_iter().map(|s| s.rfilename).collect();
@@ -140,7 +143,9 @@ impl Hub {
 
     /// A file of the revision, if the cache has it.
     pub fn cached(&self, revision: &Revision, file: &str) -> Option<PathBuf> {
-        let path = self.folder(&revision.repo()).pointer(&revision.commit, file);
+        let path = self
+            .folder(&revision.repo())
+            .pointer(&revision.commit, file);
         path.is_file().then_some(path)
     }
 
@@ -156,7 +161,9 @@ impl Hub {
     /// What was fetched so far stays, and the next call goes on there.
     pub fn fetch(&self, revision: &Revision, file: &str) -> Result<PathBuf, HubError> {
         if !is_plain(file) {
-            return Err(HubError::failed(format!("{file:?} is no file of a repository")));
+            return Err(HubError::failed(format!(
+                "{file:?} is no file of a repository"
+            )));
         }
         if let Some(path) = self.cached(revision, file) {
             return Ok(path);
@@ -226,7 +233,9 @@ mod tests {
 
     #[test]
     fn names_that_leave_the_cache_are_refused() {
-        for name in ["owner", "owner/", "../x", "a/..", "a/b/c", "a/b c", "/a", "a/b?x"] {
+        for name in [
+            "owner", "owner/", "../x", "a/..", "a/b/c", "a/b c", "/a", "a/b?x",
+        ] {
             assert!(check_name(name).is_err(), "{name}");
         }
         assert!(check_name("Qwen/Qwen3-8B").is_ok());
@@ -236,7 +245,14 @@ mod tests {
         for revision in ["main", "refs/pr/1", "v1.0"] {
             assert!(check_revision(revision).is_ok(), "{revision}");
         }
-        for file in ["../config.json", "/etc/passwd", "a/../../b", "a//b", "", "a\\b"] {
+        for file in [
+            "../config.json",
+            "/etc/passwd",
+            "a/../../b",
+            "a//b",
+            "",
+            "a\\b",
+        ] {
             assert!(!is_plain(file), "{file}");
         }
         assert!(is_plain("main/train-00000-of-00001.parquet"));

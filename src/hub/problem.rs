@@ -38,7 +38,10 @@ impl Hub {
         let endpoint = &self.settings.endpoint;
         let page = format!("{endpoint}/{}", repo.url());
         let what = file.map_or("the repository".to_owned(), |file| format!("`{file}`"));
-        let Failure::Status { status, code, text, .. } = &failure else {
+        let Failure::Status {
+            status, code, text, ..
+        } = &failure
+        else {
             return HubError::failed(format!(
                 "cannot fetch {what}: {failure}; check the network (and HTTPS_PROXY, HF_ENDPOINT), or download it elsewhere \
                  and name its folder; what was fetched is kept, the same command goes on there"

@@ -104,7 +104,10 @@ mod tests {
         assert_eq!(cache(&both), "/x/huggingface/hub");
         assert_eq!(cache(&[("HF_HOME", "/f")]), "/f/hub");
         assert_eq!(cache(&[("HF_HOME", "/f"), ("HF_HUB_CACHE", "/c")]), "/c");
-        assert_eq!(cache(&[("HF_HOME", ""), ("HOME", "/h")]), "/h/.cache/huggingface/hub");
+        assert_eq!(
+            cache(&[("HF_HOME", ""), ("HOME", "/h")]),
+            "/h/.cache/huggingface/hub"
+        );
     }
 
     #[test]
@@ -120,7 +123,10 @@ mod tests {
         assert_eq!(token(&[("HF_HOME", home), path]).as_deref(), Some("named"));
         let given = ("HF_TOKEN", "given\n");
         assert_eq!(token(&[path, given]).as_deref(), Some("given"));
-        assert_eq!(token(&[given, ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]), None);
+        assert_eq!(
+            token(&[given, ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]),
+            None
+        );
         assert_eq!(token(&[("HF_TOKEN", "two\r\nlines: x")]), None);
         assert_eq!(token(&[("HOME", "/nowhere")]), None);
         assert!(!format!("{:?}", of(&[given])).contains("given"));

@@ -149,7 +149,9 @@ impl Hub {
                                  changes it (a proxy, a mirror); nothing was kept"
                             )));
                         }
-                        tracing::warn!("{file}: its digest is not the hub's; fetching it once more");
+                        tracing::warn!(
+                            "{file}: its digest is not the hub's; fetching it once more"
+                        );
                     }
                 },
                 Err(Broken::For(error)) => return Err(error),
@@ -159,7 +161,13 @@ impl Hub {
                     }
                     failures += 1;
                     let elsewhere = origin(&address) != origin(url);
-                    let refused = matches!(failure, Failure::Status { status: 400..=410, .. });
+                    let refused = matches!(
+                        failure,
+                        Failure::Status {
+                            status: 400..=410,
+                            ..
+                        }
+                    );
                     // Addresses of the storage behind the hub are signed and expire.
                     let expired = elsewhere && refused && !std::mem::replace(&mut renewed, true);
                     match self.settings.patience.pause(failures, &failure) {
@@ -219,7 +227,9 @@ impl Hub {
             Err(failure) => {
                 if matches!(failure, Failure::Status { status: 416, .. }) {
                     cut(out, part)?;
-                    return Err(Failure::broken("the server has no such range; starting over").into());
+                    return Err(
+                        Failure::broken("the server has no such range; starting over").into(),
+                    );
                 }
                 return Err(failure.into());
             }
@@ -232,7 +242,8 @@ impl Hub {
             let said = response.header("content-range").unwrap_or_default();
             let total = said.rsplit('/').next().and_then(|n| n.parse::<u64>().ok());
             if !said.starts_with(&format!("bytes {have}-")) || (size.is_some() && total != size) {
-                let text = format!("asked for {range} of {size:?} bytes, got `{said}`; starting over");
+                let text =
+                    format!("asked for {range} of {size:?} bytes, got `{said}`; starting over");
                 cut(out, part)?;
                 return Err(Failure::broken(text).into());
             }
@@ -361,7 +372,7 @@ impl Hub {
         Err(Failure::Transport {
             text: format!("{url}: more than {MOST_REDIRECTS} redirects"),
             passing: false,
-                reached: true,
+            reached: true,
         })
     }
 }
@@ -387,7 +398,9 @@ impl From<crate::runtime::interrupt::Interrupted> for Failed {
 }
 
 fn length(file: &File, path: &Path) -> Result<u64, HubError> {
-    let meta = file.metadata().map_err(ArtifactError::io("examine", path))?;
+    let meta = file
+        .metadata()
+        .map_err(ArtifactError::io("examine", path))?;
     Ok(meta.len())
 }
 
@@ -402,7 +415,10 @@ fn check_digest(path: &Path, etag: &str) -> Result<Option<String>, HubError> {
         64 if hex => digest_file(path)?.to_string(),
         40 if hex => git_object_id(path)?,
         _ => {
-            tracing::debug!("{}: the etag is no digest; only the size was checked", path.display());
+            tracing::debug!(
+                "{}: the etag is no digest; only the size was checked",
+                path.display()
+            );
             return Ok(None);
         }
     };
@@ -422,13 +438,19 @@ fn git_object_id(path: &Path) -> Result<String, HubError> {
             read => hash.update(&piece[..read]),
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 /// Scheme, host and port of an address.
 fn origin(url: &str) -> &str {
     let from = url.find("://").map_or(0, |at| at + 3);
-    let end = url[from..].find(['/', '?', '#']).map_or(url.len(), |at| from + at);
+    let end = url[from..]
+        .find(['/', '?', '#'])
+        .map_or(url.len(), |at| from + at);
     &url[..end]
 }
 
@@ -468,7 +490,10 @@ mod tests {
         assert_eq!(origin("http://127.0.0.1:80"), "http://127.0.0.1:80");
         let base = "https://hub.example/a/b";
         assert_eq!(absolute(base, "/x"), "https://hub.example/x");
-        assert_eq!(absolute(base, "https://cdn.example/y"), "https://cdn.example/y");
+        assert_eq!(
+            absolute(base, "https://cdn.example/y"),
+            "https://cdn.example/y"
+        );
         assert_eq!(encoded("a b/ü%.json"), "a%20b/%C3%BC%25.json");
     }
 

@@ -299,7 +299,7 @@ fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), Recipe
         );
         return fail("grpo.group", message);
     }
-    if grpo_temperature <= 0.0 {
+    if grpo_temperature <= 0.0 && settings.variants.contains(&Variant::Grpo) {
         return fail(
             "generation.temperature",
             "expected above 0: GRPO learns from differing samples".into(),

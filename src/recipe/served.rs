@@ -27,11 +27,12 @@ pub(super) fn check_served<'a>(
             );
             return Err((at("endpoint"), problem));
         }
-        if let Some(Err((field, problem))) = spec.endpoint.as_ref().map(|endpoint| endpoint.check()) {
+        if let Some(Err((field, problem))) = spec.endpoint.as_ref().map(|endpoint| endpoint.check())
+        {
             return Err((at(&format!("endpoint.{field}")), problem));
         }
     }
-    let Some((name, _)) = models.iter().find(|(_, spec)| spec.is_served()) else {
+    let Some((name, spec)) = models.iter().find(|(_, spec)| spec.is_served()) else {
         return Ok(());
     };
     if let Some(trained) = settings.variants.iter().find(|v| **v != Variant::Base) {
@@ -64,6 +65,23 @@ pub(super) fn check_served<'a>(
                 key.into(),
                 format!(
                     "model `{name}` is served by another program, which gives no logits to score options by: expected `free`"
+                ),
+            ));
+        }
+        let extensions = spec
+            .endpoint
+            .as_ref()
+            .is_none_or(|endpoint| endpoint.extensions);
+        let set = [
+            ("top_k", generation.top_k > 0),
+            ("min_p", generation.min_p > 0.0),
+            ("thinking", generation.thinking.is_some()),
+        ];
+        if let Some((field, _)) = set.into_iter().find(|(_, set)| *set && !extensions) {
+            return Err((
+                format!("generation.{field}"),
+                format!(
+                    "model `{name}` would not be told: leave it out, or set `endpoint.extensions = true` if its server takes it"
                 ),
             ));
         }

@@ -119,7 +119,11 @@ impl Failure {
                 let header = |name| response.header(name).unwrap_or_default().trim().to_owned();
                 let (code, said) = (header("x-error-code"), header("x-error-message"));
                 let retry_after = header("retry-after").parse().ok();
-                let text = if said.is_empty() { body_text(response) } else { said };
+                let text = if said.is_empty() {
+                    body_text(response)
+                } else {
+                    said
+                };
                 Self::Status {
                     status,
                     code,
@@ -132,7 +136,10 @@ impl Failure {
                     transport.kind(),
                     ErrorKind::ConnectionFailed | ErrorKind::Io | ErrorKind::ProxyConnect
                 ),
-                reached: matches!(transport.kind(), ErrorKind::Io | ErrorKind::BadHeader | ErrorKind::BadStatus),
+                reached: matches!(
+                    transport.kind(),
+                    ErrorKind::Io | ErrorKind::BadHeader | ErrorKind::BadStatus
+                ),
                 text: transport.to_string(),
             },
         }
@@ -143,7 +150,10 @@ impl Failure {
 fn body_text(response: Response) -> String {
     let mut bytes = vec![];
     // An unreadable explanation is none.
-    let _ = response.into_reader().take(MOST_OF_AN_ERROR).read_to_end(&mut bytes);
+    let _ = response
+        .into_reader()
+        .take(MOST_OF_AN_ERROR)
+        .read_to_end(&mut bytes);
     let text = String::from_utf8_lossy(&bytes);
     let json: Option<serde_json::Value> = serde_json::from_str(&text).ok();
     let said = json.as_ref().and_then(|json| {
@@ -161,7 +171,9 @@ fn body_text(response: Response) -> String {
 pub fn agent(url: &str, read: Duration) -> Agent {
     let environment = |name: &str| {
         let lower = std::env::var(name.to_lowercase()).ok();
-        lower.or_else(|| std::env::var(name).ok()).unwrap_or_default()
+        lower
+            .or_else(|| std::env::var(name).ok())
+            .unwrap_or_default()
     };
     let direct = goes_directly(host(url), &environment("NO_PROXY"));
     AgentBuilder::new()
@@ -187,7 +199,9 @@ pub fn host(url: &str) -> &str {
 
 fn goes_directly(host: &str, no_proxy: &str) -> bool {
     let local = host == "localhost" || host == "::1" || host.starts_with("127.");
-    let named = no_proxy.split(',').map(|entry| entry.trim().trim_start_matches('.'));
+    let named = no_proxy
+        .split(',')
+        .map(|entry| entry.trim().trim_start_matches('.'));
     local
         || named.filter(|entry| !entry.is_empty()).any(|entry| {
             let below = host.strip_suffix(entry);
@@ -230,7 +244,10 @@ mod tests {
     fn proxies_are_for_other_machines() {
         for (url, name) in [
             ("http://127.0.0.1:8000/v1", "127.0.0.1"),
-            ("https://user:secret@hub.example.org:443/a@b", "hub.example.org"),
+            (
+                "https://user:secret@hub.example.org:443/a@b",
+                "hub.example.org",
+            ),
             ("http://[::1]:80/", "::1"),
         ] {
             assert_eq!(host(url), name);

@@ -49,7 +49,8 @@ const QWEN_2: &str = concat!(
 const RULES: [&str; 4] = ["gpt-2", "smollm", "llama-bpe", "qwen2"];
 
 /// What the rules cut in different places.
-const PROBE: &str = "Don't CAN'T  we'll\n\n  go 1234567 miles\t(№ 3½),\r\n你好!! e\u{301}\u{a0}x_y  ";
+const PROBE: &str =
+    "Don't CAN'T  we'll\n\n  go 1234567 miles\t(№ 3½),\r\n你好!! e\u{301}\u{a0}x_y  ";
 
 /// The name of the rule by which a tokenizer cuts text, as GGUF files have it; none if it is none of those known.
 pub(super) fn rule_of(tokenizer: &tokenizers::Tokenizer) -> Option<&'static str> {
@@ -61,14 +62,20 @@ pub(super) fn rule_of(tokenizer: &tokenizers::Tokenizer) -> Option<&'static str>
         let mut pieces = PreTokenizedString::from(text);
         cutter.pre_tokenize(&mut pieces).ok()?;
         let pieces = pieces.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
-        Some(pieces.into_iter().map(|(piece, ..)| piece.to_owned()).collect::<Vec<_>>())
+        Some(
+            pieces
+                .into_iter()
+                .map(|(piece, ..)| piece.to_owned())
+                .collect::<Vec<_>>(),
+        )
     };
     let ModelWrapper::BPE(bpe) = tokenizer.get_model() else {
         return None;
     };
     let own = cut(tokenizer.get_normalizer(), tokenizer.get_pre_tokenizer()?)?;
     RULES.into_iter().find(|name| {
-        let Some(rule) = Rule::named(name).filter(|rule| rule.ignore_merges == bpe.ignore_merges) else {
+        let Some(rule) = Rule::named(name).filter(|rule| rule.ignore_merges == bpe.ignore_merges)
+        else {
             return false;
         };
         let normaliser = rule.nfc.then(|| NormalizerWrapper::from(NFC));

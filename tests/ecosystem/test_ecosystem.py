@@ -176,13 +176,13 @@ def llama_cpp(merged, tmp_path_factory):
     parameters.model.path = str(path)
     parameters.n_ctx = 4096
     parameters.n_parallel = 1
-    parameters.hostname = "127.0.0.1"
+    parameters.hostnames = ["127.0.0.1"]
     parameters.port = free_port()
     parameters.cpuparams.n_threads = 2
     # In full precision, as it is compared with.
     parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     server = xllamacpp.Server(parameters)
-    return server, f"http://127.0.0.1:{parameters.port}"
+    return server, server.listening_address
 
 
 def post(url, body):

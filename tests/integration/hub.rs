@@ -32,7 +32,10 @@ fn model() -> BTreeMap<String, Vec<u8>> {
     fs::remove_file(at.join("model.safetensors")).expect("a file");
     let (mut shards, mut map) = ([vec![], vec![]], serde_json::Map::new());
     for (i, (name, tensor)) in tensors.into_iter().enumerate() {
-        map.insert(name.clone(), format!("model-0000{}-of-00002.safetensors", i % 2 + 1).into());
+        map.insert(
+            name.clone(),
+            format!("model-0000{}-of-00002.safetensors", i % 2 + 1).into(),
+        );
         shards[i % 2].push((name, tensor));
     }
     let mut all = files(&at);
@@ -91,7 +94,9 @@ impl Place {
     /// What lies in the cache below the repository's folder, but for links.
     fn blobs(&self) -> Vec<String> {
         let folder = self.cache.path().join("models--tiny--llama/blobs");
-        let entries = fs::read_dir(folder).expect("blobs").map(|e| e.expect("an entry"));
+        let entries = fs::read_dir(folder)
+            .expect("blobs")
+            .map(|e| e.expect("an entry"));
         let mut names: Vec<_> = entries
             .map(|e| e.file_name().to_string_lossy().into_owned())
             .collect();
@@ -102,7 +107,13 @@ impl Place {
     /// The program, with this hub in its environment and nothing else of the kind.
     fn call(&self, arguments: &[&str], set: &[(&str, &str)]) -> Ended {
         let mut command = program(self.cache.path(), arguments);
-        for name in ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_HOME"] {
+        for name in [
+            "HF_TOKEN",
+            "HF_TOKEN_PATH",
+            "HF_HUB_OFFLINE",
+            "HF_HUB_CACHE",
+            "HF_HOME",
+        ] {
             command.env_remove(name);
         }
         command
@@ -137,7 +148,10 @@ fn files_lie_as_the_python_library_has_them() {
     assert_eq!(fs::read(nested).expect("bytes"), b"{}");
     assert!(!root.join("refs/main").exists(), "not before all is there");
     hub.pin(&found).expect("a ref");
-    assert_eq!(fs::read_to_string(root.join("refs/main")).expect("a ref"), COMMIT);
+    assert_eq!(
+        fs::read_to_string(root.join("refs/main")).expect("a ref"),
+        COMMIT
+    );
     // Nothing is asked for what is there.
     place.site.seen();
     hub.fetch(&found, SHARD).expect("a file");
@@ -156,7 +170,12 @@ fn a_broken_download_goes_on_where_it_ended() {
         .collect();
     let from = |n: usize| Some(format!("bytes={n}-"));
     assert_eq!(ranges, [None, from(5000), from(6000)]);
-    assert!(place.blobs().iter().all(|name| !name.ends_with("incomplete")));
+    assert!(
+        place
+            .blobs()
+            .iter()
+            .all(|name| !name.ends_with("incomplete"))
+    );
 }
 
 #[test]
@@ -168,10 +187,19 @@ fn a_later_process_goes_on_too_and_nothing_half_written_has_a_name() {
         place.site.next("GET /storage", Fault::Cut(0));
     }
     let error = place.fetch(SHARD).expect_err("no file").to_string();
-    assert!(error.contains("ended after 5000 of") || error.contains("broke after 5000"), "{error}");
-    assert!(error.contains("is kept") && error.contains("goes on there"), "{error}");
+    assert!(
+        error.contains("ended after 5000 of") || error.contains("broke after 5000"),
+        "{error}"
+    );
+    assert!(
+        error.contains("is kept") && error.contains("goes on there"),
+        "{error}"
+    );
     let blobs = place.blobs();
-    assert!(blobs.len() == 1 && blobs[0].ends_with(".incomplete"), "{blobs:?}");
+    assert!(
+        blobs.len() == 1 && blobs[0].ends_with(".incomplete"),
+        "{blobs:?}"
+    );
     let snapshot = place.cache.path().join("models--tiny--llama/snapshots");
     assert!(!snapshot.join(COMMIT).join(SHARD).exists());
     place.site.seen();
@@ -182,11 +210,17 @@ fn a_later_process_goes_on_too_and_nothing_half_written_has_a_name() {
 
 #[test]
 fn servers_that_do_not_keep_to_ranges_are_not_believed() {
-    for fault in [Fault::Whole, Fault::Shifted, Fault::Status("416 Range Not Satisfiable", "")] {
+    for fault in [
+        Fault::Whole,
+        Fault::Shifted,
+        Fault::Status("416 Range Not Satisfiable", ""),
+    ] {
         let place = Place::new();
         place.site.next("GET /storage", Fault::Cut(5000));
         place.site.next("GET /storage", fault.clone());
-        let path = place.fetch(SHARD).unwrap_or_else(|e| panic!("{fault:?}: {e}"));
+        let path = place
+            .fetch(SHARD)
+            .unwrap_or_else(|e| panic!("{fault:?}: {e}"));
         assert_eq!(fs::read(path).expect("bytes"), model()[SHARD], "{fault:?}");
     }
 }
@@ -195,7 +229,11 @@ fn servers_that_do_not_keep_to_ranges_are_not_believed() {
 fn a_changed_byte_is_found_by_the_digest() {
     for file in [SHARD, "config.json"] {
         let place = Place::new();
-        let part = if file == SHARD { "GET /storage" } else { "GET /tiny" };
+        let part = if file == SHARD {
+            "GET /storage"
+        } else {
+            "GET /tiny"
+        };
         place.site.next(part, Fault::Flipped);
         let path = place.fetch(file).expect("fetched once more");
         assert_eq!(fs::read(path).expect("bytes"), model()[file]);
@@ -203,8 +241,14 @@ fn a_changed_byte_is_found_by_the_digest() {
         place.site.next(part, Fault::Flipped);
         place.site.next(part, Fault::Flipped);
         let error = place.fetch(file).expect_err("twice is enough").to_string();
-        assert!(error.contains("expected digest") && error.contains(file), "{error}");
-        let left = place.blobs().into_iter().filter(|name| !name.ends_with("incomplete"));
+        assert!(
+            error.contains("expected digest") && error.contains(file),
+            "{error}"
+        );
+        let left = place
+            .blobs()
+            .into_iter()
+            .filter(|name| !name.ends_with("incomplete"));
         assert_eq!(left.count(), 0);
     }
 }
@@ -212,23 +256,36 @@ fn a_changed_byte_is_found_by_the_digest() {
 #[test]
 fn busy_and_failing_servers_are_asked_again() {
     let place = Place::new();
-    place.site.next("GET /api", Fault::Status("429 Too Many Requests", "Retry-After: 1\r\n"));
+    place.site.next(
+        "GET /api",
+        Fault::Status("429 Too Many Requests", "Retry-After: 1\r\n"),
+    );
     let begin = Instant::now();
     let found = place.main();
-    assert!(begin.elapsed() >= Duration::from_secs(1), "the server asked for a second");
+    assert!(
+        begin.elapsed() >= Duration::from_secs(1),
+        "the server asked for a second"
+    );
     for status in ["500 Internal Server Error", "503 Service Unavailable"] {
         place.site.next("HEAD /tiny", Fault::Status(status, ""));
         place.site.next("GET /storage", Fault::Status(status, ""));
     }
     place.hub().fetch(&found, SHARD).expect("a file");
     for _ in 0..4 {
-        place.site.next("GET /api", Fault::Status("502 Bad Gateway", ""));
+        place
+            .site
+            .next("GET /api", Fault::Status("502 Bad Gateway", ""));
     }
     let error = place.hub().look_up(RepoType::Model, NAME, "main");
     let error = error.expect_err("four times is enough").to_string();
-    assert!(error.contains("HTTP 502") && error.contains("again later"), "{error}");
+    assert!(
+        error.contains("HTTP 502") && error.contains("again later"),
+        "{error}"
+    );
     let left = "429 Too Many Requests";
-    place.site.next("GET /api", Fault::Status(left, "Retry-After: 9000\r\n"));
+    place
+        .site
+        .next("GET /api", Fault::Status(left, "Retry-After: 9000\r\n"));
     let error = place.hub().look_up(RepoType::Model, NAME, "main");
     let error = error.expect_err("nobody waits so long").to_string();
     assert!(error.contains("fewer requests"), "{error}");
@@ -238,21 +295,34 @@ fn busy_and_failing_servers_are_asked_again() {
 fn slow_links_are_borne_and_silent_ones_cut() {
     let place = Place::new();
     // Longer than the time-out in all, but never silent for so long.
-    place.site.next("GET /storage", Fault::Slow(8, Duration::from_millis(100)));
+    place
+        .site
+        .next("GET /storage", Fault::Slow(8, Duration::from_millis(100)));
     place.fetch(SHARD).expect("a file");
     let other = "model-00002-of-00002.safetensors";
-    place.site.next("GET /storage", Fault::Silent(Duration::from_secs(2)));
+    place
+        .site
+        .next("GET /storage", Fault::Silent(Duration::from_secs(2)));
     let begin = Instant::now();
     place.fetch(other).expect("a file");
-    assert!(begin.elapsed() < Duration::from_secs(2), "waited for silence to end");
+    assert!(
+        begin.elapsed() < Duration::from_secs(2),
+        "waited for silence to end"
+    );
 }
 
 #[test]
 fn an_expired_address_is_asked_for_anew() {
     let place = Place::new();
-    place.site.next("GET /storage", Fault::Status("403 Forbidden", ""));
+    place
+        .site
+        .next("GET /storage", Fault::Status("403 Forbidden", ""));
     place.fetch(SHARD).expect("a file");
-    let heads = place.site.seen().into_iter().filter(|s| s.line.starts_with("HEAD"));
+    let heads = place
+        .site
+        .seen()
+        .into_iter()
+        .filter(|s| s.line.starts_with("HEAD"));
     assert_eq!(heads.count(), 2);
 }
 
@@ -264,7 +334,9 @@ fn the_token_goes_to_the_hub_and_nowhere_else() {
         token: Some("hf_good".into()),
         ..place.settings()
     });
-    let found = hub.look_up(RepoType::Model, NAME, "main").expect("a revision");
+    let found = hub
+        .look_up(RepoType::Model, NAME, "main")
+        .expect("a revision");
     hub.fetch(&found, SHARD).expect("a file");
     let seen = place.site.seen();
     assert!(!gets(&seen, "/storage").is_empty());
@@ -294,16 +366,41 @@ fn refusals_say_what_to_click() {
     let cases: [(String, &[&str]); 6] = [
         (
             told(None, NAME, "main", SHARD),
-            &["401", "gated", &page, "“Agree and access repository”", "HF_TOKEN", "settings/tokens"],
+            &[
+                "401",
+                "gated",
+                &page,
+                "“Agree and access repository”",
+                "HF_TOKEN",
+                "settings/tokens",
+            ],
         ),
         (
             told(Some("hf_stranger"), NAME, "main", SHARD),
-            &["403", "gated", &page, "“Agree and access repository”", "token from HF_TOKEN"],
+            &[
+                "403",
+                "gated",
+                &page,
+                "“Agree and access repository”",
+                "token from HF_TOKEN",
+            ],
         ),
-        (told(Some("hf_bad"), NAME, "main", SHARD), &["401", "token from HF_TOKEN is not valid"]),
-        (told(None, "tiny/lama", "main", SHARD), &["401", "no such repository", "spelling", "private"]),
-        (told(None, NAME, "v9", SHARD), &["404", "no revision `v9`", "/commits"]),
-        (told(Some("hf_good"), NAME, "main", "weights.bin"), &["404", "`weights.bin`", "spelling"]),
+        (
+            told(Some("hf_bad"), NAME, "main", SHARD),
+            &["401", "token from HF_TOKEN is not valid"],
+        ),
+        (
+            told(None, "tiny/lama", "main", SHARD),
+            &["401", "no such repository", "spelling", "private"],
+        ),
+        (
+            told(None, NAME, "v9", SHARD),
+            &["404", "no revision `v9`", "/commits"],
+        ),
+        (
+            told(Some("hf_good"), NAME, "main", "weights.bin"),
+            &["404", "`weights.bin`", "spelling"],
+        ),
     ];
     for (told, parts) in cases {
         for part in parts {
@@ -327,22 +424,42 @@ fn the_hub_cannot_write_outside_its_cache() {
 fn the_program_samples_from_a_model_of_the_hub_and_offline_from_its_cache() {
     let place = Place::new();
     place.site.next("GET /storage", Fault::Cut(5000));
-    let arguments = ["sample", "--model", NAME, "--max-new-tokens", "4", "--json", "Hello"];
+    let arguments = [
+        "sample",
+        "--model",
+        NAME,
+        "--max-new-tokens",
+        "4",
+        "--json",
+        "Hello",
+    ];
     let offline = ("HF_HUB_OFFLINE", "1");
     let before = place.call(&arguments, &[offline]);
     assert_eq!(before.code, Some(1));
-    assert!(before.err.contains("HF_HUB_OFFLINE forbids"), "{}", before.err);
+    assert!(
+        before.err.contains("HF_HUB_OFFLINE forbids"),
+        "{}",
+        before.err
+    );
     let first = place.call(&arguments, &[]);
     assert_eq!(first.code, Some(0), "{}", first.err);
     assert!(first.err.contains(COMMIT), "{}", first.err);
     let seen = place.site.seen();
     for unneeded in ["consolidated", "original", "README"] {
-        assert!(!seen.iter().any(|s| s.line.contains(unneeded)), "{unneeded} was fetched");
+        assert!(
+            !seen.iter().any(|s| s.line.contains(unneeded)),
+            "{unneeded} was fetched"
+        );
     }
     // In the cache now: no request at all.
     for set in [&[offline][..], &[]] {
         let again = place.call(&arguments, set);
-        assert_eq!((again.code, &again.out), (Some(0), &first.out), "{}", again.err);
+        assert_eq!(
+            (again.code, &again.out),
+            (Some(0), &first.out),
+            "{}",
+            again.err
+        );
         assert!(place.site.seen().is_empty());
     }
     // What `main` stands for has moved on; a pinned commit stays what it was, and both can be had.
@@ -350,12 +467,23 @@ fn the_program_samples_from_a_model_of_the_hub_and_offline_from_its_cache() {
     files.insert("generation_config.json".into(), b"{}".to_vec());
     place.site.publish(REPO, OTHER, files);
     let at = format!("{NAME}@{OTHER}");
-    let pinned = ["sample", "--model", &at, "--max-new-tokens", "4", "--json", "Hello"];
+    let pinned = [
+        "sample",
+        "--model",
+        &at,
+        "--max-new-tokens",
+        "4",
+        "--json",
+        "Hello",
+    ];
     let pinned = place.call(&pinned, &[]);
     assert_eq!(pinned.code, Some(0), "{}", pinned.err);
     assert!(pinned.err.contains(OTHER), "{}", pinned.err);
     let fetched = gets(&place.site.seen(), "/storage");
-    assert!(fetched.is_empty(), "the same bytes were fetched twice: {fetched:?}");
+    assert!(
+        fetched.is_empty(),
+        "the same bytes were fetched twice: {fetched:?}"
+    );
 }
 
 #[test]
@@ -373,7 +501,10 @@ fn a_stages_manifest_names_the_commit() {
     assert!(place.site.seen().is_empty(), "a dry run fetches nothing");
     let ended = place.call(&run, &[]);
     assert_eq!(ended.code, Some(0), "{}", ended.err);
-    let manifest = place.cache.path().join("run/latest/evaluate-base/manifest.json");
+    let manifest = place
+        .cache
+        .path()
+        .join("run/latest/evaluate-base/manifest.json");
     let manifest = fs::read_to_string(manifest).expect("a manifest");
     let manifest: serde_json::Value = serde_json::from_str(&manifest).expect("JSON");
     assert_eq!(manifest["inputs"]["model"], format!("{NAME}@{COMMIT}"));

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use atp_pipeline::evaluation::row::EvalRow;
 use atp_pipeline::evaluation::rounds::read_rows;
+use atp_pipeline::evaluation::row::EvalRow;
 use atp_pipeline::scenario::Outcome;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -106,7 +106,11 @@ impl Relay {
             most: Arc::default(),
         };
         let (bodies, keys) = (Arc::clone(&relay.bodies), Arc::clone(&relay.keys));
-        let (most, now, act) = (Arc::clone(&relay.most), Arc::new(AtomicUsize::new(0)), Arc::new(act));
+        let (most, now, act) = (
+            Arc::clone(&relay.most),
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(act),
+        );
         let to = to.to_owned();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -165,9 +169,11 @@ fn serve_one(
     let reply = match act(number, &body) {
         Act::Drop => return None,
         Act::Garble => answer("200 OK", "", "<html>"),
-        Act::Refuse(status, header) => {
-            answer(status, header, "{\"error\": {\"message\": \"as the test wants it\"}}")
-        }
+        Act::Refuse(status, header) => answer(
+            status,
+            header,
+            "{\"error\": {\"message\": \"as the test wants it\"}}",
+        ),
         Act::Relay => {
             let head = format!(
                 "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
@@ -196,7 +202,12 @@ fn run(folder: &Path, recipe: &str, directory: &str, set: &[(&str, &str)]) -> En
 }
 
 fn rows(folder: &Path, directory: &str) -> Vec<EvalRow> {
-    read_rows(&folder.join(directory).join("latest/evaluate-base/rows.parquet")).expect("rows")
+    read_rows(
+        &folder
+            .join(directory)
+            .join("latest/evaluate-base/rows.parquet"),
+    )
+    .expect("rows")
 }
 
 fn place() -> TempDir {
@@ -220,14 +231,24 @@ fn a_served_model_answers_as_the_loaded_one() {
     for (by_request, here) in served.iter().zip(&loaded) {
         let view = |row: &EvalRow| {
             let tokens = (row.prompt_tokens, row.completion_tokens);
-            (row.question_id.clone(), row.round, row.text.clone(), row.outcome, row.finish.clone(), tokens)
+            (
+                row.question_id.clone(),
+                row.round,
+                row.text.clone(),
+                row.outcome,
+                row.finish.clone(),
+                tokens,
+            )
         };
         assert_eq!(view(by_request), view(here));
         assert!(by_request.prompt_tokens > 10 && !by_request.text.is_empty());
     }
     let manifest = fs::read_to_string(at.join("served/latest/evaluate-base/manifest.json"));
     let manifest = manifest.expect("a manifest");
-    assert!(manifest.contains("/v1#model") && manifest.contains("as served at http://"), "{manifest}");
+    assert!(
+        manifest.contains("/v1#model") && manifest.contains("as served at http://"),
+        "{manifest}"
+    );
 }
 
 #[test]
@@ -240,13 +261,15 @@ fn passing_faults_cost_a_wait_and_lasting_ones_a_decision() {
     // The first time: passing faults of four kinds. One conversation is refused whenever it comes.
     let relay = Relay::start(&served.address, move |n, body| {
         let mut seen = count.lock().unwrap();
-        let times = seen.entry(body["messages"].to_string() + &body["seed"].to_string()).or_default();
+        let times = seen
+            .entry(body["messages"].to_string() + &body["seed"].to_string())
+            .or_default();
         *times += 1;
         let round_2 = body["messages"].to_string().contains("Round 1");
         match (*times, n % 4) {
             _ if body["seed"].as_u64().is_none() => Act::Refuse("422 Unprocessable Entity", ""),
-            (1, 0) if !round_2 => Act::Refuse("429 Too Many Requests", "Retry-After: 1\r\n"),
-            (1, 1) if !round_2 => Act::Refuse("503 Service Unavailable", ""),
+            (1, 0) if n == 0 => Act::Refuse("429 Too Many Requests", "Retry-After: 1\r\n"),
+            (1, 0 | 1) if !round_2 => Act::Refuse("503 Service Unavailable", ""),
             (1, 2) if !round_2 => Act::Drop,
             (_, 3) if !round_2 => Act::Refuse("400 Bad Request", ""),
             (1, 0) => Act::Garble,
@@ -260,24 +283,50 @@ fn passing_faults_cost_a_wait_and_lasting_ones_a_decision() {
     recipe(at, "r.toml", "", &source);
     let without = run(at, "r.toml", "run", &[]);
     assert_eq!(without.code, Some(1));
-    assert!(without.err.contains("`ATP_TEST_KEY`") && without.err.contains("export it"), "{}", without.err);
+    assert!(
+        without.err.contains("`ATP_TEST_KEY`") && without.err.contains("export it"),
+        "{}",
+        without.err
+    );
     let begin = Instant::now();
     let ended = run(at, "r.toml", "run", &[("ATP_TEST_KEY", "sk-x")]);
     assert_eq!(ended.code, Some(0), "{}", ended.err);
-    assert!(begin.elapsed() >= Duration::from_secs(1), "the server asked for a second");
+    assert!(
+        begin.elapsed() >= Duration::from_secs(1),
+        "the server asked for a second"
+    );
     let rows = rows(at, "run");
-    let failed: Vec<_> = rows.iter().filter(|row| row.outcome == Outcome::Failed).collect();
-    assert!(!failed.is_empty() && failed.len() < rows.len(), "{} of {}", failed.len(), rows.len());
+    let failed: Vec<_> = rows
+        .iter()
+        .filter(|row| row.outcome == Outcome::Failed)
+        .collect();
+    assert!(
+        !failed.is_empty() && failed.len() < rows.len(),
+        "{} of {}",
+        failed.len(),
+        rows.len()
+    );
     for row in failed {
         let error = row.error.clone().expect("a reason");
-        let known = error.contains("HTTP 400: as the test wants it") || error.contains("expected JSON");
+        let known =
+            error.contains("HTTP 400: as the test wants it") || error.contains("expected JSON");
         assert!(known, "{error}");
         assert!(row.text.is_empty() && row.finish == "error");
     }
-    assert!(rows.iter().any(|row| row.outcome == Outcome::Invalid || row.outcome.role().is_some()));
+    assert!(
+        rows.iter()
+            .any(|row| row.outcome == Outcome::Invalid || row.outcome.role().is_some())
+    );
     let keys = relay.keys.lock().unwrap();
-    assert!(keys.iter().all(|key| key.as_deref() == Some("Bearer sk-x")), "{keys:?}");
-    assert_eq!(relay.most.load(Ordering::SeqCst), 1, "one request at a time");
+    assert!(
+        keys.iter().all(|key| key.as_deref() == Some("Bearer sk-x")),
+        "{keys:?}"
+    );
+    assert_eq!(
+        relay.most.load(Ordering::SeqCst),
+        1,
+        "one request at a time"
+    );
 }
 
 #[test]
@@ -292,7 +341,10 @@ fn what_is_asked_is_what_the_recipe_says() {
     let source = format!("source = \"http://{}/v1#model\"", relay.address);
     recipe(at, "r.toml", "", &source);
     let text = fs::read_to_string(at.join("r.toml")).expect("a recipe");
-    let text = text.replace("temperature = 0.0", "temperature = 0.7\ntop_p = 0.9\ntop_k = 5\nthinking = false");
+    let text = text.replace(
+        "temperature = 0.0",
+        "temperature = 0.7\ntop_p = 0.9\ntop_k = 5\nthinking = false",
+    );
     fs::write(at.join("r.toml"), text).expect("a recipe");
     let ended = run(at, "r.toml", "run", &[]);
     assert_eq!(ended.code, Some(0), "{}", ended.err);
@@ -301,10 +353,19 @@ fn what_is_asked_is_what_the_recipe_says() {
     let mut seeds: Vec<u64> = vec![];
     for body in bodies.iter() {
         assert_eq!(body["model"], "model");
-        assert_eq!((&body["temperature"], &body["top_p"]), (&json!(0.7), &json!(0.9)));
-        assert_eq!((&body["top_k"], &body["max_tokens"]), (&json!(5), &json!(8)));
-        assert_eq!(body["chat_template_kwargs"], json!({ "enable_thinking": false }));
-        assert!(body.get("min_p").is_none(), "not of the protocol, and not set");
+        assert_eq!(
+            (&body["temperature"], &body["top_p"]),
+            (&json!(0.7), &json!(0.9))
+        );
+        assert_eq!(
+            (&body["top_k"], &body["max_tokens"]),
+            (&json!(5), &json!(8))
+        );
+        assert_eq!(
+            body["chat_template_kwargs"],
+            json!({ "enable_thinking": false })
+        );
+        assert_eq!(body["min_p"], json!(0.0), "llama.cpp would put in 0.05");
         assert_eq!(body["messages"][1]["role"], "user");
         seeds.push(body["seed"].as_u64().expect("a seed"));
     }
@@ -312,7 +373,10 @@ fn what_is_asked_is_what_the_recipe_says() {
     seeds.dedup();
     assert_eq!(seeds.len(), 8, "every decision has a seed of its own");
     assert!(seeds.iter().all(|seed| *seed < 1 << 31));
-    assert!(relay.most.load(Ordering::SeqCst) > 1, "several requests at a time");
+    assert!(
+        relay.most.load(Ordering::SeqCst) > 1,
+        "several requests at a time"
+    );
 }
 
 #[test]
@@ -359,7 +423,14 @@ fn what_a_served_model_cannot_do_is_said_before_anything_runs() {
         ended.err
     };
     let same = |text: String| text;
-    let cases: [(String, &[&str]); 7] = [
+    let cases: [(String, &[&str]); 8] = [
+        (
+            told(
+                &|t| t.replace("max_new", "top_k = 5\nmax_new"),
+                &format!("{served}\nendpoint = {{ extensions = false }}"),
+            ),
+            &["would not be told", "`endpoint.extensions = true`"],
+        ),
         (
             told(&|t| t.replace("[\"base\"]", "[\"base\", \"dpo\"]"), served),
             &["not trained by dpo", "variants = [\"base\"]", "r.toml:1:"],
@@ -372,13 +443,19 @@ fn what_a_served_model_cannot_do_is_said_before_anything_runs() {
             told(&|t| format!("testbeds = [\"tool_use\"]\n{t}"), served),
             &["tool's result", "`role_play` and `coordination`"],
         ),
-        (told(&same, "source = \"http://127.0.0.1:9/v1\""), &["after `#`", "r.toml:4:"]),
+        (
+            told(&same, "source = \"http://127.0.0.1:9/v1\""),
+            &["after `#`", "r.toml:4:"],
+        ),
         (
             told(&same, "source = \"model\"\nendpoint = { concurrency = 2 }"),
             &["is for models that a server has"],
         ),
         (
-            told(&same, &format!("{served}\nendpoint = {{ concurrency = 0 }}")),
+            told(
+                &same,
+                &format!("{served}\nendpoint = {{ concurrency = 0 }}"),
+            ),
             &["expected 1 to 1024, got 0"],
         ),
         (
@@ -391,13 +468,28 @@ fn what_a_served_model_cannot_do_is_said_before_anything_runs() {
             assert!(told.contains(part), "`{part}` in: {told}");
         }
     }
-    let option = ["run", "laptop", "--run-dir", "run", "--model", "http://127.0.0.1:9/v1#m"];
+    let option = [
+        "run",
+        "laptop",
+        "--run-dir",
+        "run",
+        "--model",
+        "http://127.0.0.1:9/v1#m",
+    ];
     let ended: Ended = program(at, &option).output().expect("a process").into();
     assert_eq!(ended.code, Some(1));
-    assert!(ended.err.contains("cannot be trained") || ended.err.contains("not trained by"), "{}", ended.err);
+    assert!(
+        ended.err.contains("cannot be trained") || ended.err.contains("not trained by"),
+        "{}",
+        ended.err
+    );
     let sample = ["sample", "--model", "http://127.0.0.1:9/v1#m", "Hello"];
     let ended: Ended = program(at, &sample).output().expect("a process").into();
-    assert!(ended.err.contains("served by another program"), "{}", ended.err);
+    assert!(
+        ended.err.contains("served by another program"),
+        "{}",
+        ended.err
+    );
 }
 
 #[test]
@@ -418,19 +510,32 @@ fn serve_answers_and_refuses() {
     assert_eq!(first["choices"], again["choices"], "the same seed");
     let (_, other) = ask(json!({ "seed": 8 }));
     assert_ne!(first["choices"], other["choices"]);
-    assert!(first["usage"]["completion_tokens"].as_u64().is_some_and(|n| (1..=4).contains(&n)));
+    assert!(
+        first["usage"]["completion_tokens"]
+            .as_u64()
+            .is_some_and(|n| (1..=4).contains(&n))
+    );
     for (wrong, part) in [
         (json!({ "stream": true }), "`stream`"),
         (json!({ "n": 2 }), "`n`"),
         (json!({ "stop": ["x"] }), "`stop`"),
         (json!({ "temperature": -1.0 }), "`temperature`"),
         (json!({ "messages": "Hello" }), "invalid type"),
-        (json!({ "max_tokens": 100_000 }), "exceed the model's context"),
+        (
+            json!({ "max_tokens": 100_000 }),
+            "exceed the model's context",
+        ),
     ] {
         let (status, body) = ask(wrong);
-        let text = body["error"]["message"].as_str().unwrap_or_default().to_owned();
+        let text = body["error"]["message"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         assert!(status == "400" && text.contains(part), "{status} {body}");
     }
-    let models = exchange(&served.address, b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let models = exchange(
+        &served.address,
+        b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    );
     assert!(models.contains("\"id\":\"model\""), "{models}");
 }

@@ -44,7 +44,9 @@ pub(super) fn fetch(
     };
     // The second look at a data set stays at the commit of the first.
     let revision = report.commits.get(name).unwrap_or(&dataset.revision);
-    let found = hub.look_up(RepoType::Dataset, name, revision).map_err(fail)?;
+    let found = hub
+        .look_up(RepoType::Dataset, name, revision)
+        .map_err(fail)?;
     tracing::info!("data set {name}, commit {}", found.commit);
     report.commits.insert(name.clone(), found.commit.clone());
     let files = |prefix: &&str| {

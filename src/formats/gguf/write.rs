@@ -98,7 +98,11 @@ const U64: u32 = 10;
 const I64: u32 = 11;
 
 fn of_unsigned(most: u64) -> u32 {
-    if u32::try_from(most).is_ok() { U32 } else { U64 }
+    if u32::try_from(most).is_ok() {
+        U32
+    } else {
+        U64
+    }
 }
 
 fn of_signed(values: &[i64]) -> u32 {
@@ -160,7 +164,8 @@ fn put_array(out: &mut Vec<u8>, array: &Array) {
         }
         Array::Float(all) => {
             head(F32, all.len());
-            all.iter().for_each(|x| out.extend((*x as f32).to_le_bytes()));
+            all.iter()
+                .for_each(|x| out.extend((*x as f32).to_le_bytes()));
         }
         Array::Bool(all) => {
             head(BOOL, all.len());
@@ -192,9 +197,15 @@ mod tests {
             entry("a.float", Value::Float(f64::from(1e-5f32))),
             entry("a.bool", Value::Bool(true)),
             entry("a.text", Value::String("ü\n".into())),
-            entry("a.texts", Value::Array(Array::String(vec!["x".into(), String::new()]))),
+            entry(
+                "a.texts",
+                Value::Array(Array::String(vec!["x".into(), String::new()])),
+            ),
             entry("a.types", Value::Array(Array::Signed(vec![1, 3, 4]))),
-            entry("a.deep", Value::Array(Array::Nested(vec![Array::Bool(vec![true, false])]))),
+            entry(
+                "a.deep",
+                Value::Array(Array::Nested(vec![Array::Bool(vec![true, false])])),
+            ),
         ];
         let tensor = |name: &str, shape: &[usize], kind| NewTensor {
             name: name.into(),
@@ -216,7 +227,9 @@ mod tests {
                 TensorKind::F16 => (0..n)
                     .flat_map(|i| half::f16::from_f32(i as f32).to_le_bytes())
                     .collect(),
-                _ => (0..n).flat_map(|i| half::bf16::from_f32(i as f32).to_le_bytes()).collect(),
+                _ => (0..n)
+                    .flat_map(|i| half::bf16::from_f32(i as f32).to_le_bytes())
+                    .collect(),
             })
         })
         .unwrap();
@@ -233,6 +246,11 @@ mod tests {
             assert_eq!(file.values(info).unwrap(), expected);
         }
         let short = write(&mut vec![], &[], &tensors, &mut |_| Ok(vec![0]));
-        assert!(short.unwrap_err().to_string().contains("expected 60 bytes, got 1"));
+        assert!(
+            short
+                .unwrap_err()
+                .to_string()
+                .contains("expected 60 bytes, got 1")
+        );
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use tch::Device;
 
-use crate::agent::model::{Precision, describe, identity};
 use crate::agent::endpoint::split_source;
+use crate::agent::model::{Precision, describe, identity};
 use crate::agent::{Endpoint, LoadedModel, ModelError, ModelSpec};
 use crate::model::ModelConfig;
 use crate::recipe::Recipe;
@@ -136,7 +136,9 @@ impl ModelSlot {
     /// Where it is from: `owner/name@commit` on the hub, a path, an address.
     pub fn origin(&self) -> String {
         let found = self.found.as_ref();
-        found.map_or(&self.spec.source, |found| &found.origin).clone()
+        found
+            .map_or(&self.spec.source, |found| &found.origin)
+            .clone()
     }
 
     /// Number of parameters; 0 where the model is not there yet, or served elsewhere.

@@ -91,7 +91,9 @@ impl Site {
     pub fn publish(&self, repo: &str, commit: &str, files: BTreeMap<String, Vec<u8>>) {
         let mut state = self.state.lock().unwrap();
         state.commits.insert((repo.into(), commit.into()), files);
-        state.branches.insert((repo.into(), "main".into()), commit.into());
+        state
+            .branches
+            .insert((repo.into(), "main".into()), commit.into());
     }
 
     pub fn gate(&self, repo: &str) {
@@ -121,7 +123,9 @@ impl Site {
             loop {
                 let mut header = String::new();
                 reader.read_line(&mut header).ok()?;
-                let Some((name, value)) = header.trim_end().split_once(": ") else { break };
+                let Some((name, value)) = header.trim_end().split_once(": ") else {
+                    break;
+                };
                 headers.insert(name.to_lowercase(), value.to_owned());
             }
             assert_eq!(
@@ -137,7 +141,10 @@ impl Site {
                     range: range.cloned(),
                     token: token.cloned(),
                 });
-                let at = state.faults.iter().position(|(part, _)| line.contains(part));
+                let at = state
+                    .faults
+                    .iter()
+                    .position(|(part, _)| line.contains(part));
                 at.map(|at| state.faults.remove(at).1)
             };
             let reply = self.reply(&line, range, token.map(String::as_str), fault.as_ref());
@@ -177,7 +184,9 @@ impl Site {
             }
             let digest = rest.split('?').next().unwrap_or_default();
             let all = state.commits.values().flat_map(BTreeMap::values);
-            let found = all.into_iter().find(|bytes| digest_bytes(bytes).to_string() == digest);
+            let found = all
+                .into_iter()
+                .find(|bytes| digest_bytes(bytes).to_string() == digest);
             return match found {
                 Some(bytes) => Reply::ranged(bytes, range, "", fault),
                 None => Reply::new("404 Not Found", "", b""),
@@ -194,7 +203,11 @@ impl Site {
         };
         let repo = format!("{kind}/{owner}/{name}");
         if !state.branches.keys().any(|(known, _)| *known == repo) {
-            let status = if token.is_some() { "404 Not Found" } else { "401 Unauthorized" };
+            let status = if token.is_some() {
+                "404 Not Found"
+            } else {
+                "401 Unauthorized"
+            };
             let headers = "X-Error-Code: RepoNotFound\r\nX-Error-Message: Repository not found\r\n";
             return Reply::new(status, headers, b"");
         }
@@ -217,7 +230,11 @@ impl Site {
         }
         assert_eq!(verb, "resolve");
         if state.gated.contains(&repo) && token != Some("Bearer hf_good") {
-            let status = if token.is_some() { "403 Forbidden" } else { "401 Unauthorized" };
+            let status = if token.is_some() {
+                "403 Forbidden"
+            } else {
+                "401 Unauthorized"
+            };
             let headers = "X-Error-Code: GatedRepo\r\nX-Error-Message: Access to this model is restricted\r\n";
             return Reply::new(status, headers, b"");
         }
