@@ -4,6 +4,7 @@
 # make test-gpu    what needs a Hopper GPU: the fused kernels against the plain path
 # make test-coverage   the intervals in 20 000 invented worlds each instead of 1000
 # make test-browser   the report in Chromium (CHROMIUM=… names one; needs npm): see tests/browser
+# make test-ecosystem   our files in transformers, peft, llama.cpp, TensorBoard, pandas, polars, DuckDB (a venv in target)
 # make check       format, lints, documentation, tests: what every commit must pass
 # RECIPE=… chooses another recipe, RUN_ARGS=… adds options of `atp-pipeline run`
 
@@ -12,10 +13,10 @@ RUN_ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build reproduce test test-kill test-gpu test-coverage test-browser check fmt clippy doc clean
+.PHONY: help setup build reproduce test test-kill test-gpu test-coverage test-browser test-ecosystem check fmt clippy doc clean
 
 help:
-	@sed -n '1,8s/^# //p' Makefile
+	@sed -n '1,9s/^# //p' Makefile
 
 setup:
 	@command -v $(PYTHON) >/dev/null || { echo "setup: $(PYTHON) is missing; install python3 (3.8 or newer)" >&2; exit 1; }
@@ -55,6 +56,12 @@ test-browser: setup
 	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || { echo "test-browser: no Chromium at $${CHROMIUM:-/usr/bin/chromium}; install it (Debian: apt-get install chromium) or set CHROMIUM" >&2; exit 1; }
 	$(CARGO) test --locked --lib report::html::tests::preview -- --ignored
 	cd tests/browser && PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm ci --no-audit --no-fund && npx playwright test
+
+# ATP_PYTHON names a Python that has tests/ecosystem/requirements.txt already, ATP_ECOSYSTEM_RUN a finished run.
+test-ecosystem: build
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "test-ecosystem: Python 3.10 or newer is needed; name one by PYTHON" >&2; exit 1; }
+	@test -n "$$ATP_PYTHON" || test -x target/ecosystem/bin/pytest || { $(PYTHON) -m venv target/ecosystem && target/ecosystem/bin/pip install --quiet -r tests/ecosystem/requirements.txt; }
+	cd tests/ecosystem && "$${ATP_PYTHON:-../../target/ecosystem/bin/python}" -m pytest -v -rP -p no:cacheprovider .
 
 check: fmt clippy doc test
 

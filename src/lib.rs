@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! cli          one file a subcommand, no logic of its own
+//! export       adapters, whole models, GGUF and TensorBoard logs for other programs
 //! stages       the pipeline: data → pairs → train-dpo → train-grpo → evaluate → report; skip, resume, run
 //! recipe       the recipe file: raw mirror, then a validated plan
 //! report       tables, figures, HTML from evaluation rows
@@ -17,6 +18,7 @@
 //! tool         the sandbox for model-written Python
 //! text         tokenizer and chat template
 //! formats      GGUF: header, metadata, dequantisation; bytes only
+//! hub          files of a hub's repositories: cache, resumed and checked transfer
 //! artifact     atomic files, digests, manifests, checkpoints, Parquet tables
 //! runtime      devices, seeded streams, signals, progress
 //! ```
@@ -27,8 +29,10 @@ pub mod artifact;
 pub mod cli;
 pub mod datasets;
 pub mod evaluation;
+pub mod export;
 pub mod formats;
 pub mod generation;
+pub mod hub;
 pub mod model;
 pub mod recipe;
 pub mod report;

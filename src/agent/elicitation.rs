@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::endpoint::ServedError;
 use super::model::LoadedModel;
 use crate::generation::{Engine, GenerationError, Request, Sampling, sampling::draw_option};
 use crate::model::logprobs::{Predictors, Targets, sums};
@@ -141,13 +142,33 @@ pub struct Answer {
     pub bridge: Vec<u32>,
     /// The constrained choice, where there was one.
     pub choice: Option<ScoredChoice>,
-    /// `stop` or `length`.
+    /// `stop`, `length`, or of a served model `filtered`.
     pub finish: &'static str,
+    /// Tokens as a server counted them, where the ids are not known.
+    pub usage: Option<Usage>,
+}
+
+/// Tokens of a request, as a server counts them; 0 where it does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Of the prompt.
+    pub prompt: u32,
+    /// Of what the model wrote.
+    pub completion: u32,
 }
 
 impl Answer {
+    /// Tokens of the prompt.
+    pub fn prompt_tokens(&self) -> usize {
+        self.usage
+            .map_or(self.prompt.len(), |usage| usage.prompt as usize)
+    }
+
     /// Tokens the model wrote.
     pub fn completion_tokens(&self) -> usize {
+        if let Some(usage) = self.usage {
+            return usage.completion as usize;
+        }
         let choice = self
             .choice
             .as_ref()
@@ -165,6 +186,9 @@ pub enum AskError {
     /// The text could not be rendered or encoded.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// A server gave no answer.
+    #[error(transparent)]
+    Served(#[from] ServedError),
 }
 
 /// Ask for many decisions; answers come in the order of the asks. `progress` is told how many more are done.
@@ -220,6 +244,7 @@ fn open(model: &LoadedModel, config: &GenerationConfig, ask: &Ask) -> Result<Ans
         bridge: vec![],
         choice: None,
         finish: "stop",
+        usage: None,
     })
 }
 

@@ -3,12 +3,13 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiError};
-use hf_hub::{Cache, Repo, RepoType};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
+use super::endpoint::{EndpointConfig, is_endpoint};
+use super::repository::{Fetched, cached, fetch, is_needed};
 use crate::artifact::{ArtifactError, Digest, digest_bytes};
+use crate::hub::{Hub, HubError};
 use crate::model::footprint::Footprint;
 use crate::model::weights::WeightError;
 use crate::model::{Decoder, ModelConfig, Weights};
@@ -45,8 +46,15 @@ impl Precision {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
-    /// A folder, a `.gguf` file, `smollm2-135m-instruct`, or `owner/name` on the hub, `@revision` if need be.
+    /// A folder, a `.gguf` file, `smollm2-135m-instruct`, `owner/name` on the hub, or `http://host:port/v1#name`: a model
+    /// that another program serves, which can be evaluated.
     pub source: String,
+    /// Branch, tag or commit on the hub, also written `owner/name@revision`; `main` if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// How a served model is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<EndpointConfig>,
     /// Precision of the weights.
     #[serde(default)]
     pub precision: Precision,
@@ -78,12 +86,20 @@ pub enum ModelError {
         problem: String,
     },
     /// The hub did not give it.
-    #[error("model `{name}`: {problem}")]
+    #[error("model `{name}`: {source}")]
     Hub {
         /// Repository.
         name: String,
         /// What the hub said, and how to mend it.
-        problem: String,
+        source: HubError,
+    },
+    /// It is served elsewhere: there are no files of it.
+    #[error(
+        "model `{source_name}` is served by another program: it can be evaluated, but not trained, sampled or scored here"
+    )]
+    Served {
+        /// As it was asked for.
+        source_name: String,
     },
     /// The weights cannot be used.
     #[error(transparent)]
@@ -174,8 +190,24 @@ impl ModelSpec {
     pub fn new(source: impl Into<String>) -> Self {
         Self {
             source: source.into(),
+            revision: None,
+            endpoint: None,
             precision: Precision::Auto,
         }
+    }
+
+    /// Whether another program serves it.
+    pub fn is_served(&self) -> bool {
+        is_endpoint(&self.source)
+    }
+
+    /// Name and revision on the hub.
+    fn on_hub(&self) -> (&str, &str) {
+        let (name, revision) = self
+            .source
+            .split_once('@')
+            .unwrap_or((&self.source, "main"));
+        (name, self.revision.as_deref().unwrap_or(revision))
     }
 
     /// The folder or file on this machine; a hub repository is fetched into the hub's cache first.
@@ -183,20 +215,42 @@ impl ModelSpec {
     /// Relative paths are taken from `base`, the recipe's folder. Without `fetch` a repository that is not in the cache is
     /// an error.
     pub fn resolve(&self, base: &Path, fetch: bool) -> Result<PathBuf, ModelError> {
+        Ok(self.find(base, fetch)?.0)
+    }
+
+    /// As [`Self::resolve`], and where it is from: `owner/name@commit` for the hub's, else the path.
+    pub fn find(&self, base: &Path, may_fetch: bool) -> Result<(PathBuf, String), ModelError> {
+        let here = |path: PathBuf| {
+            let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+            (path, absolute.display().to_string())
+        };
+        let not_found = |problem: String| ModelError::NotFound {
+            source_name: self.source.clone(),
+            problem,
+        };
+        if self.is_served() {
+            return Err(ModelError::Served {
+                source_name: self.source.clone(),
+            });
+        }
+        let no_revision = || match &self.revision {
+            None => Ok(()),
+            Some(revision) => Err(not_found(format!(
+                "it is on this machine; `revision = \"{revision}\"` is for models of the hub alone"
+            ))),
+        };
         if self.source == EMBEDDED {
-            return embedded();
+            no_revision()?;
+            return Ok((embedded()?, EMBEDDED.to_owned()));
         }
         let path = match base == Path::new(".") {
             true => PathBuf::from(&self.source),
             false => base.join(&self.source),
         };
         if path.join("config.json").is_file() || path.is_file() {
-            return Ok(path);
+            no_revision()?;
+            return Ok(here(path));
         }
-        let not_found = |problem: String| ModelError::NotFound {
-            source_name: self.source.clone(),
-            problem,
-        };
         if path.is_dir() {
             return Err(not_found(format!(
                 "{} has no config.json; name a model folder or a .gguf file",
@@ -205,22 +259,31 @@ impl ModelSpec {
         }
         let looks_like_a_path =
             self.source.starts_with(['.', '/']) || self.source.ends_with(".gguf");
-        let (name, _) = split_revision(&self.source);
+        let (name, revision) = self.on_hub();
         if looks_like_a_path || name.split('/').count() != 2 {
             return Err(not_found(format!(
-                "{} is not there, and it is neither `{EMBEDDED}` nor an `owner/name` of the hub",
+                "{} is not there, and it is neither `{EMBEDDED}`, an `owner/name` of the hub, nor an address \
+                 `http://host:port/v1#name`",
                 path.display()
             )));
         }
-        if let Some(folder) = cached(&self.source) {
-            return Ok(folder);
-        }
-        if !fetch {
-            return Err(ModelError::NotFetched {
-                source_name: self.source.clone(),
-            });
-        }
-        from_hub(&self.source)
+        let hub = Hub::from_env();
+        let Fetched { folder, origin } = match cached(&hub, name, revision) {
+            Some(found) => {
+                tracing::info!("model {}, in the cache", found.origin);
+                found
+            }
+            None if !may_fetch => {
+                return Err(ModelError::NotFetched {
+                    source_name: self.source.clone(),
+                });
+            }
+            None => fetch(&hub, name, revision).map_err(|source| ModelError::Hub {
+                name: name.to_owned(),
+                source,
+            })?,
+        };
+        Ok((folder, origin))
     }
 }
 
@@ -246,97 +309,6 @@ fn embedded() -> Result<PathBuf, ModelError> {
         source_name: EMBEDDED.into(),
         problem: "not fetched yet; run `python3 scripts/setup.py model` or set ATP_DEPS".into(),
     })
-}
-
-/// The folder of a repository that is whole in the hub's cache.
-fn cached(source: &str) -> Option<PathBuf> {
-    let (name, revision) = split_revision(source);
-    let repo = Repo::with_revision(name.into(), RepoType::Model, revision.into());
-    let repo = Cache::from_env().repo(repo);
-    let folder = repo.get("config.json")?.parent()?.to_path_buf();
-    // Whole: every shard that the index names, or the one file, is there.
-    let index = std::fs::read_to_string(folder.join("model.safetensors.index.json"));
-    let whole = match index {
-        Ok(text) => {
-            let index: serde_json::Value = serde_json::from_str(&text).ok()?;
-            let mut shards = index["weight_map"]
-                .as_object()?
-                .values()
-                .filter_map(|v| v.as_str());
-            shards.all(|shard| folder.join(shard).is_file())
-        }
-        Err(_) => folder.join("model.safetensors").is_file(),
-    };
-    (whole && folder.join("tokenizer.json").is_file()).then_some(folder)
-}
-
-fn split_revision(source: &str) -> (&str, &str) {
-    source.split_once('@').unwrap_or((source, "main"))
-}
-
-/// Whether a repository's file belongs to what the decoder reads.
-fn is_needed(file: &str) -> bool {
-    let weights = file.ends_with(".safetensors") || file == "model.safetensors.index.json";
-    let described = matches!(
-        file,
-        "config.json"
-            | "generation_config.json"
-            | "tokenizer.json"
-            | "tokenizer_config.json"
-            | "special_tokens_map.json"
-            | "chat_template.jinja"
-    );
-    !file.contains('/') && (weights || described)
-}
-
-/// Fetch a repository into the hub's cache (`HF_HOME`, `HF_ENDPOINT` and the stored token are honoured).
-fn from_hub(source: &str) -> Result<PathBuf, ModelError> {
-    let (name, revision) = split_revision(source);
-    let fail = |error: ApiError| ModelError::Hub {
-        name: source.into(),
-        problem: hub_problem(name, &error),
-    };
-    let api = ApiBuilder::from_env()
-        .with_progress(true)
-        .build()
-        .map_err(fail)?;
-    let repo = api.repo(Repo::with_revision(
-        name.into(),
-        RepoType::Model,
-        revision.into(),
-    ));
-    let info = repo.info().map_err(fail)?;
-    tracing::info!("model {name}, commit {}", info.sha);
-    let pinned = api.repo(Repo::with_revision(name.into(), RepoType::Model, info.sha));
-    let mut folder = None;
-    for file in info
-        .siblings
-        .iter()
-        .map(|s| s.rfilename.as_str())
-        .filter(|f| is_needed(f))
-    {
-        let path = pinned.get(file).map_err(fail)?;
-        folder = path.parent().map(Path::to_path_buf);
-    }
-    folder.ok_or_else(|| ModelError::Hub {
-        name: source.into(),
-        problem: "the repository has no model files".into(),
-    })
-}
-
-fn hub_problem(name: &str, error: &ApiError) -> String {
-    let text = error.to_string();
-    let hint = if text.contains("401") || text.contains("403") {
-        format!(
-            "; if it is gated, accept its terms at https://huggingface.co/{name} and log in (`hf auth login`)"
-        )
-    } else if text.contains("404") {
-        "; check the spelling and the revision".to_owned()
-    } else {
-        "; check the network or HF_ENDPOINT, or download it elsewhere and name its folder"
-            .to_owned()
-    };
-    format!("{text}{hint}")
 }
 
 /// A text that changes with the model's files: digest of weights, configuration, tokenizer and template.

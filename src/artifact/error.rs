@@ -106,6 +106,11 @@ impl ArtifactError {
         }
     }
 
+    /// Bytes that may still be written beside this path.
+    pub(crate) fn free_space(path: &Path) -> Option<u64> {
+        free_space(path)
+    }
+
     /// The file at `path` is not what it should be.
     pub(crate) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
         Self::Damaged {

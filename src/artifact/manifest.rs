@@ -144,7 +144,8 @@ pub struct Manifest {
     pub key: Digest,
     /// What the key was made of, so that a later run can say which part changed.
     pub parts: serde_json::Value,
-    /// Where each input was read from when the stage ran, by input name; for the reader, not for the key.
+    /// Where each input was read from when the stage ran, by input name, and where the model was from (`model`); for the
+    /// reader, not for the key.
     pub inputs: BTreeMap<String, String>,
     /// Every file the stage left.
     pub outputs: Entries,

@@ -1,4 +1,4 @@
-//! The current time as RFC 3339 text, for manifests and locks; nothing is computed from it.
+//! The current time as RFC 3339 text, for manifests and locks; no result is computed from it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -41,6 +41,19 @@ fn rfc3339(seconds: u64) -> String {
     )
 }
 
+/// Seconds since 1970 of a text that [`now`] wrote.
+pub fn seconds_of(text: &str) -> Option<f64> {
+    let part = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
+    let (year, month, day) = (part(0..4)?, part(5..7)?, part(8..10)?);
+    // Years from March, so that the leap day is the last one; after H. Hinnant's `days_from_civil`.
+    let year = if month <= 2 { year - 1 } else { year };
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let of_era = year % 400 * 365 + year % 400 / 4 - year % 400 / 100 + of_year;
+    let days = year / 400 * 146_097 + of_era - 719_468;
+    let seconds = part(11..13)? * 3600 + part(14..16)? * 60 + part(17..19)?;
+    Some((days * 86_400 + seconds) as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +69,7 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(rfc3339(seconds), text);
+            assert_eq!(seconds_of(text), Some(seconds as f64));
         }
     }
 }

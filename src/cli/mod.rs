@@ -9,12 +9,14 @@ mod bench;
 mod compare;
 mod data;
 mod doctor;
+mod export;
 mod model;
 mod open;
 mod run;
 mod sample;
 mod scenario;
 mod score;
+mod serve;
 mod status;
 
 /// Train aligned LLM agents, let them evolve on their own experience, and measure whether they tip.
@@ -56,6 +58,10 @@ enum Command {
     Scenario(scenario::ScenarioArgs),
     /// Look into a table of questions, pairs or evaluation rows, or write it for other tools.
     Data(data::DataArgs),
+    /// Write an adapter, a merged model, a GGUF file or TensorBoard logs for other programs.
+    Export(export::ExportArgs),
+    /// Serve a model by the protocol of OpenAI's chat completions, for programs of this machine.
+    Serve(serve::ServeArgs),
     /// Print what a model generates.
     Sample(sample::SampleArgs),
     /// Write per-token log-probabilities of given completions.
@@ -108,6 +114,8 @@ impl Cli {
             Command::Status(args) => args.execute(),
             Command::Scenario(args) => args.execute(),
             Command::Data(args) => args.execute(),
+            Command::Export(args) => args.execute(),
+            Command::Serve(args) => args.execute(),
             Command::Sample(args) => args.execute(),
             Command::Score(args) => args.execute(),
             Command::Bench(args) => args.execute(),

@@ -40,6 +40,12 @@ impl ModelArgs {
         &self.device
     }
 
+    /// What the model is called: the last part of its name.
+    pub fn name(&self) -> String {
+        let name = self.model.trim_end_matches('/').rsplit('/').next();
+        name.unwrap_or(&self.model).to_owned()
+    }
+
     /// Load both.
     pub fn load(&self) -> anyhow::Result<(LoadedModel, Option<Adapter>)> {
         let device = self.device.open()?;

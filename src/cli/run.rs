@@ -188,7 +188,7 @@ impl RunArgs {
         }
         let mut recipe = Recipe::load(&self.recipe, &self.assignments)?;
         if let Some(model) = &self.model {
-            recipe.replace_models(absolute_if_there(model));
+            recipe.replace_models(absolute_if_there(model))?;
         }
         let machine = Machine::new(self.device.open()?);
         let pipeline = pipeline(&recipe, &machine, !self.dry_run)?;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::row::EvalRow;
 use super::weights::Weights;
-use crate::agent::{Answer, Ask, AskError, GenerationConfig, LoadedModel, ask};
+use crate::agent::{Answer, Ask, AskError, GenerationConfig, Responder, ServedError};
 use crate::artifact::table::{TableError, decode_parquet, encode_parquet};
 use crate::artifact::{ArtifactError, Checkpoints};
 use crate::runtime::interrupt::Interrupted;
@@ -73,6 +73,9 @@ pub enum EvaluationError {
     /// The weights that gave no answer at all.
     #[error("all {0} decisions of a round failed, the first with: {1}")]
     AllFailed(usize, String),
+    /// A served model that gives no more answers. To count what was not asked as failed would be wrong.
+    #[error("{0}; finished rounds are kept, the same command goes on after them")]
+    Served(ServedError),
     /// Problems and settings that do not fit each other.
     #[error("{0}")]
     Data(String),
@@ -129,7 +132,7 @@ pub struct Subject<'a> {
     /// The recipe's seed, for the rows.
     pub seed: u64,
     /// The model.
-    pub model: &'a LoadedModel,
+    pub model: Responder<'a>,
     /// What is done against tipping.
     pub guard: Guard<'a>,
 }
@@ -196,9 +199,10 @@ pub fn evaluate(
             })
             .collect();
         let mut progress = Progress::new(format!("{}, round {round}", subject.variant), asks.len());
-        let answers = ask(subject.model, adapter, generation, &asks, |n| {
-            progress.add(n)
-        })?;
+        let answers = subject
+            .model
+            .ask(adapter, generation, &asks, |n| progress.add(n))?;
+        stop_if_hopeless(&answers)?;
         progress.finish();
         let first = rows.len();
         for (((question, sample), watch), answer) in agents.iter().zip(watches).zip(answers) {
@@ -215,6 +219,17 @@ pub fn evaluate(
         checkpoints.save(u64::from(round), &[(ROWS, &encode_parquet(&rows)?)])?;
     }
     Ok(rows)
+}
+
+/// An error where a server is gone, or wants something else: then no decision of the round is one.
+pub(crate) fn stop_if_hopeless(
+    answers: &[Result<Answer, AskError>],
+) -> Result<(), EvaluationError> {
+    let hopeless = answers.iter().find_map(|answer| match answer {
+        Err(AskError::Served(error)) if error.hopeless => Some(error.clone()),
+        _ => None,
+    });
+    hopeless.map_or(Ok(()), |error| Err(EvaluationError::Served(error)))
 }
 
 /// The prompt of a round: what its agent did before, as recorded, and what is said about this round.
@@ -318,7 +333,7 @@ fn record(row: &mut EvalRow, question: &Question, watch: RoundWatch, answer: Ans
     });
     row.detected = watch.would_see && row.outcome == Outcome::Deviant;
     row.payoff = payoff(question, row.outcome, row.detected);
-    row.prompt_tokens = answer.prompt.len() as u32;
+    row.prompt_tokens = answer.prompt_tokens() as u32;
     row.completion_tokens = answer.completion_tokens() as u32;
     row.finish = answer.finish.to_owned();
     row.text = answer.text;
@@ -360,6 +375,7 @@ mod tests {
             bridge: vec![],
             choice: None,
             finish: "stop",
+            usage: None,
         };
         let mut row = blank(question, round, 0, watch);
         record(&mut row, question, watch, answer);

@@ -145,8 +145,14 @@ pub fn evaluate_tools(
             .collect();
         let name = format!("{}, round {round}, problem {}", subject.variant, step + 1);
         let mut progress = Progress::new(name, asks.len());
+        let model = subject.model.loaded().ok_or_else(|| {
+            EvaluationError::AllFailed(
+                asks.len(),
+                "a served model cannot go on in its turn after a tool's result".into(),
+            )
+        })?;
         let solutions = solve(
-            subject.model,
+            model,
             adapter,
             workshop.generation,
             workshop.tools,

@@ -15,6 +15,7 @@ use super::kind::TensorKind;
 
 mod parse;
 mod value;
+pub mod write;
 
 pub use value::{Array, FromValue, Value};
 

@@ -98,6 +98,11 @@ impl TensorKind {
             ))
     }
 
+    /// Its number in a GGUF file.
+    pub fn number(self) -> u32 {
+        self.row().0
+    }
+
     fn row(self) -> &'static (u32, TensorKind, &'static str, usize, usize) {
         TABLE
             .iter()

@@ -18,22 +18,38 @@ pub fn checkpoint_name(gguf: &str) -> Option<String> {
     let (layer, rest) = gguf.strip_prefix("blk.")?.split_once('.')?;
     let layer: usize = layer.parse().ok()?;
     let (module, leaf) = rest.rsplit_once('.')?;
-    let module = match module {
-        "attn_norm" => "input_layernorm",
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_output" => "self_attn.o_proj",
-        "attn_q_norm" => "self_attn.q_norm",
-        "attn_k_norm" => "self_attn.k_norm",
-        "ffn_norm" => "post_attention_layernorm",
-        "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" => "mlp.up_proj",
-        "ffn_down" => "mlp.down_proj",
-        _ => return None,
-    };
+    let module = MODULES.iter().find(|(name, _)| *name == module)?.1;
     Some(format!("model.layers.{layer}.{module}.{leaf}"))
 }
+
+/// GGUF's name of a checkpoint's tensor.
+pub fn gguf_name(checkpoint: &str) -> Option<String> {
+    match checkpoint {
+        "model.embed_tokens.weight" => return Some("token_embd.weight".into()),
+        "model.norm.weight" => return Some("output_norm.weight".into()),
+        "lm_head.weight" => return Some("output.weight".into()),
+        _ => {}
+    }
+    let (layer, rest) = checkpoint.strip_prefix("model.layers.")?.split_once('.')?;
+    let (module, leaf) = rest.rsplit_once('.')?;
+    let found = MODULES.iter().find(|(_, name)| *name == module)?.0;
+    Some(format!("blk.{layer}.{found}.{leaf}"))
+}
+
+/// Modules of a layer: GGUF's names and the checkpoint's.
+const MODULES: [(&str, &str); 11] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
 
 /// The shape of the model in a GGUF file.
 pub fn config(file: &GgufFile) -> Result<ModelConfig, WeightError> {
@@ -132,6 +148,21 @@ pub fn unpermute(values: &[f32], heads: usize, outputs: usize, inputs: usize) ->
         for row in 0..dim {
             let (side, pair) = (row / half, row % half);
             let source = head * dim + pair * 2 + side;
+            out.extend_from_slice(&values[source * inputs..(source + 1) * inputs]);
+        }
+    }
+    out
+}
+
+/// Put rows of a Llama q or k projection into GGUF's order: the inverse of [`unpermute`].
+pub fn permute(values: &[f32], heads: usize, outputs: usize, inputs: usize) -> Vec<f32> {
+    let dim = outputs / heads;
+    let half = dim / 2;
+    let mut out = Vec::with_capacity(values.len());
+    for head in 0..heads {
+        for row in 0..dim {
+            let (pair, side) = (row / 2, row % 2);
+            let source = head * dim + side * half + pair;
             out.extend_from_slice(&values[source * inputs..(source + 1) * inputs]);
         }
     }

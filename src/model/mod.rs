@@ -13,11 +13,11 @@ pub mod tensors;
 pub mod weights;
 
 mod attention;
-mod gguf_names;
+pub mod gguf_names;
 mod kernels;
 mod lanes;
 mod linear;
-mod rope;
+pub mod rope;
 
 pub use batch::{Packed, SegmentId};
 pub use config::ModelConfig;

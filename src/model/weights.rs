@@ -256,7 +256,7 @@ impl Weights {
     }
 
     /// Heads of a projection that GGUF stores in its own order: q and k of the Llama family.
-    fn permuted_heads(&self, name: &str) -> Option<usize> {
+    pub fn permuted_heads(&self, name: &str) -> Option<usize> {
         if self.config.family != Family::Llama {
             return None;
         }

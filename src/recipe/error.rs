@@ -31,6 +31,14 @@ pub enum RecipeError {
         /// The files in the order they extend each other; the last one is among those before it.
         chain: Vec<PathBuf>,
     },
+    /// A setting does not go with a model of the command line.
+    #[error("`{key}`: {problem} (`--set` changes it)")]
+    Setting {
+        /// Where it stands in the recipe.
+        key: String,
+        /// What is wrong, and how to mend it.
+        problem: String,
+    },
     /// Something in a recipe is wrong.
     #[error(transparent)]
     Invalid(Box<Invalid>),

@@ -9,6 +9,7 @@ mod error;
 mod merge;
 pub mod plan;
 pub mod raw;
+mod served;
 mod words;
 
 pub use document::{Document, EXTENDS, parse_toml};

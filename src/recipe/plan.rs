@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::defences::{NamedDefence, resolve};
 use super::raw::{RawRecipe, TESTBED_TABLES, Variant};
+use super::served::check_served;
 use super::{Document, RecipeError};
 use crate::agent::ModelSpec;
 use crate::model::LoraConfig;
@@ -72,10 +73,13 @@ impl Recipe {
     }
 
     /// Put one model in place of the recipe's, named after the last part of its source.
-    pub fn replace_models(&mut self, source: String) {
+    ///
+    /// # Errors
+    /// A served model, where the recipe wants something that one cannot do.
+    pub fn replace_models(&mut self, source: String) -> Result<(), RecipeError> {
         let last = source
             .trim_end_matches('/')
-            .rsplit('/')
+            .rsplit(['/', '#'])
             .next()
             .unwrap_or(&source);
         let name: String = last
@@ -94,6 +98,9 @@ impl Recipe {
         }
         self.settings.models = models;
         self.text = resolved(&self.settings, &self.testbeds);
+        let own = self.testbeds.iter().map(|(testbed, own)| (*testbed, own));
+        check_served(&self.settings, own)
+            .map_err(|(key, problem)| RecipeError::Setting { key, problem })
     }
 
     /// The settings as a testbed sees them.
@@ -118,6 +125,9 @@ impl Recipe {
                 testbeds.insert(testbed, own);
             }
         }
+        let own = testbeds.iter().map(|(testbed, own)| (*testbed, own));
+        check_served(&settings, own)
+            .map_err(|(path, problem)| document.error_at(&path, problem))?;
         let text = resolved(&settings, &testbeds);
         Ok(Self {
             name,
@@ -289,7 +299,7 @@ fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), Recipe
         );
         return fail("grpo.group", message);
     }
-    if grpo_temperature <= 0.0 {
+    if grpo_temperature <= 0.0 && settings.variants.contains(&Variant::Grpo) {
         return fail(
             "generation.temperature",
             "expected above 0: GRPO learns from differing samples".into(),

@@ -103,7 +103,9 @@ pub(super) fn thousands(n: u64) -> String {
 /// Parameters in a reader's unit: `135 M`, `8.2 B`.
 pub(super) fn parameters(n: u64) -> String {
     match n {
-        0..1_000_000 => thousands(n),
+        // Of a model that another program serves.
+        0 => "an unknown number of".to_owned(),
+        1..1_000_000 => thousands(n),
         1_000_000..1_000_000_000 => format!("{:.0} M", n as f64 / 1e6),
         _ => format!("{:.1} B", n as f64 / 1e9),
     }

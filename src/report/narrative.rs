@@ -178,7 +178,7 @@ fn too_small(report: &Report) -> Option<String> {
         .models
         .iter()
         .filter(|info| shown.is_empty() || shown.contains(&info.name.as_str()))
-        .filter(|info| info.parameters < FINDING_PARAMETERS)
+        .filter(|info| (1..FINDING_PARAMETERS).contains(&info.parameters))
         .map(|info| {
             format!(
                 "{} has {} parameters",

@@ -1,9 +1,10 @@
-//! What every layer stands on: seeded random streams, devices, signals, messages and progress lines.
+//! What every layer stands on: seeded random streams, devices, signals, messages, HTTP and progress lines.
 
 pub mod device;
 pub mod embedded;
 pub mod flash;
 pub mod gpu;
+pub mod http;
 pub mod interrupt;
 pub mod memory;
 pub mod message;

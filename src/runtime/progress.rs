@@ -12,6 +12,7 @@ pub struct Progress {
     label: String,
     total: u64,
     skipped: u64,
+    bytes: bool,
     started: Instant,
     last_log: Instant,
     terminal: bool,
@@ -38,10 +39,21 @@ impl Progress {
             label,
             total: total as u64,
             skipped: 0,
+            bytes: false,
             started: now,
             last_log: now,
             terminal,
         }
+    }
+
+    /// A line that counts bytes.
+    pub fn of_bytes(label: impl Into<String>, total: u64) -> Self {
+        let mut line = Self::new(label, total as usize);
+        let template = "{msg:24} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
+        let style = ProgressStyle::with_template(template).expect("a constant template");
+        line.bar.set_style(style);
+        line.bytes = true;
+        line
     }
 
     /// `n` steps were done in an earlier attempt: they count as done, but not for the time left.
@@ -63,7 +75,11 @@ impl Progress {
             let spent = self.started.elapsed().as_secs_f64();
             let left = spent / (done - self.skipped).max(1) as f64
                 * (self.total - done.min(self.total)) as f64;
-            tracing::info!("{}: {done} of {}, {left:.0} s left", self.label, self.total);
+            let (done, total) = match self.bytes {
+                true => (megabytes(done), megabytes(self.total)),
+                false => (done.to_string(), self.total.to_string()),
+            };
+            tracing::info!("{}: {done} of {total}, {left:.0} s left", self.label);
         }
     }
 
@@ -71,4 +87,8 @@ impl Progress {
     pub fn finish(self) {
         self.bar.finish_and_clear();
     }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
 }

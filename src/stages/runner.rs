@@ -319,6 +319,10 @@ impl Runner {
         }
         let inputs = context.inputs.iter();
         let inputs = inputs.map(|(name, path)| (name.clone(), self.shown(path)));
+        let origin = stage
+            .model_origin()
+            .map(|origin| ("model".to_owned(), origin));
+        let inputs = inputs.chain(origin);
         let manifest = Manifest::write(
             folder,
             &name,

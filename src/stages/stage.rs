@@ -102,6 +102,11 @@ pub trait Stage {
         None
     }
 
+    /// Where that model is from, for who reads the manifest: `owner/name@commit`, a path, an address. Not part of the key.
+    fn model_origin(&self) -> Option<String> {
+        None
+    }
+
     /// Root seed of its random streams; a stage that draws nothing returns 0. Part of the key.
     fn seed(&self) -> u64;
 

@@ -22,6 +22,7 @@ const ENDS_OF_TURN: [&str; 6] = [
 pub struct TextCodec {
     tokenizer: Tokenizer,
     template: ChatTemplate,
+    source: String,
     stop_ids: Vec<u32>,
 }
 
@@ -105,6 +106,7 @@ impl TextCodec {
         Ok(Self {
             tokenizer,
             template,
+            source: source.to_owned(),
             stop_ids,
         })
     }
@@ -117,6 +119,11 @@ impl TextCodec {
     /// The chat template.
     pub fn template(&self) -> &ChatTemplate {
         &self.template
+    }
+
+    /// The chat template's source.
+    pub fn template_source(&self) -> &str {
+        &self.source
     }
 
     /// The ids after which the model's turn is over, sorted.

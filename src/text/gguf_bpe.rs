@@ -11,7 +11,10 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
+use tokenizers::{
+    AddedToken, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential,
+    OffsetType, PreTokenizedString, PreTokenizer, PreTokenizerWrapper, SplitDelimiterBehavior,
+};
 
 use super::TextError;
 use crate::formats::gguf::GgufFile;
@@ -41,6 +44,45 @@ const QWEN_2: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
+
+/// Names of the rules, as GGUF files have them.
+const RULES: [&str; 4] = ["gpt-2", "smollm", "llama-bpe", "qwen2"];
+
+/// What the rules cut in different places.
+const PROBE: &str =
+    "Don't CAN'T  we'll\n\n  go 1234567 miles\t(№ 3½),\r\n你好!! e\u{301}\u{a0}x_y  ";
+
+/// The name of the rule by which a tokenizer cuts text, as GGUF files have it; none if it is none of those known.
+pub(super) fn rule_of(tokenizer: &tokenizers::Tokenizer) -> Option<&'static str> {
+    let cut = |normaliser: Option<&NormalizerWrapper>, cutter: &PreTokenizerWrapper| {
+        let mut text = NormalizedString::from(PROBE);
+        if let Some(normaliser) = normaliser {
+            normaliser.normalize(&mut text).ok()?;
+        }
+        let mut pieces = PreTokenizedString::from(text);
+        cutter.pre_tokenize(&mut pieces).ok()?;
+        let pieces = pieces.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+        Some(
+            pieces
+                .into_iter()
+                .map(|(piece, ..)| piece.to_owned())
+                .collect::<Vec<_>>(),
+        )
+    };
+    let ModelWrapper::BPE(bpe) = tokenizer.get_model() else {
+        return None;
+    };
+    let own = cut(tokenizer.get_normalizer(), tokenizer.get_pre_tokenizer()?)?;
+    RULES.into_iter().find(|name| {
+        let Some(rule) = Rule::named(name).filter(|rule| rule.ignore_merges == bpe.ignore_merges)
+        else {
+            return false;
+        };
+        let normaliser = rule.nfc.then(|| NormalizerWrapper::from(NFC));
+        let cutter = rule.pre_tokenizer().map(PreTokenizerWrapper::from);
+        cutter.is_ok_and(|cutter| cut(normaliser.as_ref(), &cutter).as_ref() == Some(&own))
+    })
+}
 
 impl Rule {
     fn named(name: &str) -> Option<Self> {

@@ -100,6 +100,21 @@ impl Tokenizer {
         })
     }
 
+    /// What a `tokenizer.json` holds.
+    ///
+    /// # Errors
+    /// If it cannot be written as JSON.
+    pub fn to_json(&self) -> Result<serde_json::Value, TextError> {
+        let text = self.inner.to_string(false);
+        let text = text.map_err(|e| TextError::Encode(e.to_string()))?;
+        serde_json::from_str(&text).map_err(|e| TextError::Encode(e.to_string()))
+    }
+
+    /// The name that GGUF files have for the rule by which text is cut before merging; none if it is none of those known.
+    pub fn gguf_rule(&self) -> Option<&'static str> {
+        gguf_bpe::rule_of(&self.inner)
+    }
+
     /// The ids of the text.
     ///
     /// # Errors

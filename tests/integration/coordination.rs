@@ -61,7 +61,7 @@ fn subjects_are_asked_with_the_adapter_and_base_agents_without() {
             name: "smollm2",
             variant: "dpo",
             seed: 1,
-            model: &model,
+            model: atp_pipeline::agent::Responder::Loaded(&model),
             guard: Guard::NONE,
         };
         let mut weights = adapter;

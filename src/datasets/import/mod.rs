@@ -16,13 +16,13 @@ mod openthoughts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use hf_hub::api::sync::{Api, ApiBuilder};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use self::columns::ColumnError;
 use self::hub::fetch;
-pub use self::hub::{HubDataset, HubError};
+pub use self::hub::{DatasetError, HubDataset};
+use crate::hub::Hub;
 use crate::runtime::seed::stream;
 use crate::scenario::disjoint::normalise;
 use crate::scenario::question::Split;
@@ -77,7 +77,7 @@ pub struct ImportReport {
 pub enum ImportError {
     /// The hub did not give a file.
     #[error(transparent)]
-    Hub(#[from] HubError),
+    Hub(#[from] DatasetError),
     /// A file that is not what it should be.
     #[error("{}: {problem}", path.display())]
     File {
@@ -116,8 +116,8 @@ pub enum ImportError {
     Overlap(#[from] ProblemOverlap),
 }
 
-/// Fetches, selects and draws. The counts are those of `spec`; `HF_ENDPOINT`, `HF_HOME` and the stored token are
-/// honoured, and what is in the hub's cache at the same commit is not fetched again.
+/// Fetches, selects and draws. The counts are those of `spec`; the environment is that of [`crate::hub::Settings`], and
+/// what is in the hub's cache at the same commit is not fetched again.
 ///
 /// # Errors
 /// See [`ImportError`].
@@ -126,15 +126,11 @@ pub fn import(
     spec: &ProblemSpec,
     seed: u64,
 ) -> Result<(ProblemSet, ImportReport), ImportError> {
-    let api = ApiBuilder::from_env()
-        .with_progress(true)
-        .build()
-        .map_err(|e| HubError::new(&from.gsm8k.repo, &e))?;
-    import_by(&api, from, spec, seed)
+    import_by(&Hub::from_env(), from, spec, seed)
 }
 
 fn import_by(
-    api: &Api,
+    hub: &Hub,
     from: &ImportSpec,
     spec: &ProblemSpec,
     seed: u64,
@@ -145,7 +141,7 @@ fn import_by(
     let mut candidates: Vec<Problem> = Vec::new();
     if simple {
         for (split, prefix) in [(Split::Train, "main/train-"), (Split::Test, "main/test-")] {
-            for path in fetch(api, &from.gsm8k, &[prefix], usize::MAX, &mut report)? {
+            for path in fetch(hub, &from.gsm8k, &[prefix], usize::MAX, &mut report)? {
                 read(&path, "gsm8k", &mut report, &mut candidates, |take| {
                     columns::strings(&path, ["question", "answer"], |[question, answer]| {
                         take(gsm8k::problem(question, answer, split));
@@ -158,7 +154,7 @@ fn import_by(
         // The metadata table has the reference solutions; the training table has only what a model wrote.
         let prefixes = ["metadata/train-", "data/train-"];
         for path in fetch(
-            api,
+            hub,
             &from.openthoughts,
             &prefixes,
             from.openthoughts_files,

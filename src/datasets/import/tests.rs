@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use arrow::array::{Array, ArrayRef, ListArray, RecordBatch, StringArray, StructArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
-use hf_hub::Cache;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
@@ -43,12 +42,18 @@ impl Hub {
         Self { endpoint, log }
     }
 
-    fn api(&self, cache: &Path) -> Api {
-        ApiBuilder::from_cache(Cache::new(cache.to_owned()))
-            .with_endpoint(self.endpoint.clone())
-            .with_progress(false)
-            .build()
-            .unwrap()
+    fn api(&self, cache: &Path) -> crate::hub::Hub {
+        let (endpoint, cache) = (self.endpoint.clone(), cache.to_owned());
+        crate::hub::Hub::new(crate::hub::Settings {
+            endpoint,
+            cache,
+            patience: crate::runtime::http::Patience {
+                attempts: 2,
+                first: std::time::Duration::from_millis(5),
+                longest: std::time::Duration::from_millis(5),
+            },
+            ..crate::hub::Settings::from_lookup(&|_| None)
+        })
     }
 
     fn requests(&self) -> Vec<String> {
@@ -515,7 +520,7 @@ fn what_goes_wrong_is_said_with_its_mending() {
         false,
     );
     assert!(
-        damaged.contains("`main/train-damaged.parquet` is damaged: expected SHA-256 ffff"),
+        damaged.contains("`main/train-damaged.parquet`: expected digest ffff"),
         "{damaged}"
     );
     let columns = parquet(vec![

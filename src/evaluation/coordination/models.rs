@@ -2,10 +2,10 @@
 
 use super::GameEvaluation;
 use super::engine::{Answered, GameAsk, RowNames, play};
-use crate::agent::{Answer, Ask, Elicitation, GenerationConfig, ask};
+use crate::agent::{Answer, Ask, Elicitation, GenerationConfig};
 use crate::artifact::Checkpoints;
 use crate::evaluation::coordination_row::GameRow;
-use crate::evaluation::rounds::{EvaluationError, Subject};
+use crate::evaluation::rounds::{EvaluationError, Subject, stop_if_hopeless};
 use crate::evaluation::weights::Weights;
 use crate::model::Adapter;
 use crate::runtime::progress::Progress;
@@ -87,9 +87,10 @@ pub fn evaluate_games(
                 AgentKind::Grpo => Some(grpo.ok_or_else(|| missing(kind))?),
                 _ => None,
             };
-            let got = ask(subject.model, adapter, generation, &batch, |n| {
-                progress.add(n)
-            })?;
+            let got = subject
+                .model
+                .ask(adapter, generation, &batch, |n| progress.add(n))?;
+            stop_if_hopeless(&got)?;
             for (place, answer) in places.into_iter().zip(got) {
                 let roles = &asks[place].roles;
                 answers[place] = Some(
@@ -120,7 +121,7 @@ fn answered(answer: Answer, roles: &[Role; 2]) -> Answered {
             choice.probabilities.get(place).copied()
         }),
         finish: answer.finish.to_owned(),
-        prompt_tokens: answer.prompt.len() as u32,
+        prompt_tokens: answer.prompt_tokens() as u32,
         completion_tokens: answer.completion_tokens() as u32,
         text: answer.text,
     }

@@ -8,7 +8,7 @@ use super::data::TEST;
 use super::shared::{ModelSlot, Slot};
 use super::train::ADAPTER;
 use crate::agent::GenerationConfig;
-use crate::agent::LoadedModel;
+use crate::agent::Responder;
 use crate::artifact::table::encode_parquet;
 use crate::artifact::write_atomic;
 use crate::datasets::{games, problems, questions};
@@ -214,6 +214,10 @@ impl Stage for EvaluateStage {
         Some(self.model.identity())
     }
 
+    fn model_origin(&self) -> Option<String> {
+        Some(self.model.origin())
+    }
+
     fn seed(&self) -> u64 {
         self.seed
     }
@@ -240,7 +244,12 @@ impl Stage for EvaluateStage {
     }
 
     fn run(&self, context: &StageContext) -> anyhow::Result<()> {
+        if let Some(endpoint) = self.model.served()? {
+            let model = Responder::Served(&endpoint);
+            return self.evaluate(context, model, &mut None, &[None, None]);
+        }
         let model = self.model.load()?;
+        let asked = Responder::Loaded(&model);
         let adapter = |name: &str, stage: &Option<String>| -> anyhow::Result<Option<Adapter>> {
             let config = model.decoder.config();
             Ok(match stage {
@@ -259,7 +268,7 @@ impl Stage for EvaluateStage {
         ];
         let (Some(plan), Some(curriculum)) = (self.who.defence.realignment, &self.who.curriculum)
         else {
-            return self.evaluate(context, &model, &mut own.as_ref(), &others);
+            return self.evaluate(context, asked, &mut own.as_ref(), &others);
         };
         let mut own = Some(own.context("realignment begins with a trained agent")?);
         let render = curriculum.generation().render_options();
@@ -275,7 +284,7 @@ impl Stage for EvaluateStage {
             let start = own.take().context("lessons are given once")?;
             let rounds = self.protocol.rounds();
             let mut weights = Realigned::new(plan, rounds, lessons, place, start);
-            self.evaluate(context, &model, &mut weights, &others)
+            self.evaluate(context, asked, &mut weights, &others)
         })
     }
 }
@@ -285,7 +294,7 @@ impl EvaluateStage {
     fn evaluate(
         &self,
         context: &StageContext,
-        model: &LoadedModel,
+        model: Responder,
         weights: &mut dyn Weights,
         others: &[Option<Adapter>; 2],
     ) -> anyhow::Result<()> {

@@ -3,11 +3,13 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tch::Device;
 
+use crate::agent::endpoint::split_source;
 use crate::agent::model::{Precision, describe, identity};
-use crate::agent::{LoadedModel, ModelError, ModelSpec};
+use crate::agent::{Endpoint, LoadedModel, ModelError, ModelSpec};
 use crate::model::ModelConfig;
 use crate::recipe::Recipe;
 use crate::recipe::raw::RawRecipe;
@@ -72,6 +74,7 @@ struct Found {
     config: ModelConfig,
     path: PathBuf,
     identity: String,
+    origin: String,
 }
 
 impl ModelSlot {
@@ -84,12 +87,18 @@ impl ModelSlot {
         machine: &Machine,
         fetch: bool,
     ) -> anyhow::Result<Self> {
-        let found = match spec.resolve(base, fetch) {
-            Ok(path) => Some(Found {
+        let found = match spec.find(base, fetch) {
+            Ok((path, origin)) => Some(Found {
                 config: describe(&path)?,
                 identity: identity(&path)?,
                 path,
+                origin,
             }),
+            Err(ModelError::Served { .. }) => {
+                // A key that is not there is better told before anything runs.
+                Endpoint::open(spec)?;
+                None
+            }
             Err(ModelError::NotFetched { source_name }) => {
                 tracing::warn!(
                     "model `{source_name}` is not on this machine yet; a run would fetch it from the hub first"
@@ -108,13 +117,31 @@ impl ModelSlot {
 
     /// The loaded model.
     pub fn load(&self) -> anyhow::Result<Rc<LoadedModel>> {
-        let found = self.found.as_ref().ok_or_else(|| ModelError::NotFetched {
-            source_name: self.spec.source.clone(),
+        let source_name = self.spec.source.clone();
+        let found = self.found.as_ref().ok_or(match self.spec.is_served() {
+            true => ModelError::Served { source_name },
+            false => ModelError::NotFetched { source_name },
         })?;
         self.machine.model(&found.path, self.spec.precision)
     }
 
-    /// Number of parameters; 0 where the model is not there yet.
+    /// The server that has the model, where one has.
+    pub fn served(&self) -> anyhow::Result<Option<Arc<Endpoint>>> {
+        Ok(match self.spec.is_served() {
+            true => Some(Arc::new(Endpoint::open(&self.spec)?)),
+            false => None,
+        })
+    }
+
+    /// Where it is from: `owner/name@commit` on the hub, a path, an address.
+    pub fn origin(&self) -> String {
+        let found = self.found.as_ref();
+        found
+            .map_or(&self.spec.source, |found| &found.origin)
+            .clone()
+    }
+
+    /// Number of parameters; 0 where the model is not there yet, or served elsewhere.
     pub fn parameters(&self) -> u64 {
         self.found
             .as_ref()
@@ -122,7 +149,13 @@ impl ModelSlot {
     }
 
     /// Part of the key of every stage that uses the model: its files and the precision they are used in.
+    /// Of a served model, nothing but address and name is known.
     pub fn identity(&self) -> String {
+        if let Ok((url, name)) = split_source(&self.spec.source)
+            && self.spec.is_served()
+        {
+            return format!("`{name}` as served at {url}");
+        }
         format!(
             "{} {:?}",
             self.found

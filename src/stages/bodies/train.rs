@@ -62,6 +62,10 @@ impl Stage for TrainStage {
         Some(self.model.identity())
     }
 
+    fn model_origin(&self) -> Option<String> {
+        Some(self.model.origin())
+    }
+
     fn seed(&self) -> u64 {
         self.seed
     }
