@@ -11,18 +11,23 @@ mod data;
 mod doctor;
 mod model;
 mod open;
+mod recipe;
 mod run;
 mod sample;
 mod scenario;
 mod score;
+mod shell;
 mod status;
+
+const EXITS: &str = "Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong arguments, 130 stopped on \
+                     request with the work saved. The first Ctrl-C saves and stops, the second quits at once.";
 
 /// Train aligned LLM agents, let them evolve on their own experience, and measure whether they tip.
 ///
 /// Everything is described by a recipe, a TOML file. `run` does what a recipe says; the other commands do a part of it,
 /// or look at models and runs. Without a recipe the one for a laptop CPU is taken.
 #[derive(Debug, Parser)]
-#[command(name = "atp-pipeline", version, max_term_width = 100)]
+#[command(name = "atp-pipeline", version, max_term_width = 100, after_help = EXITS)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -52,6 +57,8 @@ enum Command {
     Report(run::ReportArgs),
     /// Set two runs beside each other: rates, differences, intervals.
     Compare(compare::CompareArgs),
+    /// Begin, check, explain or list recipes.
+    Recipe(recipe::RecipeArgs),
     /// Check, show, begin or list scenario files.
     Scenario(scenario::ScenarioArgs),
     /// Look into a table of questions, pairs or evaluation rows, or write it for other tools.
@@ -64,6 +71,10 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Check the machine: libtorch, GPU, memory, disk, the embedded model.
     Doctor(doctor::DoctorArgs),
+    /// Print the completions of a shell, to be put where it looks for them.
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page, or write those of all commands into a folder.
+    Man(shell::ManArgs),
 }
 
 /// Where tensors are computed.
@@ -97,7 +108,18 @@ impl Cli {
     /// Do it.
     pub fn execute(self) -> anyhow::Result<()> {
         use crate::recipe::raw::StageKind;
-        match self.command {
+        let quiet = self.quiet;
+        let mut command = self.command;
+        match &mut command {
+            Command::Run(run)
+            | Command::Generate(run)
+            | Command::Pairs(run)
+            | Command::Evaluate(run) => run.quiet = quiet,
+            Command::Train(args) => args.run.quiet = quiet,
+            Command::Report(args) => args.run.quiet = quiet,
+            _ => {}
+        }
+        match command {
             Command::Run(args) => args.execute(&[]),
             Command::Generate(args) => args.execute(&[StageKind::Data]),
             Command::Pairs(args) => args.execute(&[StageKind::Pairs]),
@@ -112,6 +134,9 @@ impl Cli {
             Command::Score(args) => args.execute(),
             Command::Bench(args) => args.execute(),
             Command::Doctor(args) => args.execute(),
+            Command::Recipe(args) => args.execute(),
+            Command::Completions(args) => args.execute(),
+            Command::Man(args) => args.execute(),
         }
     }
 }

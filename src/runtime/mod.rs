@@ -1,5 +1,6 @@
 //! What every layer stands on: seeded random streams, devices, signals, messages and progress lines.
 
+pub mod budget;
 pub mod device;
 pub mod embedded;
 pub mod flash;

@@ -1,9 +1,11 @@
 //! Tests across modules, one file a feature.
 
+mod bad_inputs;
 mod batches;
 mod bradley_terry;
 mod choices;
 mod cli;
+mod comfort;
 mod coordination;
 mod defences;
 mod dpo;

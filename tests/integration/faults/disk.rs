@@ -86,7 +86,7 @@ fn library() -> &'static Path {
 }
 
 /// A model folder: a Llama of two layers with random weights and the fixture's tokenizer.
-fn write_model(folder: &Path) {
+pub fn write_model(folder: &Path) {
     fs::create_dir(folder).expect("a folder");
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         let from = fixture("text/directory").join(name);
