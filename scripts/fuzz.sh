@@ -18,6 +18,7 @@ cargo build --release --target $triple --manifest-path tests/fuzz/Cargo.toml --t
 work=tests/fuzz/target/corpus/$target
 mkdir -p "$work"
 limit=4096
-[ "$target" = gguf ] && limit=65536
+[ "$target" = scenario ] && limit=8192
+[ "$target" = gguf ] && limit=8192
 exec "tests/fuzz/target/$triple/release/$target" "$work" "tests/fuzz/corpus/$target" -runs="$runs" -max_len=$limit \
     -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix="$work-" ${FUZZ_ARGS:-}

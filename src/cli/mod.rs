@@ -17,6 +17,7 @@ mod sample;
 mod scenario;
 mod score;
 mod shell;
+pub mod start;
 mod status;
 
 const EXITS: &str = "Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong arguments, 130 stopped on \
@@ -105,36 +106,61 @@ impl DeviceArgs {
 }
 
 impl Cli {
+    /// Whether the command needs no tensor, so that libtorch need not be loaded.
+    pub fn is_light(&self) -> bool {
+        matches!(
+            self.command,
+            Command::Status(_)
+                | Command::Recipe(_)
+                | Command::Scenario(_)
+                | Command::Completions(_)
+                | Command::Man(_)
+        )
+    }
+
+    /// Do a command that [`Self::is_light`]. Nothing that is reached from here may call libtorch: the linker leaves it out
+    /// of the program that calls nothing else.
+    pub fn execute_light(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Status(args) => args.execute(),
+            Command::Recipe(args) => args.execute(),
+            Command::Scenario(args) => args.execute(),
+            Command::Completions(args) => args.execute(),
+            Command::Man(args) => args.execute(),
+            _ => anyhow::bail!("this command needs libtorch"),
+        }
+    }
+
     /// Do it.
     pub fn execute(self) -> anyhow::Result<()> {
         use crate::recipe::raw::StageKind;
         let quiet = self.quiet;
-        let mut command = self.command;
-        match &mut command {
-            Command::Run(run)
-            | Command::Generate(run)
-            | Command::Pairs(run)
-            | Command::Evaluate(run) => run.quiet = quiet,
-            Command::Train(args) => args.run.quiet = quiet,
-            Command::Report(args) => args.run.quiet = quiet,
-            _ => {}
-        }
-        match command {
-            Command::Run(args) => args.execute(&[]),
-            Command::Generate(args) => args.execute(&[StageKind::Data]),
-            Command::Pairs(args) => args.execute(&[StageKind::Pairs]),
-            Command::Train(args) => args.execute(),
-            Command::Evaluate(args) => args.execute(&[StageKind::Evaluate]),
-            Command::Report(args) => args.execute(),
+        let with = |mut run: run::RunArgs| {
+            run.quiet = quiet;
+            run
+        };
+        match self.command {
+            Command::Run(args) => with(args).execute(&[]),
+            Command::Generate(args) => with(args).execute(&[StageKind::Data]),
+            Command::Pairs(args) => with(args).execute(&[StageKind::Pairs]),
+            Command::Evaluate(args) => with(args).execute(&[StageKind::Evaluate]),
+            Command::Train(mut args) => {
+                args.run.quiet = quiet;
+                args.execute()
+            }
+            Command::Report(mut args) => {
+                args.run.quiet = quiet;
+                args.execute()
+            }
             Command::Compare(args) => args.execute(),
-            Command::Status(args) => args.execute(),
-            Command::Scenario(args) => args.execute(),
             Command::Data(args) => args.execute(),
             Command::Sample(args) => args.execute(),
             Command::Score(args) => args.execute(),
             Command::Bench(args) => args.execute(),
             Command::Doctor(args) => args.execute(),
+            Command::Status(args) => args.execute(),
             Command::Recipe(args) => args.execute(),
+            Command::Scenario(args) => args.execute(),
             Command::Completions(args) => args.execute(),
             Command::Man(args) => args.execute(),
         }

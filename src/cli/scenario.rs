@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::artifact::write_atomic;
 use crate::recipe::defences::defence_of;
 use crate::recipe::nearest;
+use crate::runtime::message::as_text;
 use crate::scenario::defence::Defence;
 use crate::scenario::kind::{KINDS, ScenarioKind, ScenarioSheet, ShowOptions, named, recognise};
 use crate::scenario::question::AnswerForm;
@@ -125,6 +126,7 @@ type Source = (PathBuf, String);
 enum Finding {
     /// A file, or a folder of several of one kind, in which nothing is wrong.
     Valid {
+        #[serde(serialize_with = "as_text")]
         path: PathBuf,
         kind: &'static str,
         /// How many files; one for a file.

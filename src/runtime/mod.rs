@@ -5,6 +5,7 @@ pub mod device;
 pub mod embedded;
 pub mod flash;
 pub mod gpu;
+pub mod guard;
 pub mod interrupt;
 pub mod memory;
 pub mod message;

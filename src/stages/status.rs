@@ -11,6 +11,7 @@ use super::layout::{self, Layout};
 use super::summary::duration;
 use crate::artifact::lock::Holder;
 use crate::artifact::{ArtifactError, Manifest, RunLock};
+use crate::runtime::message::as_text;
 
 /// Where training stages write a line a step.
 const METRICS: &str = "metrics.jsonl";
@@ -57,6 +58,7 @@ pub struct StageStatus {
     /// The last run used this one; the others were made with other keys.
     pub latest: bool,
     /// Where it lies.
+    #[serde(serialize_with = "as_text")]
     pub folder: PathBuf,
 }
 
@@ -64,6 +66,7 @@ pub struct StageStatus {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Status {
     /// The run directory.
+    #[serde(serialize_with = "as_text")]
     pub run_directory: PathBuf,
     /// Who is at work in it now.
     pub holder: Option<Holder>,

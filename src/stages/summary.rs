@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::reason::in_words;
 use super::{Reason, Work};
+use crate::runtime::message::{as_text, as_text_if_there};
 
 /// What became of one stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -69,6 +70,7 @@ pub struct StageReport {
     #[serde(skip)]
     pub(super) took: Option<f64>,
     /// Its folder, where its key is known.
+    #[serde(serialize_with = "as_text_if_there")]
     pub folder: Option<PathBuf>,
     /// What went wrong.
     pub error: Option<String>,
@@ -112,6 +114,7 @@ impl StageReport {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RunSummary {
     /// The run directory.
+    #[serde(serialize_with = "as_text")]
     pub run_directory: PathBuf,
     /// Nothing was run.
     pub dry_run: bool,

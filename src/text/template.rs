@@ -10,9 +10,9 @@ use std::io::Write;
 use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind, context};
 
-use super::error::guarded;
 use super::{Message, TextError};
 use crate::runtime::budget::within;
+use crate::runtime::guard::guarded;
 
 mod python;
 mod time;

@@ -18,6 +18,7 @@ mod lora;
 mod model;
 mod optim;
 mod pipeline;
+mod properties;
 mod replay;
 mod resume;
 mod sampling;

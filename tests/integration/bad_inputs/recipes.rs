@@ -117,11 +117,6 @@ pub fn rows() -> Vec<Row> {
             ["bad.toml:3:24: `role_play.test_per_environment`: expected 1 to 1000000, got 0"]
         ),
         over!(
-            "more prompts than the texts give",
-            "[role_play]\ntrain_per_environment = 100000\n",
-            ["bakery", "100000"]
-        ),
-        over!(
             "group of size 1",
             "[grpo]\ngroup = 1\n",
             ["bad.toml:3:9: `grpo.group`: expected 2 or more completions a prompt, got 1"]
