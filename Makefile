@@ -3,6 +3,9 @@
 # make test-kill   424 kills instead of the few of `make test`
 # make test-gpu    what needs a Hopper GPU: the fused kernels against the plain path
 # make test-coverage   the intervals in 20 000 invented worlds each instead of 1000
+# make fuzz TARGET=gguf   a fuzz target of tests/fuzz, ten million executions (RUNS=… changes that)
+# make deny sbom   licences, sources and advisories of dependencies; a bill of materials in target/sbom
+# make dist        a release: target/dist/atp-pipeline-VERSION-x86_64-linux.tar.gz and its SHA-256 sum
 # make test-browser   the report in Chromium (CHROMIUM=… names one; needs npm): see tests/browser
 # make test-ecosystem   our files in transformers, peft, llama.cpp, TensorBoard, pandas, polars, DuckDB (a venv in target)
 # make check       format, lints, documentation, tests: what every commit must pass
@@ -13,10 +16,10 @@ RUN_ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build reproduce test test-kill test-gpu test-coverage test-browser test-ecosystem check fmt clippy doc clean
+.PHONY: help setup build reproduce test test-kill test-gpu test-coverage test-browser test-ecosystem check fmt clippy doc fuzz deny sbom dist clean
 
 help:
-	@sed -n '1,9s/^# //p' Makefile
+	@sed -n '1,/^$$/s/^# //p' Makefile
 
 setup:
 	@command -v $(PYTHON) >/dev/null || { echo "setup: $(PYTHON) is missing; install python3 (3.8 or newer)" >&2; exit 1; }
@@ -73,6 +76,28 @@ clippy: setup
 
 doc: setup
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+RUNS ?= 10000000
+
+fuzz: setup
+	@test -n "$(TARGET)" || { echo "fuzz: TARGET=… names one of $$(ls tests/fuzz/targets | sed 's/\.rs//' | tr '\n' ' ')" >&2; exit 1; }
+	scripts/fuzz.sh $(TARGET) $(RUNS)
+
+# Advisories need the database of RustSec; without a network, `DENY="bans licenses sources"`.
+DENY ?= advisories bans licenses sources
+
+deny:
+	@command -v cargo-deny >/dev/null || { echo "deny: cargo-deny is missing; cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny --locked check $(DENY)
+
+sbom:
+	@command -v cargo-cyclonedx >/dev/null || { echo "sbom: cargo-cyclonedx is missing; cargo install --locked cargo-cyclonedx" >&2; exit 1; }
+	$(CARGO) cyclonedx --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu --override-filename atp-pipeline.cdx
+	@mkdir -p target/sbom && mv atp-pipeline.cdx.json target/sbom/ && echo "target/sbom/atp-pipeline.cdx.json"
+
+dist: setup
+	$(CARGO) build --locked --release
+	scripts/dist.sh
 
 clean:
 	$(CARGO) clean

@@ -1,69 +1,29 @@
-//! Arguments, tracing, exit code.
+//! Arguments. Commands that need no tensor are done here; the others by `atp-pipeline-torch` beside this file, which takes
+//! this process over: loading libtorch alone takes a quarter of a second, too long for `--help`.
 
-use std::io::IsTerminal;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 use atp_pipeline::cli::Cli;
-use atp_pipeline::runtime::interrupt::{self, Interrupted};
-use atp_pipeline::runtime::message::message;
+use atp_pipeline::cli::start::start;
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+
+/// The program with libtorch.
+const WITH_TORCH: &str = "atp-pipeline-torch";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let level = match (cli.quiet, cli.verbose) {
-        (true, _) => "error",
-        (false, 0) => "atp_pipeline=info,warn",
-        (false, 1) => "atp_pipeline=debug,info",
-        (false, _) => "trace",
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let colour = std::io::stderr().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colour)
-        .with_target(cli.verbose > 1)
-        .compact()
-        .init();
-    std::panic::set_hook(Box::new(|panic| {
-        let text = panic.payload_as_str().unwrap_or("unknown");
-        tracing::debug!("{panic}");
-        if text.starts_with("failed printing to stdout") {
-            // Whoever read has gone, as in `… | head`. That is no fault; and to die of SIGPIPE would cost a checkpoint.
-            return;
-        }
-        if text.contains("out of memory") {
-            eprintln!(
-                "error: out of memory: {}",
-                text.lines().next().unwrap_or(text)
-            );
-            eprintln!(
-                "  lower `micro_batch`, `max_new_tokens` or `max_length`, or use bf16; finished work is kept"
-            );
-        } else {
-            let place = panic
-                .location()
-                .map(|l| format!(" at {l}"))
-                .unwrap_or_default();
-            eprintln!("error: this is a fault of the program{place}: {text}");
-        }
-    }));
-    let result = std::panic::catch_unwind(|| {
-        interrupt::install()?;
-        cli.execute()
-    });
-    match result {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) if error.chain().any(|cause| cause.is::<Interrupted>()) => {
-            eprintln!("{Interrupted}");
-            ExitCode::from(interrupt::EXIT_CODE as u8)
-        }
-        Ok(Err(error)) => {
-            eprintln!("error: {}", message(&error));
-            ExitCode::FAILURE
-        }
-        Err(_) => ExitCode::FAILURE,
+    if cli.is_light() {
+        return start(cli, Cli::execute_light);
     }
+    let here = std::env::current_exe();
+    let path = here.as_deref().map(|here| here.with_file_name(WITH_TORCH));
+    let path = path.unwrap_or_else(|_| WITH_TORCH.into());
+    // Only comes back where it cannot be started.
+    let error = Command::new(&path).args(std::env::args_os().skip(1)).exec();
+    eprintln!(
+        "error: cannot start `{}`: {error}; it belongs beside `atp-pipeline`: build or install both again",
+        path.display()
+    );
+    ExitCode::FAILURE
 }

@@ -81,7 +81,21 @@ impl GenerationConfig {
         if self.max_new_tokens == 0 && self.elicitation != Elicitation::Score {
             return Err(("max_new_tokens", "expected 1 or more, got 0".into()));
         }
+        // No model's context is longer.
+        const MOST: usize = 1 << 24;
+        if self.max_new_tokens > MOST {
+            let got = self.max_new_tokens;
+            return Err(("max_new_tokens", format!("expected up to {MOST}, got {got}")));
+        }
         Ok(())
+    }
+
+    /// Most new tokens of an answer that are drawn one by one.
+    pub fn new_tokens(&self) -> u64 {
+        match self.elicitation {
+            Elicitation::Score => 0,
+            Elicitation::Free | Elicitation::Constrained => self.max_new_tokens as u64,
+        }
     }
 
     /// How the answer is asked for.

@@ -161,7 +161,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// Bytes an unprivileged user may still write beside this path, or in the nearest folder above it that is there.
-fn free_space(path: &Path) -> Option<u64> {
+pub fn free_space(path: &Path) -> Option<u64> {
     let folder = path
         .ancestors()
         .map(|folder| match folder == Path::new("") {

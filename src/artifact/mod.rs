@@ -21,7 +21,7 @@ pub mod time;
 
 pub use checkpoint::{Checkpoint, Checkpoints};
 pub use digest::{Digest, digest_bytes, digest_file};
-pub use error::ArtifactError;
+pub use error::{ArtifactError, free_space};
 pub use file::{remove_stale_temporaries, write_atomic, write_atomic_with};
 pub use lock::RunLock;
 pub use log::{LogMark, MetricsLog};

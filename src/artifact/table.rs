@@ -23,6 +23,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_arrow::schema::{SchemaLike, TracingOptions};
 
+use crate::runtime::guard::guarded;
+
 /// Name of the writer in every file: fixed, so that equal rows give equal bytes whatever the library's version says.
 const WRITER: &str = "atp-pipeline table 1";
 
@@ -172,8 +174,20 @@ pub fn decode_parquet<T: Serialize + DeserializeOwned>(
 pub fn decode_parquet_with<T: Serialize + DeserializeOwned>(
     bytes: impl Into<Vec<u8>>,
 ) -> Result<(Vec<T>, BTreeMap<String, String>), TableError> {
+    let bytes = bytes.into();
+    whole(|| decode::<T>(bytes))
+}
+
+/// The library panics on some damaged files; that is an error like any other.
+fn whole<T>(read: impl FnOnce() -> Result<T, TableError>) -> Result<T, TableError> {
+    guarded(read).unwrap_or_else(|problem| Err(ParquetError::General(problem).into()))
+}
+
+fn decode<T: Serialize + DeserializeOwned>(
+    bytes: Vec<u8>,
+) -> Result<(Vec<T>, BTreeMap<String, String>), TableError> {
     let expected = columns::<T>()?;
-    let bytes = shared(ByteArray::set_data, bytes.into());
+    let bytes = shared(ByteArray::set_data, bytes);
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes)?;
     let metadata = builder.metadata().file_metadata().key_value_metadata();
     let metadata = metadata

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::agent::ModelSpec;
 use crate::agent::model::{EMBEDDED, describe};
+use crate::artifact::free_space;
 use crate::model::ModelConfig;
 use crate::model::footprint::Footprint;
 use crate::runtime::{device, memory};
@@ -49,6 +50,7 @@ impl DoctorArgs {
             disk(),
             embedded_model(),
             sandbox(),
+            token(),
         ];
         if self.json {
             println!("{}", serde_json::to_string_pretty(&findings)?);
@@ -96,7 +98,10 @@ fn libtorch() -> Finding {
         what: "libtorch",
         level,
         text,
-        mend: None,
+        mend: (level == Level::Fault).then(|| {
+            "1 + 2 came out wrong: fetch libtorch again with `rm -r .deps/libtorch && python3 scripts/setup.py libtorch`"
+                .into()
+        }),
     }
 }
 
@@ -146,53 +151,89 @@ fn gpu() -> Finding {
 }
 
 fn host_memory() -> Finding {
-    let available = std::fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
-            line.split_whitespace().nth(1)?.parse::<u64>().ok()
-        });
-    let Some(kilobytes) = available else {
+    let what = "memory";
+    let Some(bytes) = memory::available_on_host() else {
         return Finding {
-            what: "memory",
+            what,
             level: Level::Note,
-            text: "not known".into(),
+            text: "not known: /proc/meminfo has no MemAvailable".into(),
             mend: None,
         };
     };
-    let gib = kilobytes as f64 / (1 << 20) as f64;
-    let text = format!("{gib:.1} GiB available; the laptop recipe needs about 3");
-    let level = if gib < 3.0 { Level::Fault } else { Level::Good };
+    let gib = memory::gib(bytes);
+    let enough = gib >= 3.0;
     Finding {
-        what: "memory",
-        level,
-        text,
-        mend: (gib < 3.0).then(|| "close other programs".into()),
+        what,
+        level: if enough { Level::Good } else { Level::Fault },
+        text: format!("{gib:.1} GiB available; the laptop recipe needs about 3"),
+        mend: (!enough).then(|| {
+            "close other programs (`ps aux --sort=-rss | head` shows the largest), or add swap".into()
+        }),
     }
 }
 
+/// Room where results would go, and whether they can be written there.
 fn disk() -> Finding {
-    let mut stats = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
-    // SAFETY: the path is a C string and the struct is ours to fill.
-    let answered = unsafe { libc::statvfs(c".".as_ptr(), stats.as_mut_ptr()) } == 0;
-    if !answered {
+    let what = "disk";
+    let here = Path::new(".");
+    let probe = tempfile::Builder::new().prefix(".atp-doctor-").tempfile_in(here);
+    if let Err(error) = probe {
         return Finding {
-            what: "disk",
-            level: Level::Note,
-            text: "not known".into(),
-            mend: None,
+            what,
+            level: Level::Fault,
+            text: format!("this folder cannot be written to: {error}"),
+            mend: Some("change to a folder of yours, or name one with --run-dir".into()),
         };
     }
-    // SAFETY: statvfs answered, so the struct is filled; it was zeroed before in any case.
-    let stats = unsafe { stats.assume_init() };
-    let gib = stats.f_bavail as f64 * stats.f_frsize as f64 / f64::from(1 << 30);
-    let level = if gib < 1.0 { Level::Fault } else { Level::Good };
-    let mend = (gib < 1.0).then(|| "free some space, or run with --run-dir elsewhere".into());
+    let Some(bytes) = free_space(here) else {
+        return Finding {
+            what,
+            level: Level::Note,
+            text: "not known: the file system does not say".into(),
+            mend: None,
+        };
+    };
+    let gib = bytes as f64 / f64::from(1 << 30);
+    let enough = gib >= 1.0;
     Finding {
-        what: "disk",
-        level,
+        what,
+        level: if enough { Level::Good } else { Level::Fault },
         text: format!("{gib:.1} GiB free here"),
-        mend,
+        mend: (!enough).then(|| {
+            "free some space (`du -sh runs/*/stages/*` shows old stages), or name another --run-dir".into()
+        }),
+    }
+}
+
+/// Whether gated models could be fetched; the token itself is not shown, and not tried.
+fn token() -> Finding {
+    let what = "hub token";
+    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let home = named("HF_HOME").map(std::path::PathBuf::from).or_else(|| {
+        let home = named("HOME")?;
+        Some(Path::new(&home).join(".cache/huggingface"))
+    });
+    let file = named("HF_TOKEN_PATH")
+        .map(std::path::PathBuf::from)
+        .or_else(|| Some(home?.join("token")));
+    let found = match (named("HF_TOKEN"), file) {
+        (Some(_), _) => Some("HF_TOKEN".to_owned()),
+        (None, Some(file)) if file.is_file() => Some(file.display().to_string()),
+        _ => None,
+    };
+    match found {
+        Some(place) => Finding {
+            what,
+            level: Level::Good,
+            text: format!("from {place}"),
+            mend: None,
+        },
+        None => Finding {
+            what,
+            level: Level::Note,
+            text: "none; gated models, such as Llama, cannot be fetched".into(),
+            mend: Some("hf auth login, or set HF_TOKEN".into()),
+        },
     }
 }
 
@@ -244,7 +285,9 @@ fn sandbox() -> Finding {
         Ok(sandbox) => sandbox,
         Err(error) => {
             let kernel = Capabilities::of_kernel();
-            return note(format!("{kernel}, but: {error}"), None);
+            let mend = "needed for tool usage alone: it takes a Linux kernel of 5.13 or newer with Landlock and seccomp \
+                        (`cat /sys/kernel/security/lsm` names landlock), and python3 on PATH";
+            return note(format!("{kernel}, but: {error}"), Some(mend));
         }
     };
     let found = sandbox.capabilities();
@@ -254,7 +297,8 @@ fn sandbox() -> Finding {
             "{found}, but a trial failed: {:?} {}",
             trial.status, trial.stderr
         );
-        return note(text, None);
+        let mend = "python3 -c 'print(6 * 7)' must work; `python3 scripts/setup.py python` sets one up";
+        return note(text, Some(mend));
     }
     let text = format!("{found}; {:.0} ms a program", trial.seconds * 1e3);
     if found.packages.len() < 4 {

@@ -12,19 +12,25 @@ mod doctor;
 mod export;
 mod model;
 mod open;
+mod recipe;
 mod run;
 mod sample;
 mod scenario;
 mod score;
 mod serve;
+mod shell;
+pub mod start;
 mod status;
+
+const EXITS: &str = "Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong arguments, 130 stopped on \
+                     request with the work saved. The first Ctrl-C saves and stops, the second quits at once.";
 
 /// Train aligned LLM agents, let them evolve on their own experience, and measure whether they tip.
 ///
 /// Everything is described by a recipe, a TOML file. `run` does what a recipe says; the other commands do a part of it,
 /// or look at models and runs. Without a recipe the one for a laptop CPU is taken.
 #[derive(Debug, Parser)]
-#[command(name = "atp-pipeline", version, max_term_width = 100)]
+#[command(name = "atp-pipeline", version, max_term_width = 100, after_help = EXITS)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -54,6 +60,8 @@ enum Command {
     Report(run::ReportArgs),
     /// Set two runs beside each other: rates, differences, intervals.
     Compare(compare::CompareArgs),
+    /// Begin, check, explain or list recipes.
+    Recipe(recipe::RecipeArgs),
     /// Check, show, begin or list scenario files.
     Scenario(scenario::ScenarioArgs),
     /// Look into a table of questions, pairs or evaluation rows, or write it for other tools.
@@ -70,6 +78,10 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Check the machine: libtorch, GPU, memory, disk, the embedded model.
     Doctor(doctor::DoctorArgs),
+    /// Print the completions of a shell, to be put where it looks for them.
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page, or write those of all commands into a folder.
+    Man(shell::ManArgs),
 }
 
 /// Where tensors are computed.
@@ -100,19 +112,53 @@ impl DeviceArgs {
 }
 
 impl Cli {
+    /// Whether the command needs no tensor, so that libtorch need not be loaded.
+    pub fn is_light(&self) -> bool {
+        matches!(
+            self.command,
+            Command::Status(_)
+                | Command::Recipe(_)
+                | Command::Scenario(_)
+                | Command::Completions(_)
+                | Command::Man(_)
+        )
+    }
+
+    /// Do a command that [`Self::is_light`]. Nothing that is reached from here may call libtorch: the linker leaves it out
+    /// of the program that calls nothing else.
+    pub fn execute_light(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Status(args) => args.execute(),
+            Command::Recipe(args) => args.execute(),
+            Command::Scenario(args) => args.execute(),
+            Command::Completions(args) => args.execute(),
+            Command::Man(args) => args.execute(),
+            _ => anyhow::bail!("this command needs libtorch"),
+        }
+    }
+
     /// Do it.
     pub fn execute(self) -> anyhow::Result<()> {
         use crate::recipe::raw::StageKind;
+        let quiet = self.quiet;
+        let with = |mut run: run::RunArgs| {
+            run.quiet = quiet;
+            run
+        };
         match self.command {
-            Command::Run(args) => args.execute(&[]),
-            Command::Generate(args) => args.execute(&[StageKind::Data]),
-            Command::Pairs(args) => args.execute(&[StageKind::Pairs]),
-            Command::Train(args) => args.execute(),
-            Command::Evaluate(args) => args.execute(&[StageKind::Evaluate]),
-            Command::Report(args) => args.execute(),
+            Command::Run(args) => with(args).execute(&[]),
+            Command::Generate(args) => with(args).execute(&[StageKind::Data]),
+            Command::Pairs(args) => with(args).execute(&[StageKind::Pairs]),
+            Command::Evaluate(args) => with(args).execute(&[StageKind::Evaluate]),
+            Command::Train(mut args) => {
+                args.run.quiet = quiet;
+                args.execute()
+            }
+            Command::Report(mut args) => {
+                args.run.quiet = quiet;
+                args.execute()
+            }
             Command::Compare(args) => args.execute(),
-            Command::Status(args) => args.execute(),
-            Command::Scenario(args) => args.execute(),
             Command::Data(args) => args.execute(),
             Command::Export(args) => args.execute(),
             Command::Serve(args) => args.execute(),
@@ -120,6 +166,11 @@ impl Cli {
             Command::Score(args) => args.execute(),
             Command::Bench(args) => args.execute(),
             Command::Doctor(args) => args.execute(),
+            Command::Status(args) => args.execute(),
+            Command::Recipe(args) => args.execute(),
+            Command::Scenario(args) => args.execute(),
+            Command::Completions(args) => args.execute(),
+            Command::Man(args) => args.execute(),
         }
     }
 }

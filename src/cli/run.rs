@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use super::DeviceArgs;
+use crate::artifact::free_space;
 use crate::recipe::Recipe;
 use crate::recipe::plan::DEFAULT_RECIPE;
 use crate::recipe::raw::StageKind;
@@ -45,6 +46,9 @@ pub struct RunArgs {
     json: bool,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Say nothing that is not wrong.
+    #[arg(skip)]
+    pub quiet: bool,
 }
 
 /// What `train` trains by.
@@ -81,7 +85,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     #[command(flatten)]
-    run: RunArgs,
+    pub run: RunArgs,
 }
 
 impl TrainArgs {
@@ -125,8 +129,10 @@ impl TrainArgs {
             }
         }
         let out = self.out.clone();
+        let quiet = self.run.quiet;
         let folders = self.run.run_stages(&[kind])?;
         match (out, &folders[..]) {
+            (None, _) if quiet => {}
             (None, _) => {
                 for folder in folders {
                     println!("adapter: {}", folder.join("adapter").display());
@@ -149,7 +155,7 @@ pub struct ReportArgs {
     #[arg(long, conflicts_with = "dry_run")]
     open: bool,
     #[command(flatten)]
-    run: RunArgs,
+    pub run: RunArgs,
 }
 
 impl ReportArgs {
@@ -215,10 +221,13 @@ impl RunArgs {
             only,
             keep_going: self.keep_going,
         };
-        let done = run(&root, &pipeline.stages, &options);
+        let mut done = run(&root, &pipeline.stages, &options);
+        if self.dry_run {
+            done.summary.tell_needs(pipeline.memory, free_space(&root));
+        }
         if self.json {
             println!("{}", serde_json::to_string_pretty(&done.summary)?);
-        } else if !done.summary.stages.is_empty() {
+        } else if !self.quiet && !done.summary.stages.is_empty() {
             println!("{}", done.summary);
         }
         done.result?;

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::artifact::write_atomic;
 use crate::recipe::defences::defence_of;
 use crate::recipe::nearest;
+use crate::runtime::message::as_text;
 use crate::scenario::defence::Defence;
 use crate::scenario::kind::{KINDS, ScenarioKind, ScenarioSheet, ShowOptions, named, recognise};
 use crate::scenario::question::AnswerForm;
@@ -27,6 +30,9 @@ enum What {
     Check {
         /// Files, or folders with .toml files in them or below; the built-in ones if none is given.
         paths: Vec<PathBuf>,
+        /// Print JSON: what is in each file, and what is wrong.
+        #[arg(long)]
+        json: bool,
     },
     /// Print a scenario, and prompts drawn from it: one for training, one for the test.
     Show {
@@ -61,7 +67,11 @@ enum What {
         out: Option<PathBuf>,
     },
     /// List the built-in scenarios.
-    List,
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn answer_form(text: &str) -> Result<AnswerForm, String> {
@@ -80,7 +90,7 @@ impl ScenarioArgs {
     /// Do it.
     pub fn execute(self) -> anyhow::Result<()> {
         match self.what {
-            What::Check { paths } => check(&paths),
+            What::Check { paths, json } => check(&paths, json),
             What::Show {
                 scenario,
                 prompt,
@@ -102,10 +112,7 @@ impl ScenarioArgs {
                 Ok(())
             }
             What::New { name, kind, out } => new(&name, &kind, out),
-            What::List => {
-                list();
-                Ok(())
-            }
+            What::List { json } => list(json),
         }
     }
 }
@@ -113,7 +120,47 @@ impl ScenarioArgs {
 /// A scenario's text under the path that messages name.
 type Source = (PathBuf, String);
 
-fn check(paths: &[PathBuf]) -> anyhow::Result<()> {
+/// What a check found, a line or an object each.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Finding {
+    /// A file, or a folder of several of one kind, in which nothing is wrong.
+    Valid {
+        #[serde(serialize_with = "as_text")]
+        path: PathBuf,
+        kind: &'static str,
+        /// How many files; one for a file.
+        files: usize,
+        valid: bool,
+        content: String,
+    },
+    /// What is wrong, with its place.
+    Problem { problem: String },
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Problem { problem } => f.write_str(problem),
+            Self::Valid {
+                path,
+                kind,
+                files: 1,
+                content,
+                ..
+            } => write!(f, "{}: {kind}, {content}", path.display()),
+            Self::Valid {
+                path,
+                kind,
+                files,
+                content,
+                ..
+            } => write!(f, "{}: {files} {kind}s together: {content}", path.display()),
+        }
+    }
+}
+
+fn check(paths: &[PathBuf], json: bool) -> anyhow::Result<()> {
     let sources = match paths {
         [] => KINDS.iter().flat_map(|kind| built_in(*kind)).collect(),
         paths => {
@@ -124,30 +171,47 @@ fn check(paths: &[PathBuf]) -> anyhow::Result<()> {
             sources
         }
     };
+    let found = findings(&sources);
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(&found)?),
+        false => found.iter().for_each(|finding| println!("{finding}")),
+    }
+    let wrong = |finding: &&Finding| matches!(finding, Finding::Problem { .. });
+    match found.iter().filter(wrong).count() {
+        0 => Ok(()),
+        1 => bail!("1 problem found"),
+        problems => bail!("{problems} problems found"),
+    }
+}
+
+fn findings(sources: &[Source]) -> Vec<Finding> {
     // Valid files of one folder and kind are one set: what a recipe's `folder` would name.
     let mut sets: BTreeMap<(PathBuf, &str), Vec<&Source>> = BTreeMap::new();
-    let mut problems = 0;
-    let mut report = |found: Vec<String>| {
-        problems += found.len();
-        found.iter().for_each(|problem| println!("{problem}"));
-    };
-    for source in &sources {
+    let mut all = vec![];
+    let problem = |problem| Finding::Problem { problem };
+    for source in sources {
         let (path, text) = source;
         let checked = recognise(path, text).and_then(|kind| Ok((kind, kind.check(path, text)?)));
         match checked {
-            Ok((kind, what)) => {
-                println!("{}: {}, {what}", path.display(), kind.noun());
+            Ok((kind, content)) => {
                 let folder = path.parent().unwrap_or(Path::new("")).to_owned();
                 sets.entry((folder, kind.name())).or_default().push(source);
+                all.push(Finding::Valid {
+                    path: path.clone(),
+                    kind: kind.noun(),
+                    files: 1,
+                    valid: true,
+                    content,
+                });
             }
-            Err(found) => report(found),
+            Err(found) => all.extend(found.into_iter().map(problem)),
         }
     }
     for ((folder, kind), files) in &sets {
         let Some(kind) = named(kind).filter(|_| files.len() > 1) else {
             continue;
         };
-        let files: Vec<(&Path, &str)> = files
+        let texts: Vec<(&Path, &str)> = files
             .iter()
             .map(|(p, t)| (p.as_path(), t.as_str()))
             .collect();
@@ -155,23 +219,18 @@ fn check(paths: &[PathBuf]) -> anyhow::Result<()> {
             true => Path::new("."),
             false => folder,
         };
-        match kind.check_set(&files) {
-            Ok(what) => println!(
-                "{}: {} {}s together: {what}",
-                folder.display(),
-                files.len(),
-                kind.noun()
-            ),
-            Err(problem) => report(vec![format!("{}: {problem}", folder.display())]),
-        }
+        all.push(match kind.check_set(&texts) {
+            Ok(content) => Finding::Valid {
+                path: folder.to_owned(),
+                kind: kind.noun(),
+                files: files.len(),
+                valid: true,
+                content,
+            },
+            Err(found) => problem(format!("{}: {found}", folder.display())),
+        });
     }
-    if problems > 0 {
-        bail!(
-            "{problems} problem{} found",
-            if problems == 1 { "" } else { "s" }
-        );
-    }
-    Ok(())
+    all
 }
 
 /// The scenarios of a kind that are part of the program.
@@ -308,18 +367,29 @@ fn new(name: &str, kind: &str, out: Option<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn list() {
+fn list(json: bool) -> anyhow::Result<()> {
     let options = ShowOptions {
         seed: 1,
         answer: AnswerForm::default(),
         defence: None,
     };
+    let mut all = vec![];
     for kind in KINDS {
         for (path, text) in built_in(*kind) {
             // Built-in scenarios are valid: a test holds it.
             let title = kind.show(&path, &text, &options).map(|sheet| sheet.title);
             let name = path.file_stem().unwrap_or_default().to_string_lossy();
-            println!("{name:20} {:14} {}", kind.name(), title.unwrap_or_default());
+            all.push((name.into_owned(), kind.name(), title.unwrap_or_default()));
         }
     }
+    if json {
+        let object = |(name, kind, title)| json!({"name": name, "kind": kind, "title": title});
+        let all: Vec<_> = all.into_iter().map(object).collect();
+        println!("{}", serde_json::to_string_pretty(&all)?);
+    } else {
+        for (name, kind, title) in all {
+            println!("{name:20} {kind:14} {title}");
+        }
+    }
+    Ok(())
 }

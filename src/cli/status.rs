@@ -1,9 +1,13 @@
-//! `status`: the stages of a run directory, without loading anything.
+//! `status`: the stages of a run directory, without loading anything; once, or again and again.
 
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use anyhow::bail;
 use clap::Args;
 
+use crate::runtime::interrupt;
 use crate::stages::status;
 
 /// Options of `status`.
@@ -15,23 +19,60 @@ pub struct StatusArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Show it again every so many seconds, until the run is over or Ctrl-C; with --json an object a line.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    watch: Option<f64>,
 }
+
+/// Clears the terminal and goes to its upper left corner.
+const CLEAR: &str = "\x1b[2J\x1b[H";
 
 impl StatusArgs {
     /// Show it.
     pub fn execute(self) -> anyhow::Result<()> {
         if !self.run_dir.is_dir() {
-            anyhow::bail!(
+            bail!(
                 "{}: no such run directory; `atp-pipeline run` makes one",
                 self.run_dir.display()
             );
         }
-        let status = status(&self.run_dir, &[])?;
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&status)?);
-        } else {
-            print!("{status}");
+        let Some(seconds) = self.watch else {
+            let status = status(&self.run_dir, &[])?;
+            match self.json {
+                true => println!("{}", serde_json::to_string_pretty(&status)?),
+                false => print!("{status}"),
+            }
+            return Ok(());
+        };
+        if !(0.1..=3600.0).contains(&seconds) {
+            bail!("--watch: expected 0.1 to 3600 seconds, got {seconds}");
         }
-        Ok(())
+        let mut out = std::io::stdout();
+        let live = out.is_terminal() && !self.json;
+        loop {
+            let status = status(&self.run_dir, &[])?;
+            let text = match self.json {
+                true => format!("{}\n", serde_json::to_string(&status)?),
+                false => status.to_string(),
+            };
+            let clear = if live { CLEAR } else { "" };
+            if out.write_all(format!("{clear}{text}").as_bytes()).is_err() {
+                // Whoever read has gone.
+                return Ok(());
+            }
+            out.flush()?;
+            if status.holder.is_none() {
+                return Ok(());
+            }
+            let mut left = seconds;
+            while left > 0.0 {
+                // A watcher has nothing to save: it just ends.
+                if interrupt::check().is_err() {
+                    return Ok(());
+                }
+                std::thread::sleep(Duration::from_secs_f64(left.min(0.1)));
+                left -= 0.1;
+            }
+        }
     }
 }

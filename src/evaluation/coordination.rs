@@ -145,11 +145,13 @@ impl GameEvaluation {
 
     /// What is wrong with the settings, if anything: `(field, problem)`.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.rounds == 0 {
-            return Err(("rounds", "expected 1 or more, got 0".into()));
+        if !(1..=10_000).contains(&self.rounds) {
+            let got = self.rounds;
+            return Err(("rounds", format!("expected 1 to 10000, got {got}")));
         }
-        if self.samples == 0 {
-            return Err(("samples", "expected 1 or more, got 0".into()));
+        if !(1..=1_000_000).contains(&self.samples) {
+            let got = self.samples;
+            return Err(("samples", format!("expected 1 to 1000000, got {got}")));
         }
         if self.view == View::Full && self.view_characters == 0 {
             return Err(("view_characters", "expected 1 or more, got 0".into()));

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -93,11 +93,29 @@ impl TensorInfo {
     }
 }
 
+/// Where the bytes of a file are.
+#[derive(Debug)]
+enum Bytes {
+    Mapped(Mmap),
+    Owned(Vec<u8>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
 /// An open GGUF file.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
-    map: Mmap,
+    map: Bytes,
     version: u32,
     metadata: BTreeMap<String, Value>,
     tensors: Vec<TensorInfo>,
@@ -119,6 +137,18 @@ impl GgufFile {
         // SAFETY: the map is read-only. Model files are not written to while they are read; another process that
         // truncates one ends this process with SIGBUS, which no reader of mapped files can prevent.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        Self::read(path, Bytes::Mapped(map))
+    }
+
+    /// As [`open`](Self::open), of a file in memory; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_bytes(path: impl AsRef<Path>, bytes: Vec<u8>) -> Result<Self, GgufError> {
+        Self::read(path.as_ref().to_path_buf(), Bytes::Owned(bytes))
+    }
+
+    fn read(path: PathBuf, map: Bytes) -> Result<Self, GgufError> {
         let malformed = |reason| GgufError::Malformed {
             path: path.clone(),
             reason,

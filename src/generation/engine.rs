@@ -181,7 +181,7 @@ impl<'a> Engine<'a> {
             requests.iter().map(|r| self.refuse(r).map(Err)).collect();
         if let Some(mut fused) = self.model.fused() {
             let (adapter, slots) = (self.adapter, self.slots.unwrap_or(MOST_ROWS));
-            return continuous::generate(&mut fused, adapter, slots, requests, results, progress);
+            return continuous::generate(&mut *fused, adapter, slots, requests, results, progress);
         }
         Ok((
             self.generate_plainly(requests, results, progress)?,

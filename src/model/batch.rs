@@ -142,7 +142,67 @@ impl Packed {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Roots with their children, as tokens.
+    type Trees = Vec<(Vec<u32>, Vec<Vec<u32>>)>;
+
+    fn trees() -> impl Strategy<Value = Trees> {
+        let tokens = |least| prop::collection::vec(0u32..100, least..9);
+        prop::collection::vec((tokens(1), prop::collection::vec(tokens(0), 0..5)), 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn every_sequence_is_found_again_with_its_positions(trees in trees(), turn in any::<bool>()) {
+            let mut batch = Packed::new();
+            // Children right after their root, or all roots first: where they stand must not matter.
+            let mut placed = vec![];
+            if turn {
+                let roots: Vec<_> = trees.iter().map(|(root, _)| batch.root(root)).collect();
+                for ((root, children), id) in trees.iter().zip(roots) {
+                    placed.push((None, id, root));
+                    placed.extend(children.iter().map(|child| (Some(root), batch.child(id, child), child)));
+                }
+            } else {
+                for (root, children) in &trees {
+                    let id = batch.root(root);
+                    placed.push((None, id, root));
+                    placed.extend(children.iter().map(|child| (Some(root), batch.child(id, child), child)));
+                }
+            }
+            let spans: Vec<_> = batch.spans().collect();
+            prop_assert_eq!(spans.len(), placed.len());
+            let mut seen = vec![false; batch.len()];
+            let mut context = 0;
+            for (root, id, own) in placed {
+                let rows = batch.rows(id);
+                let (span, parent) = &spans[id.0];
+                prop_assert_eq!(&rows, span);
+                for row in rows.clone() {
+                    prop_assert!(!std::mem::replace(&mut seen[row], true), "a row of two segments");
+                }
+                let before: &[u32] = root.map_or(&[], |root| root);
+                let whole: Vec<i64> = before.iter().chain(own).map(|&t| i64::from(t)).collect();
+                // What the segment sees: its parent's rows, then its own.
+                let sees: Vec<usize> = parent.clone().into_iter().flatten().chain(rows.clone()).collect();
+                let tokens: Vec<i64> = sees.iter().map(|&row| batch.tokens[row]).collect();
+                let positions: Vec<i64> = sees.iter().map(|&row| batch.positions[row]).collect();
+                prop_assert_eq!(&tokens, &whole);
+                prop_assert_eq!(positions, (0..whole.len() as i64).collect::<Vec<_>>());
+                context = context.max(whole.len() as i64);
+                if root.is_some() {
+                    // Each token is predicted from the row before it in its own sequence.
+                    let from = &sees[before.len() - 1..sees.len() - 1];
+                    prop_assert_eq!(batch.predictors(id), from);
+                }
+            }
+            prop_assert!(seen.into_iter().all(|s| s), "a row of no segment");
+            prop_assert_eq!(batch.context(), context);
+        }
+    }
 
     #[test]
     fn children_continue_their_parent_and_are_predicted_from_it() {

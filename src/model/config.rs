@@ -167,12 +167,11 @@ impl Fields<'_> {
     fn count(&self, field: &str) -> Result<Option<i64>, ConfigError> {
         match self.get(field) {
             None => Ok(None),
-            // The bound keeps every later product far from overflow.
             Some(value) => match value.as_i64() {
                 Some(n) if (1..=1 << 28).contains(&n) => Ok(Some(n)),
                 _ => Err(self.error(
                     field,
-                    format!("expected a positive whole number below 2^28, got {value}"),
+                    format!("expected a positive whole number up to 2^28, got {value}"),
                 )),
             },
         }
@@ -278,8 +277,39 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Relations between fields that every family must satisfy.
+    /// What every family must satisfy: sizes that a model can have, and relations between them. The sizes keep every
+    /// product far from overflow, and what is allocated before a weight is read within reason.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
+        for (field, size, most) in [
+            ("num_hidden_layers", self.layers, 1 << 10),
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 22),
+            ("num_attention_heads", self.heads, 1 << 12),
+            ("num_key_value_heads", self.kv_heads, 1 << 12),
+            ("head_dim", self.head_dim, 1 << 12),
+            ("vocab_size", self.vocab_size, 1 << 24),
+        ] {
+            if !(1..=most).contains(&size) {
+                return Err((field, format!("expected 1 to {most}, got {size}")));
+            }
+        }
+        for (field, number) in [
+            ("rms_norm_eps", self.rms_norm_eps),
+            ("rope_theta", self.rope_theta),
+        ] {
+            if !(number.is_finite() && number > 0.0) {
+                return Err((field, format!("expected above 0, got {number}")));
+            }
+        }
+        // Angles are tabulated for every position.
+        let positions = (1 << 27) / self.head_dim.max(2);
+        if !(1..=positions).contains(&self.max_position) {
+            let problem = format!(
+                "expected 1 to {positions} positions, got {}",
+                self.max_position
+            );
+            return Err(("max_position_embeddings", problem));
+        }
         if self.heads % self.kv_heads != 0 {
             let problem = format!(
                 "expected a divisor of {} query heads, got {}",
@@ -412,6 +442,12 @@ mod tests {
             (json!({"hidden_size": null}), "hidden_size"),
             (json!({"rope_scaling": {"rope_type": "yarn"}}), "rope_type"),
             (json!({"use_sliding_window": true}), "use_sliding_window"),
+            (json!({"num_hidden_layers": 1 << 28}), "num_hidden_layers"),
+            (json!({"num_attention_heads": 48}), "head_dim"),
+            (
+                json!({"max_position_embeddings": 1 << 28}),
+                "max_position_embeddings",
+            ),
         ] {
             let message = error_of(changes);
             assert!(

@@ -113,3 +113,102 @@ impl KvCache {
         (pick(&self.keys[layer]), pick(&self.values[layer]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SLOTS: usize = 4;
+    const CAPACITY: usize = 8;
+
+    /// What a user of the cache may do.
+    #[derive(Debug, Clone)]
+    enum Act {
+        Prompt(usize, usize),
+        Step(Vec<usize>),
+        Fork(usize, usize),
+        Clear(usize),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        let slot = 0..SLOTS;
+        prop_oneof![
+            (slot.clone(), 1..CAPACITY).prop_map(|(slot, length)| Act::Prompt(slot, length)),
+            prop::sample::subsequence((0..SLOTS).collect::<Vec<_>>(), 1..=SLOTS).prop_map(Act::Step),
+            (slot.clone(), slot.clone()).prop_map(|(from, to)| Act::Fork(from, to)),
+            slot.prop_map(Act::Clear),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn each_slot_holds_what_was_written_to_it(acts in prop::collection::vec(act(), 1..40)) {
+            let config = ModelConfig {
+                layers: 2,
+                kv_heads: 1,
+                head_dim: 2,
+                ..ModelConfig::qwen3_8b()
+            };
+            let mut cache = KvCache::new(&config, SLOTS, CAPACITY, Kind::Float, Device::Cpu);
+            let mut held: Vec<Vec<f32>> = vec![vec![]; SLOTS];
+            let mut count = 0f32;
+            // A row is a number of its own, twice for the head's width; values are keys and a half, layers differ by 1000.
+            let rows = |numbers: &[f32], layer: usize, more: f32| {
+                let all: Vec<f32> = numbers.iter().flat_map(|n| [n + more + 1000.0 * layer as f32; 2]).collect();
+                Tensor::from_slice(&all).reshape([numbers.len() as i64, 1, 2])
+            };
+            for act in acts {
+                match act {
+                    Act::Prompt(slot, length) => {
+                        let numbers: Vec<f32> = (0..length).map(|i| count + i as f32).collect();
+                        count += length as f32;
+                        cache.clear(slot);
+                        for layer in 0..2 {
+                            cache.write_prompt(layer, slot, &rows(&numbers, layer, 0.0), &rows(&numbers, layer, 0.5));
+                        }
+                        cache.advance(&[slot], length);
+                        held[slot] = numbers;
+                    }
+                    Act::Step(slots) => {
+                        let slots: Vec<usize> = slots.into_iter().filter(|&s| held[s].len() < CAPACITY).collect();
+                        if slots.is_empty() {
+                            continue;
+                        }
+                        let numbers: Vec<f32> = slots.iter().enumerate().map(|(i, _)| count + i as f32).collect();
+                        count += slots.len() as f32;
+                        for layer in 0..2 {
+                            cache.write_step(layer, &slots, &rows(&numbers, layer, 0.0), &rows(&numbers, layer, 0.5));
+                        }
+                        cache.advance(&slots, 1);
+                        for (&slot, number) in slots.iter().zip(numbers) {
+                            held[slot].push(number);
+                        }
+                    }
+                    Act::Fork(from, to) if from != to => {
+                        cache.fork(from, to);
+                        held[to] = held[from].clone();
+                    }
+                    Act::Fork(..) => {}
+                    Act::Clear(slot) => {
+                        cache.clear(slot);
+                        held[slot].clear();
+                    }
+                }
+                for (slot, expected) in held.iter().enumerate() {
+                    prop_assert_eq!(cache.length(slot), expected.len());
+                    for layer in 0..2 {
+                        let (keys, values) = cache.slot(layer, slot);
+                        for (buffer, more) in [(keys, 0.0), (values, 0.5)] {
+                            let got = buffer.narrow(0, 0, expected.len() as i64);
+                            prop_assert!(got.equal(&rows(expected, layer, more)), "slot {slot}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

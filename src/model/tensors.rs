@@ -1,10 +1,12 @@
 //! Tensors to and from safetensors files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorView};
 use safetensors::{SafeTensorError, SafeTensors};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use tch::{Kind, Tensor};
 
 /// A tensor file that cannot be read or written.
@@ -67,6 +69,57 @@ pub fn kind_of(dtype: Dtype) -> Option<Kind> {
     }
 }
 
+/// The header of a file that is whole: names that stand once, sizes that add up to the file's.
+pub fn read_header(path: &Path, bytes: &[u8]) -> Result<Metadata, TensorFileError> {
+    let (length, header) =
+        SafeTensors::read_metadata(bytes).map_err(|error| TensorFileError::damaged(path, &error))?;
+    let damaged = |problem: String| TensorFileError::Damaged {
+        path: path.into(),
+        problem,
+    };
+    // The library keeps the last of entries with one name.
+    let text = bytes.get(8..8 + length).unwrap_or_default();
+    serde_json::from_slice::<Names>(text)
+        .map_err(|error| damaged(format!("header: {error}")))?;
+    let expected = (8 + length).checked_add(header.data_len());
+    if expected != Some(bytes.len()) {
+        return Err(damaged(format!(
+            "the header describes {} bytes of tensors, the file has {}",
+            header.data_len(),
+            bytes.len().saturating_sub(8 + length)
+        )));
+    }
+    Ok(header)
+}
+
+/// The names in a header, refused where one stands twice.
+struct Names;
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Once;
+        impl<'de> Visitor<'de> for Once {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+                let mut names = BTreeSet::new();
+                while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+                    if names.contains(&name) {
+                        return Err(A::Error::custom(format!("`{name}` stands there twice")));
+                    }
+                    names.insert(name);
+                }
+                Ok(Names)
+            }
+        }
+        deserializer.deserialize_map(Once)
+    }
+}
+
 /// A tensor over a copy of one file entry's bytes.
 pub fn to_tensor(path: &Path, name: &str, view: &TensorView) -> Result<Tensor, TensorFileError> {
     let Some(kind) = kind_of(view.dtype()) else {
@@ -97,6 +150,7 @@ pub fn decode_safetensors(
     path: &Path,
     bytes: &[u8],
 ) -> Result<BTreeMap<String, Tensor>, TensorFileError> {
+    read_header(path, bytes)?;
     let file =
         SafeTensors::deserialize(bytes).map_err(|error| TensorFileError::damaged(path, &error))?;
     file.iter()

@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 use super::config::{ConfigError, Family, ModelConfig};
 use super::gguf_names;
 use super::lora::Target;
-use super::tensors::{TensorFileError, to_tensor};
+use super::tensors::{TensorFileError, read_header, to_tensor};
 use crate::formats::gguf::{GgufError, GgufFile};
 
 /// Weights that cannot be used.
@@ -113,8 +113,7 @@ impl Weights {
             let shard = path.join(name);
             let map = map_file(&shard)?;
             {
-                let (_, header) = SafeTensors::read_metadata(&map)
-                    .map_err(|error| TensorFileError::damaged(&shard, &error))?;
+                let header = read_header(&shard, &map)?;
                 for (tensor, info) in header.tensors() {
                     let shape = info.shape.iter().map(|&n| n as i64).collect();
                     if entries
@@ -249,10 +248,24 @@ impl Weights {
                     .map_err(|error| invalid(error.to_string()))?
             }
         };
-        tensor
+        if !tensor.is_floating_point() {
+            return Err(invalid(format!(
+                "expected F32, F16 or BF16, got {:?}",
+                tensor.kind()
+            )));
+        }
+        let placed = tensor
             .f_to_kind(kind)
             .and_then(|t| t.f_to_device(device))
-            .map_err(|error| invalid(format!("could not be placed on {device:?}: {error}")))
+            .map_err(|error| invalid(format!("could not be placed on {device:?}: {error}")))?;
+        match not_finite(&placed) {
+            0 => Ok(placed),
+            count => Err(invalid(format!(
+                "expected finite numbers, got {count} of {} that are not (NaN or infinite); the file is damaged: fetch \
+                 or make it again",
+                placed.numel()
+            ))),
+        }
     }
 
     /// Heads of a projection that GGUF stores in its own order: q and k of the Llama family.
@@ -268,6 +281,15 @@ impl Weights {
             None
         }
     }
+}
+
+/// How many elements are NaN or infinite. A sum tells in one pass and without memory whether there is any to count.
+fn not_finite(tensor: &Tensor) -> i64 {
+    if tensor.sum(Kind::Float).double_value(&[]).is_finite() {
+        return 0;
+    }
+    let finite = tensor.isfinite().sum(Kind::Int64).int64_value(&[]);
+    tensor.numel() as i64 - finite
 }
 
 /// Every tensor the decoder needs, with its shape.

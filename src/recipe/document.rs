@@ -199,6 +199,19 @@ impl Document {
         RecipeError::Invalid(Box::new(invalid))
     }
 
+    /// Where exactly the value at `path` was written: the source and its line; `None` where it was not.
+    pub fn written_at(&self, path: &str) -> Option<(String, usize)> {
+        let table = self.merged().ok()?;
+        let mut keys = path.split('.');
+        let mut value = table.get(keys.next()?)?;
+        for key in keys {
+            value = value.get_ref().as_table()?.get(key)?;
+        }
+        let (source, span) = self.locate(value.span());
+        let found = place(source, span, String::new());
+        Some((found.source, found.line))
+    }
+
     fn merged(&self) -> Result<DeTable<'_>, RecipeError> {
         let mut merged = DeTable::new();
         for (source, offset) in self.with_offsets() {

@@ -6,6 +6,7 @@
 pub mod defences;
 mod document;
 mod error;
+pub mod explain;
 mod merge;
 pub mod plan;
 pub mod raw;

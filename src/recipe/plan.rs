@@ -37,6 +37,15 @@ pub struct Recipe {
 impl Recipe {
     /// Load by path, or by the name of one that comes with the program, with assignments laid over it.
     pub fn load(which: &str, assignments: &[String]) -> Result<Self, RecipeError> {
+        let (document, name, base) = Self::document(which, assignments)?;
+        Self::check(&document, name, base)
+    }
+
+    /// The sources of a recipe, not yet checked, with its name and folder.
+    pub(super) fn document(
+        which: &str,
+        assignments: &[String],
+    ) -> Result<(Document, String, PathBuf), RecipeError> {
         let path = Path::new(which);
         let embedded = RECIPES.iter().any(|(name, _)| *name == which) && !path.exists();
         let is_name = !which.contains(['/', '\\', '.']);
@@ -52,7 +61,7 @@ impl Recipe {
                     }),
                 });
             }
-            false => Document::load(path)?,
+            false => Document::load_with(path, &read_file_or_embedded)?,
         };
         for assignment in assignments {
             document.set(assignment)?;
@@ -69,7 +78,21 @@ impl Recipe {
                 .to_string_lossy()
                 .into_owned(),
         };
-        Self::check(&document, name, base.into())
+        Ok((document, name, base.into()))
+    }
+
+    /// A recipe whose text is given; `path` is for messages and for what it extends.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`].
+    pub fn from_text(path: &Path, text: &str, assignments: &[String]) -> Result<Self, RecipeError> {
+        let mut document = Document::from_text(path, text)?;
+        for assignment in assignments {
+            document.set(assignment)?;
+        }
+        let base = path.parent().unwrap_or(Path::new("")).into();
+        let name = path.file_stem().unwrap_or_default();
+        Self::check(&document, name.to_string_lossy().into_owned(), base)
     }
 
     /// Put one model in place of the recipe's, named after the last part of its source.
@@ -173,6 +196,13 @@ fn check_matrix(document: &Document, settings: &RawRecipe) -> Result<(), RecipeE
         return fail("seeds", "expected at least one seed".into());
     }
     for (i, seed) in settings.seeds.iter().enumerate() {
+        // TOML's whole numbers end there, and so does what a recipe can say of itself.
+        if i64::try_from(*seed).is_err() {
+            return fail(
+                &format!("seeds.{i}"),
+                format!("expected 0 to {}, got {seed}", i64::MAX),
+            );
+        }
         if settings.seeds[..i].contains(seed) {
             return fail(
                 &format!("seeds.{i}"),
@@ -201,6 +231,13 @@ fn check_matrix(document: &Document, settings: &RawRecipe) -> Result<(), RecipeE
             "testbeds",
             "expected some of role_play, coordination, tool_use".into(),
         );
+    }
+    if settings.data_seed.is_some_and(|seed| i64::try_from(seed).is_err()) {
+        return fail("data_seed", format!("expected 0 to {}", i64::MAX));
+    }
+    if settings.stages.as_ref().is_some_and(Vec::is_empty) {
+        let message = "expected some of data, pairs, train-dpo, train-grpo, evaluate, report, or no such key for all";
+        return fail("stages", message.into());
     }
     if settings.variants.is_empty() {
         return fail("variants", "expected some of base, dpo, grpo".into());
@@ -262,34 +299,43 @@ fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), Recipe
         }
     }
     let grpo_temperature = stage.grpo.over(&settings.generation).temperature;
+    // Far beyond what anybody runs, and far below where sizes overflow.
+    const MANY: u64 = 1_000_000;
     let counts = [
         (
             "role_play.train_per_environment",
             u64::from(settings.role_play.train_per_environment),
+            MANY,
         ),
         (
             "role_play.test_per_environment",
             u64::from(settings.role_play.test_per_environment),
+            MANY,
         ),
-        ("pairs.attempts", u64::from(settings.pairs.attempts)),
-        ("dpo.epochs", settings.dpo.epochs),
-        ("dpo.micro_batch", settings.dpo.micro_batch as u64),
-        ("dpo.accumulation", settings.dpo.accumulation as u64),
-        ("dpo.max_length", settings.dpo.max_length as u64),
-        ("dpo.checkpoint_every", settings.dpo.checkpoint_every),
-        ("grpo.epochs", settings.grpo.epochs),
+        ("pairs.attempts", u64::from(settings.pairs.attempts), MANY),
+        ("dpo.epochs", settings.dpo.epochs, MANY),
+        ("dpo.micro_batch", settings.dpo.micro_batch as u64, MANY),
+        ("dpo.accumulation", settings.dpo.accumulation as u64, MANY),
+        ("dpo.max_length", settings.dpo.max_length as u64, 1 << 24),
+        ("dpo.checkpoint_every", settings.dpo.checkpoint_every, u64::MAX),
+        ("grpo.epochs", settings.grpo.epochs, MANY),
         (
             "grpo.prompts_per_step",
             settings.grpo.prompts_per_step as u64,
+            MANY,
         ),
-        ("grpo.iterations", settings.grpo.iterations),
-        ("grpo.checkpoint_every", settings.grpo.checkpoint_every),
-        ("evaluation.rounds", u64::from(settings.evaluation.rounds)),
-        ("evaluation.samples", u64::from(settings.evaluation.samples)),
+        ("grpo.iterations", settings.grpo.iterations, MANY),
+        ("grpo.checkpoint_every", settings.grpo.checkpoint_every, u64::MAX),
+        ("evaluation.rounds", u64::from(settings.evaluation.rounds), 10_000),
+        ("evaluation.samples", u64::from(settings.evaluation.samples), MANY),
     ];
-    for (path, count) in counts {
-        if count == 0 {
-            return fail(path, "expected 1 or more, got 0".into());
+    for (path, count, most) in counts {
+        if !(1..=most).contains(&count) {
+            let range = match most {
+                u64::MAX => "1 or more".to_owned(),
+                most => format!("1 to {most}"),
+            };
+            return fail(path, format!("expected {range}, got {count}"));
         }
     }
     if settings.grpo.group < 2 {
@@ -298,6 +344,10 @@ fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), Recipe
             settings.grpo.group
         );
         return fail("grpo.group", message);
+    }
+    if settings.grpo.group as u64 > MANY {
+        let got = settings.grpo.group;
+        return fail("grpo.group", format!("expected 2 to {MANY}, got {got}"));
     }
     if grpo_temperature <= 0.0 && settings.variants.contains(&Variant::Grpo) {
         return fail(
@@ -361,6 +411,17 @@ fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), Recipe
         }
     }
     Ok(())
+}
+
+/// A file; where there is none, and the name is that of a recipe of the program, that one.
+fn read_file_or_embedded(path: &Path) -> std::io::Result<String> {
+    let read = std::fs::read_to_string(path);
+    match read {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.extension().is_none() => {
+            read_embedded(path).map_err(|_| error)
+        }
+        read => read,
+    }
 }
 
 fn read_embedded(path: &Path) -> std::io::Result<String> {

@@ -1,4 +1,4 @@
-//! libtorch's memory on a GPU.
+//! Memory: libtorch's on a GPU, and what is left of this machine's.
 
 use std::ffi::c_int;
 
@@ -35,6 +35,14 @@ pub fn free_and_total(device: Device) -> Option<(usize, usize)> {
     // A tensor makes libtorch open the device, which the question is about.
     let _opened = tch::Tensor::f_zeros([1], (tch::Kind::Uint8, device)).ok()?;
     cudarc::driver::result::mem_get_info().ok()
+}
+
+/// Bytes that programs can still take on this machine; `None` where it does not say.
+pub fn available_on_host() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    let kilobytes: usize = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes << 10)
 }
 
 /// In GiB.

@@ -1,4 +1,24 @@
-//! An error and its causes as one message.
+//! An error and its causes as one message; paths as text.
+
+use std::path::Path;
+
+use serde::Serializer;
+
+/// A path in JSON, which has no bytes: what is no UTF-8 in its name is told as near as a text comes.
+pub fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
+/// The same of a path that may be missing.
+pub fn as_text_if_there<S: Serializer>(
+    path: &Option<impl AsRef<Path>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => as_text(path.as_ref(), serializer),
+        None => serializer.serialize_none(),
+    }
+}
 
 /// The error and its causes from the outside in, joined by colons. Many errors name their cause already: a cause that
 /// the text so far contains is not said again.

@@ -1,9 +1,11 @@
 //! What every layer stands on: seeded random streams, devices, signals, messages, HTTP and progress lines.
 
+pub mod budget;
 pub mod device;
 pub mod embedded;
 pub mod flash;
 pub mod gpu;
+pub mod guard;
 pub mod http;
 pub mod interrupt;
 pub mod memory;

@@ -30,4 +30,4 @@ pub use reason::Reason;
 pub use runner::{Outcome, Run, RunOptions, is_interrupt, run};
 pub use stage::{Input, Source, Stage, StageContext, Work};
 pub use status::{Progress, StageStatus, Status, status};
-pub use summary::{RunSummary, StageReport, State};
+pub use summary::{Needs, RunSummary, StageReport, State};

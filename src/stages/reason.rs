@@ -93,11 +93,19 @@ impl fmt::Display for Reason {
             Self::Kind { from, to } => write!(f, "kind changed: {from} → {to}"),
             Self::Format { from, to } => write!(f, "format version changed: {from} → {to}"),
             Self::Config { key, from, to } => match (from, to) {
-                (Some(from), Some(to)) => {
-                    write!(f, "config key `{key}` changed: {from} → {to}")
+                (Some(from), Some(to)) => match lines_changed(from, to) {
+                    Some(lines) => write!(f, "config key `{key}` changed in {lines}"),
+                    None => write!(
+                        f,
+                        "config key `{key}` changed: {} → {}",
+                        short(from),
+                        short(to)
+                    ),
+                },
+                (None, Some(to)) => write!(f, "config key `{key}` is new: {}", short(to)),
+                (Some(from), None) => {
+                    write!(f, "config key `{key}` is gone, was {}", short(from))
                 }
-                (None, Some(to)) => write!(f, "config key `{key}` is new: {to}"),
-                (Some(from), None) => write!(f, "config key `{key}` is gone, was {from}"),
                 (None, None) => write!(f, "config key `{key}` changed"),
             },
             Self::Model { from, to } => {
@@ -114,11 +122,53 @@ impl fmt::Display for Reason {
     }
 }
 
+/// A value as it is told: long ones are cut.
+fn short(value: &str) -> String {
+    const LONGEST: usize = 120;
+    if value.chars().count() <= LONGEST {
+        return value.to_owned();
+    }
+    let cut: String = value.chars().take(LONGEST).collect();
+    format!("{cut}… ({} bytes)", value.len())
+}
+
+/// Of two texts of several lines, such as a whole recipe, what stands in one alone; both as JSON.
+fn lines_changed(from: &str, to: &str) -> Option<String> {
+    const TOLD: usize = 3;
+    let text = |json: &str| serde_json::from_str::<String>(json).ok();
+    let (from, to) = (text(from)?, text(to)?);
+    if !from.contains('\n') && !to.contains('\n') {
+        return None;
+    }
+    let alone = |one: &str, other: &str, mark: &str| -> Vec<String> {
+        let other: std::collections::BTreeSet<&str> = other.lines().collect();
+        let lines = one.lines().filter(|line| !other.contains(line));
+        lines.map(|line| format!("{mark}{}", short(line))).collect()
+    };
+    let gone = alone(&from, &to, "− ");
+    let new = alone(&to, &from, "+ ");
+    let count = gone.len().max(new.len());
+    let mut told: Vec<String> = gone.iter().take(TOLD).chain(new.iter().take(TOLD)).cloned().collect();
+    if gone.len() > TOLD || new.len() > TOLD {
+        told.push("…".into());
+    }
+    Some(match count {
+        0 => "the order of its lines".into(),
+        1 => format!("1 line: {}", told.join(" ")),
+        _ => format!("{count} lines: {}", told.join(" ")),
+    })
+}
+
 /// Reasons a person is told at a time; a change of testbed or recipe may have dozens.
 const TOLD: usize = 4;
 
 /// The reasons as one text, the first few in full.
 pub(super) fn in_words(reasons: &[Reason]) -> String {
+    // What never ran needs no second reason.
+    let reasons = match reasons.contains(&Reason::NeverRun) {
+        true => &[Reason::NeverRun],
+        false => reasons,
+    };
     let mut told: Vec<String> = reasons.iter().take(TOLD).map(ToString::to_string).collect();
     if let Some(more) = reasons.len().checked_sub(TOLD).filter(|more| *more > 0) {
         told.push(format!("and {more} more"));
@@ -129,5 +179,28 @@ pub(super) fn in_words(reasons: &[Reason]) -> String {
 impl Serialize for Reason {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(from: &str, to: &str) -> String {
+        let json = |text: &str| Some(serde_json::Value::from(text).to_string());
+        let key = "recipe".to_owned();
+        Reason::Config { key, from: json(from), to: json(to) }.to_string()
+    }
+
+    #[test]
+    fn of_long_texts_only_what_changed_is_told() {
+        let recipe = |lr: &str| format!("title = \"a\"\n{}\n[dpo]\nlr = {lr}\n", "# text\n".repeat(500));
+        assert_eq!(
+            told(&recipe("1e-5"), &recipe("2e-5")),
+            "config key `recipe` changed in 1 line: − lr = 1e-5 + lr = 2e-5"
+        );
+        assert_eq!(told("a", "b"), "config key `recipe` changed: \"a\" → \"b\"");
+        assert!(told(&"a".repeat(5000), "b").len() < 300);
+        assert!(told(&"a\n".repeat(5000), &"b\n".repeat(4000)).len() < 300);
     }
 }

@@ -71,13 +71,43 @@ pub struct Work {
     pub count: u64,
     /// Of what, in the plural.
     pub unit: &'static str,
+    /// New tokens, at most.
+    pub tokens: u64,
+    /// Bytes on disk, about.
+    pub bytes: u64,
 }
 
 impl Work {
     /// So many times so many of a unit; numbers that are too large for any computer are cut.
     pub fn new(factors: &[u64], unit: &'static str) -> Self {
         let count = factors.iter().fold(1, |all: u64, n| all.saturating_mul(*n));
-        Self { count, unit }
+        Self {
+            count,
+            unit,
+            tokens: 0,
+            bytes: 0,
+        }
+    }
+
+    /// With so many new tokens each, and what is stored of each.
+    pub fn writing(self, tokens_each: u64) -> Self {
+        /// A row without its text; and a token of text with its share of JSON and Parquet, not compressed.
+        const ROW: u64 = 256;
+        const TOKEN: u64 = 5;
+        let bytes = tokens_each.saturating_mul(TOKEN).saturating_add(ROW);
+        Self {
+            tokens: self.count.saturating_mul(tokens_each),
+            bytes: self.bytes.saturating_add(self.count.saturating_mul(bytes)),
+            ..self
+        }
+    }
+
+    /// With so many bytes more on disk.
+    pub fn storing(self, bytes: u64) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(bytes),
+            ..self
+        }
     }
 }
 

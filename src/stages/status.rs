@@ -1,6 +1,8 @@
 //! What a run directory holds, read from its manifests and marks alone: no output is opened, nothing is changed.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -9,6 +11,10 @@ use super::layout::{self, Layout};
 use super::summary::duration;
 use crate::artifact::lock::Holder;
 use crate::artifact::{ArtifactError, Manifest, RunLock};
+use crate::runtime::message::as_text;
+
+/// Where training stages write a line a step.
+const METRICS: &str = "metrics.jsonl";
 
 /// How far a stage's folder is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,6 +37,8 @@ pub enum Progress {
         started: String,
         /// Its newest checkpoint.
         checkpoint: Option<u64>,
+        /// The last line of its metrics, where it writes some: step, loss and what else it measures.
+        metrics: Option<serde_json::Value>,
     },
     /// Its manifest cannot be read.
     Damaged {
@@ -50,6 +58,7 @@ pub struct StageStatus {
     /// The last run used this one; the others were made with other keys.
     pub latest: bool,
     /// Where it lies.
+    #[serde(serialize_with = "as_text")]
     pub folder: PathBuf,
 }
 
@@ -57,6 +66,7 @@ pub struct StageStatus {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Status {
     /// The run directory.
+    #[serde(serialize_with = "as_text")]
     pub run_directory: PathBuf,
     /// Who is at work in it now.
     pub holder: Option<Holder>,
@@ -85,6 +95,7 @@ pub fn status(root: &Path, order: &[String]) -> Result<Status, ArtifactError> {
                     let progress = Progress::Unfinished {
                         started: started.started,
                         checkpoint,
+                        metrics: last_metrics(&folder),
                     };
                     (started.stage, progress)
                 }
@@ -121,6 +132,33 @@ fn name_of(folder: &Path) -> String {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let stem = name.rsplit_once('-').map(|(stem, _)| stem.to_string());
     stem.unwrap_or_else(|| name.into_owned())
+}
+
+/// The last whole line of the metrics of a stage that is at work; only the file's end is read.
+fn last_metrics(folder: &Path) -> Option<serde_json::Value> {
+    const END: u64 = 4096;
+    let mut file = File::open(folder.join(METRICS)).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(END))).ok()?;
+    let mut bytes = vec![];
+    file.take(END).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let whole = &text[..text.rfind('\n')?];
+    serde_json::from_str(whole.rsplit('\n').next()?).ok()
+}
+
+/// Step and loss of a line of metrics, in words.
+fn in_words(metrics: &serde_json::Value) -> Option<String> {
+    let step = metrics["step"].as_u64()?;
+    let loss = metrics["loss"].as_f64();
+    let reward = metrics["reward_mean"].as_f64();
+    let mut text = format!("step {step}");
+    for (name, value) in [("loss", loss), ("reward", reward)] {
+        if let Some(value) = value {
+            text += &format!(", {name} {value:.4}");
+        }
+    }
+    Some(text)
 }
 
 fn same_folder(link: &Path, folder: &Path) -> bool {
@@ -163,8 +201,12 @@ impl fmt::Display for Status {
                 Progress::Unfinished {
                     started,
                     checkpoint,
+                    metrics,
                 } => {
                     write!(f, "begun {started}, not finished")?;
+                    if let Some(now) = metrics.as_ref().and_then(in_words) {
+                        write!(f, ", {now}")?;
+                    }
                     match checkpoint {
                         Some(step) => writeln!(f, ", last checkpoint at step {step}")?,
                         None => writeln!(f, ", no checkpoint yet")?,

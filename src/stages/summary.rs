@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::reason::in_words;
 use super::{Reason, Work};
+use crate::runtime::message::{as_text, as_text_if_there};
 
 /// What became of one stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -69,6 +70,7 @@ pub struct StageReport {
     #[serde(skip)]
     pub(super) took: Option<f64>,
     /// Its folder, where its key is known.
+    #[serde(serialize_with = "as_text_if_there")]
     pub folder: Option<PathBuf>,
     /// What went wrong.
     pub error: Option<String>,
@@ -112,11 +114,63 @@ impl StageReport {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RunSummary {
     /// The run directory.
+    #[serde(serialize_with = "as_text")]
     pub run_directory: PathBuf,
     /// Nothing was run.
     pub dry_run: bool,
     /// The stages that were asked for, in their order.
     pub stages: Vec<StageReport>,
+    /// Dry run: what it takes of this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needs: Option<Needs>,
+}
+
+/// What a run takes of the machine, known before anything is loaded.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Needs {
+    /// A line a model.
+    pub memory: Vec<String>,
+    /// New tokens, at most.
+    pub new_tokens: u64,
+    /// Bytes that the stages that would run leave on disk, about.
+    pub disk_bytes: u64,
+    /// Bytes free where the run directory is, or would be.
+    pub disk_free_bytes: Option<u64>,
+}
+
+impl Needs {
+    /// Of the stages that would or may run.
+    fn of(summary: &RunSummary, memory: Vec<String>, free: Option<u64>) -> Self {
+        let ahead = summary.stages.iter().filter(|stage| stage.is_ahead());
+        let work: Vec<Work> = ahead.filter_map(|stage| stage.work).collect();
+        let sum = |of: fn(&Work) -> u64| work.iter().map(of).fold(0, u64::saturating_add);
+        Self {
+            memory,
+            new_tokens: sum(|work| work.tokens),
+            disk_bytes: sum(|work| work.bytes),
+            disk_free_bytes: free,
+        }
+    }
+}
+
+impl fmt::Display for Needs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.new_tokens > 0 {
+            writeln!(f, "tokens: at most {} new ones", self.new_tokens)?;
+        }
+        for line in &self.memory {
+            writeln!(f, "memory: {line}")?;
+        }
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        write!(f, "disk:   about {:.0} MB", megabytes(self.disk_bytes).ceil())?;
+        if let Some(free) = self.disk_free_bytes {
+            write!(f, " of {:.0} MB free", megabytes(free))?;
+            if free < self.disk_bytes {
+                write!(f, "; that is too little: make room, or name another --run-dir")?;
+            }
+        }
+        writeln!(f)
+    }
 }
 
 impl RunSummary {
@@ -125,6 +179,14 @@ impl RunSummary {
             run_directory: run_directory.to_path_buf(),
             dry_run,
             stages: Vec::new(),
+            needs: None,
+        }
+    }
+
+    /// Tell what a dry run found out about the machine: a line a model, and the bytes free on disk.
+    pub fn tell_needs(&mut self, memory: Vec<String>, disk_free: Option<u64>) {
+        if self.stages.iter().any(StageReport::is_ahead) {
+            self.needs = Some(Needs::of(self, memory, disk_free));
         }
     }
 
@@ -253,8 +315,11 @@ impl fmt::Display for RunSummary {
             .map(|(count, state)| format!("{count} {}", state.words()))
             .collect();
         writeln!(f, "{all} stages in `{place}`: {}", counts.join(", "))?;
-        match self.ahead() {
-            Some(ahead) => writeln!(f, "{ahead}"),
+        if let Some(ahead) = self.ahead() {
+            writeln!(f, "{ahead}")?;
+        }
+        match &self.needs {
+            Some(needs) => needs.fmt(f),
             None => Ok(()),
         }
     }
@@ -296,7 +361,7 @@ mod tests {
         let mut plan = summary(&[State::UpToDate, State::WouldRun, State::MayRun]);
         for (stage, count) in plan.stages.iter_mut().zip([40, 100, 60]) {
             let unit = "decisions";
-            stage.work = Some(Work { count, unit });
+            stage.work = Some(Work::new(&[count], unit));
         }
         let told = |plan: &RunSummary| {
             let mut plan = plan.clone();
@@ -328,6 +393,23 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("about 3 min 20 s at the pace of finished stages for those of their kinds, the others"), "{text}");
+    }
+
+    #[test]
+    fn a_dry_run_tells_what_it_takes() {
+        let mut plan = summary(&[State::UpToDate, State::WouldRun]);
+        for stage in &mut plan.stages {
+            stage.work = Some(Work::new(&[1000], "decisions").writing(100).storing(1_000_000));
+        }
+        plan.tell_needs(vec!["`m` in Float: weights 1 GiB".into()], Some(1_500_000));
+        let text = plan.to_string();
+        // 1000 · (256 + 500) + a million bytes, of the one stage that would run.
+        let told = "tokens: at most 100000 new ones\nmemory: `m` in Float: weights 1 GiB\ndisk:   about 2 MB of 2 MB free; \
+                    that is too little: make room, or name another --run-dir\n";
+        assert!(text.ends_with(told), "{text}");
+        let mut done = summary(&[State::UpToDate]);
+        done.tell_needs(vec![], None);
+        assert_eq!(done.needs, None);
     }
 
     #[test]

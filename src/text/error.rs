@@ -1,6 +1,5 @@
 //! What can go wrong between text and ids.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use crate::formats::gguf::GgufError;
@@ -46,17 +45,4 @@ impl TextError {
             reason: reason.into(),
         }
     }
-}
-
-/// Calls into a library that panics on some malformed input, and makes that an error.
-pub(super) fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
-    // What `call` may leave half done is dropped with it: both callers build or fill a value of their own.
-    catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
-        let said = payload.downcast_ref::<String>().map(String::as_str);
-        let said = said.or_else(|| payload.downcast_ref::<&str>().copied());
-        format!(
-            "it makes the reader fail: {}",
-            said.unwrap_or("no reason given")
-        )
-    })
 }

@@ -14,7 +14,7 @@ mod tokenizer;
 
 pub use codec::TextCodec;
 pub use error::TextError;
-pub use template::{ChatTemplate, Date, RenderOptions};
+pub use template::{ChatTemplate, Date, Limits, RenderOptions};
 pub use tokenizer::{Specials, Tokenizer};
 
 /// Who speaks.

@@ -10,19 +10,19 @@ use std::io::Write;
 use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind, context};
 
-use super::error::guarded;
 use super::{Message, TextError};
+use crate::runtime::budget::within;
+use crate::runtime::guard::guarded;
 
 mod python;
 mod time;
 
 pub use time::Date;
 
-/// Steps of the template machine; real conversations take some thousands.
-const FUEL: u64 = 20_000_000;
-/// A prompt longer than this is a template gone wrong.
-const MAX_OUTPUT_BYTES: usize = 16 << 20;
 const NAME: &str = "chat_template";
+/// What is said where it takes more memory than its limits allow.
+const RUNAWAY: &str = "chat template: it takes more than 1 GiB of memory for one conversation; mend \
+                       `chat_template` of the model (chat_template.jinja or tokenizer_config.json), or take another model";
 
 /// What a prompt is rendered for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -45,6 +45,28 @@ impl RenderOptions {
     }
 }
 
+/// How far a template may go. It comes with the model, so it is not trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Steps of the template machine; real conversations take some thousands.
+    pub steps: u64,
+    /// Bytes of a prompt.
+    pub bytes: usize,
+    /// Bytes of memory on the way to it. Going beyond them ends the process: a text that doubles itself in a loop grows
+    /// faster than steps can tell.
+    pub memory: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            steps: 20_000_000,
+            bytes: 16 << 20,
+            memory: 1 << 30,
+        }
+    }
+}
+
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -52,6 +74,7 @@ pub struct ChatTemplate {
     source: String,
     bos_token: Option<String>,
     eos_token: Option<String>,
+    limits: Limits,
 }
 
 impl ChatTemplate {
@@ -64,8 +87,21 @@ impl ChatTemplate {
         bos_token: Option<&str>,
         eos_token: Option<&str>,
     ) -> Result<Self, TextError> {
+        Self::limited(source, bos_token, eos_token, Limits::default())
+    }
+
+    /// As [`new`](Self::new), with limits of one's own.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn limited(
+        source: &str,
+        bos_token: Option<&str>,
+        eos_token: Option<&str>,
+        limits: Limits,
+    ) -> Result<Self, TextError> {
         let mut environment = Environment::new();
-        environment.set_fuel(Some(FUEL));
+        environment.set_fuel(Some(limits.steps));
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         python::install(&mut environment);
@@ -73,7 +109,8 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
         let plain = without_generation_tags(source);
-        guarded(|| environment.add_template_owned(NAME, plain))
+        let compile = || environment.add_template_owned(NAME, plain);
+        within(limits.memory, RUNAWAY, || guarded(compile))
             .map_err(TextError::Template)?
             .map_err(|e| TextError::Template(explain(&e)))?;
         Ok(Self {
@@ -81,6 +118,7 @@ impl ChatTemplate {
             source: source.to_string(),
             bos_token: bos_token.map(str::to_string),
             eos_token: eos_token.map(str::to_string),
+            limits,
         })
     }
 
@@ -92,7 +130,7 @@ impl ChatTemplate {
     /// The conversation as the model reads it.
     ///
     /// # Errors
-    /// If the template raises an exception (many refuse an order of roles), fails, or writes more than 16 MiB.
+    /// If the template raises an exception (many refuse an order of roles), fails, or goes beyond its [`Limits`].
     pub fn render(
         &self,
         messages: &[Message],
@@ -123,12 +161,18 @@ impl ChatTemplate {
             documents => (),
             ..extra
         };
-        let mut out = Limited::default();
+        let mut out = Limited {
+            bytes: Vec::new(),
+            limit: self.limits.bytes,
+            overflowed: false,
+        };
         // minijinja panics in some reversed slices, such as `''[::-1]`.
-        let rendered = guarded(|| template.render_captured_to(variables, &mut out).map(|_| ()));
+        let render = || template.render_captured_to(variables, &mut out).map(|_| ());
+        let rendered = within(self.limits.memory, RUNAWAY, || guarded(render));
         if out.overflowed {
             return Err(TextError::Template(format!(
-                "it writes more than {MAX_OUTPUT_BYTES} bytes for {} messages",
+                "it writes more than {} bytes for {} messages",
+                self.limits.bytes,
                 messages.len()
             )));
         }
@@ -138,15 +182,15 @@ impl ChatTemplate {
 }
 
 /// Memory that refuses to grow beyond the limit.
-#[derive(Default)]
 struct Limited {
     bytes: Vec<u8>,
+    limit: usize,
     overflowed: bool,
 }
 
 impl Write for Limited {
     fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
-        if buffer.len() > MAX_OUTPUT_BYTES - self.bytes.len() {
+        if buffer.len() > self.limit - self.bytes.len() {
             self.overflowed = true;
             return Err(std::io::Error::other("the output is too long"));
         }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tokenizers::ModelWrapper;
 
-use super::error::guarded;
 use super::{TextError, gguf_bpe};
 use crate::formats::gguf::GgufFile;
+use crate::runtime::guard::guarded;
 
 /// What becomes of special tokens (such as `<|im_end|>`) in decoded text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 /// Run with these arguments, which must fail: with an error that contains all of `said`, and without a trace on disk.
-fn refused(folder: &Path, arguments: &[&str], said: &[&str]) -> Ended {
+pub fn refused(folder: &Path, arguments: &[&str], said: &[&str]) -> Ended {
     let before: Vec<String> = files(folder).into_keys().collect();
     let ended = call(folder, arguments);
     let Ended { code, out, err } = &ended;

@@ -1,10 +1,12 @@
 //! Tests across modules, one file a feature.
 
 mod backprop;
+mod bad_inputs;
 mod batches;
 mod bradley_terry;
 mod choices;
 mod cli;
+mod comfort;
 mod coordination;
 mod defences;
 mod dpo;
@@ -18,6 +20,7 @@ mod lora;
 mod model;
 mod optim;
 mod pipeline;
+mod properties;
 mod replay;
 mod resume;
 mod sampling;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{TableError, columns, shared};
+use super::{TableError, columns, shared, whole};
 
 /// One column of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -91,7 +91,7 @@ pub fn read_any(path: &Path) -> Result<AnyTable, TableError> {
         path: path.to_owned(),
         source,
     })?;
-    decode_any(bytes).map_err(|problem| TableError::InFile {
+    whole(|| decode_any(bytes)).map_err(|problem| TableError::InFile {
         path: path.to_owned(),
         problem: Box::new(problem),
     })

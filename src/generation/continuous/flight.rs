@@ -5,18 +5,19 @@ use std::time::Instant;
 use rand::Rng;
 use rayon::prelude::*;
 
+use super::card::Card;
 use super::{Batch, Flight, Sequence, Stop, longest};
 use crate::generation::engine::Request;
 use crate::generation::sampling::{Drawn, NotFinite};
-use crate::model::fused::{Draw, PAGE, Prompt, Results};
+use crate::model::fused::{Draw, PAGE, Prompt};
 use crate::runtime::gpu::GpuError;
 use crate::runtime::seed::stream;
 
-impl Batch<'_> {
-    pub(super) fn take_results(&mut self) -> Result<Results, GpuError> {
+impl<C: Card> Batch<'_, C> {
+    pub(super) fn take_results(&mut self) -> Result<C::Outcome, GpuError> {
         match self.spare.pop() {
             Some(results) => Ok(results),
-            None => Results::new(),
+            None => C::outcome(),
         }
     }
 
@@ -135,7 +136,7 @@ impl Batch<'_> {
         let Some(flight) = self.flights.pop_front() else {
             return Ok(());
         };
-        let outcomes: Vec<_> = flight.results.wait()?.take(flight.rows.len()).collect();
+        let outcomes = C::wait(&flight.results, flight.rows.len())?;
         self.spare.push(flight.results);
         for ((slot, turn), (token, logprob, status)) in flight.rows.into_iter().zip(outcomes) {
             let Some(sequence) = self.slots[slot].as_mut().filter(|s| s.turn == turn) else {

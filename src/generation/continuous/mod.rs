@@ -6,8 +6,11 @@
 //! is not looked at. When pages run out, the youngest text gives its pages back; what was in them waits on the host, and its draws are named by their index, so
 //! it goes on as it would have.
 
+mod card;
 mod flight;
 mod paging;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -15,7 +18,8 @@ use std::time::Instant;
 use super::engine::{Completion, Completions, GenerationError, Request, Running};
 use crate::model::Adapter;
 use crate::model::fused::pages::Key;
-use crate::model::fused::{Fused, MOST_ROWS, PAGE, PROMPT_TOKENS, Results};
+use crate::model::fused::{MOST_ROWS, PAGE, PROMPT_TOKENS};
+use card::Card;
 use crate::runtime::device::is_deterministic;
 use crate::runtime::gpu::GpuError;
 use crate::runtime::interrupt::{Interrupted, check};
@@ -57,21 +61,21 @@ struct Sequence {
 }
 
 /// A step or a prefill whose outcome is still to be looked at.
-struct Flight {
-    results: Results,
+struct Flight<O> {
+    results: O,
     /// Slot and turn of each row.
     rows: Vec<(usize, u64)>,
 }
 
 /// One call of the engine.
-struct Batch<'a> {
-    fused: &'a mut Fused,
+struct Batch<'a, C: Card> {
+    fused: &'a mut C,
     requests: &'a [Request],
     results: Vec<Option<Result<Completion, GenerationError>>>,
     waiting: VecDeque<Running>,
     slots: Vec<Option<Sequence>>,
-    flights: VecDeque<Flight>,
-    spare: Vec<Results>,
+    flights: VecDeque<Flight<C::Outcome>>,
+    spare: Vec<C::Outcome>,
     /// Name of the weights.
     weights: Key,
     share: bool,
@@ -82,8 +86,8 @@ struct Batch<'a> {
 }
 
 /// Generate all requests that are not refused yet; `results` has those that are.
-pub(super) fn generate(
-    fused: &mut Fused,
+pub(super) fn generate<C: Card>(
+    fused: &mut C,
     adapter: Option<&Adapter>,
     slots: usize,
     requests: &[Request],
@@ -157,9 +161,9 @@ fn longest(request: &Request) -> usize {
     request.prompt.len() + request.max_new_tokens - 1
 }
 
-impl<'a> Batch<'a> {
+impl<'a, C: Card> Batch<'a, C> {
     fn new(
-        fused: &'a mut Fused,
+        fused: &'a mut C,
         adapter: Option<&Adapter>,
         slots: usize,
         requests: &'a [Request],
@@ -199,7 +203,7 @@ impl<'a> Batch<'a> {
             }
             let wanted: usize = sizes.iter().take(slots).sum();
             let least = sizes.first().copied().unwrap_or(1);
-            let (pages, _) = fused.reserve(wanted.max(1), least, least * PAGE, most_new)?;
+            let pages = fused.reserve(wanted.max(1), least, least * PAGE, most_new)?;
             let mut weights = [0u8; 32];
             weights[..8].copy_from_slice(&fingerprint[0].to_le_bytes());
             weights[8..16].copy_from_slice(&fingerprint[1].to_le_bytes());
@@ -324,7 +328,7 @@ impl<'a> Batch<'a> {
     fn clear(&mut self) -> Result<(), GpuError> {
         let mut landed = Ok(());
         for flight in self.flights.drain(..) {
-            landed = landed.and(flight.results.wait().map(|_| ()));
+            landed = landed.and(C::wait(&flight.results, 0).map(|_| ()));
         }
         for slot in 0..self.slots.len() {
             if let Some(sequence) = self.slots[slot].take() {

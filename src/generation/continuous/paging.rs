@@ -1,17 +1,18 @@
 //! Pages of the sequences: shared beginnings, growth, and who gives way when there are none left.
 
+use super::card::Card;
 use super::flight::{draw, uniforms};
 use super::{Batch, Sequence, Stop, longest, pages_for};
 use crate::model::fused::PAGE;
 use crate::model::fused::pages::keys;
 
-impl Batch<'_> {
+impl<C: Card> Batch<'_, C> {
     /// Pages for a text that is to be computed, and how many of its tokens are there. The full pages are named at once:
     /// whoever shares them is computed after this text, or together with it.
     pub(super) fn pages_of(&mut self, text: &[u32], reserve: usize) -> Option<(Vec<u32>, usize)> {
         let share = self.share;
         let names = keys(&self.weights, text, PAGE);
-        let pool = &mut self.fused.state()?.pool;
+        let pool = self.fused.pool()?;
         let mut pages = Vec::with_capacity(pages_for(text.len()));
         // At least one token is computed, for its logits.
         for name in names
@@ -44,12 +45,12 @@ impl Batch<'_> {
 
     /// Let go of pages that were not computed, but for those of the first `cached` tokens.
     pub(super) fn give_back(&mut self, pages: &[u32], cached: usize) {
-        if let Some(state) = self.fused.state() {
+        if let Some(pool) = self.fused.pool() {
             for (index, &page) in pages.iter().enumerate() {
                 if index >= cached / PAGE {
-                    state.pool.forget(page);
+                    pool.forget(page);
                 }
-                state.pool.drop(page);
+                pool.drop(page);
             }
         }
     }
@@ -65,7 +66,7 @@ impl Batch<'_> {
             let saved = saved.shallow_clone();
             let needed = pages_for(fed + 1);
             let others = self.slots.iter().flatten().count();
-            let Some(pool) = self.fused.state().map(|state| &mut state.pool) else {
+            let Some(pool) = self.fused.pool() else {
                 return Ok(());
             };
             if pool.free() < needed + others && others > 0 {
@@ -113,7 +114,7 @@ impl Batch<'_> {
                 slot += 1;
                 continue;
             }
-            let page = self.fused.state().and_then(|state| state.pool.take());
+            let page = self.fused.pool().and_then(|pool| pool.take());
             match (page, &mut self.slots[slot]) {
                 (Some(page), Some(sequence)) => {
                     changes.push([slot as i32, sequence.pages.len() as i32, page as i32]);
@@ -124,11 +125,7 @@ impl Batch<'_> {
                     // What has been given out is entered first: the sequences may change.
                     self.fused.set_pages(&std::mem::take(&mut changes))?;
                     self.land_all(progress)?;
-                    if self
-                        .fused
-                        .state()
-                        .is_some_and(|state| state.pool.free() == 0)
-                    {
+                    if self.fused.pool().is_some_and(|pool| pool.free() == 0) {
                         self.preempt()?;
                     }
                 }
@@ -176,13 +173,13 @@ impl Batch<'_> {
             false => Vec::new(),
         };
         let names = keys(&self.weights, &text, PAGE);
-        if let Some(state) = self.fused.state() {
+        if let Some(pool) = self.fused.pool() {
             for (&page, name) in sequence.pages.iter().zip(names) {
-                state.pool.name(page, name);
+                pool.name(page, name);
             }
             // The end first, so that beginnings stay the longest.
             for &page in sequence.pages.iter().rev() {
-                state.pool.drop(page);
+                pool.drop(page);
             }
         }
     }

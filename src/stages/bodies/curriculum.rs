@@ -17,6 +17,7 @@ use crate::scenario::defence::augmentation::{Augmentation, remembered};
 use crate::stages::{Input, StageContext, Work};
 use crate::tool::Sandbox;
 use crate::training::augment::{augmented_pairs, augmented_tool_pairs};
+use crate::model::LoraConfig;
 use crate::training::decision_rollout::DecisionSource;
 use crate::training::dpo_trainer::DpoConfig;
 use crate::training::grpo_trainer::GrpoConfig;
@@ -126,6 +127,14 @@ impl Curriculum {
         pairs.into_iter().chain(questions).collect()
     }
 
+    /// The adapter that is trained.
+    pub fn lora(&self) -> &LoraConfig {
+        match &self.method {
+            Method::Dpo(config) => &config.lora,
+            Method::Grpo(config) => &config.lora,
+        }
+    }
+
     /// How much a training on all of it takes.
     pub fn work(&self) -> Option<Work> {
         let copies = 1 + self.augmentation.map_or(0, |spec| u64::from(spec.copies));
@@ -136,7 +145,8 @@ impl Curriculum {
             }
             Method::Grpo(config) => {
                 let group = config.group as u64;
-                Work::new(&[questions, copies, config.epochs, group], "completions")
+                let work = Work::new(&[questions, copies, config.epochs, group], "completions");
+                work.writing(self.generation.new_tokens())
             }
         })
     }

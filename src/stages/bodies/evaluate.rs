@@ -223,7 +223,8 @@ impl Stage for EvaluateStage {
     }
 
     fn work(&self) -> Option<Work> {
-        self.protocol.work(self.questions)
+        let work = self.protocol.work(self.questions)?;
+        Some(work.writing(self.generation.new_tokens()))
     }
 
     fn inputs(&self) -> Vec<Input> {

@@ -40,6 +40,8 @@ pub struct Pipeline {
     pub stages: Vec<Box<dyn Stage>>,
     /// What the recipe's `stages` asks for; all if `None`.
     pub wanted: Option<Vec<String>>,
+    /// What each model takes of the memory, in words.
+    pub memory: Vec<String>,
 }
 
 impl Pipeline {
@@ -114,6 +116,7 @@ pub fn pipeline(recipe: &Recipe, machine: &Machine, fetch: bool) -> anyhow::Resu
     let mut pipeline = Pipeline {
         stages,
         wanted: None,
+        memory: slots.iter().filter_map(ModelSlot::memory).collect(),
     };
     pipeline.wanted = settings.stages.as_ref().map(|kinds| {
         kinds

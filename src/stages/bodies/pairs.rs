@@ -187,7 +187,8 @@ impl Stage for PairsStage {
         let program = self.testbed == Testbed::ToolUse && self.tools.chosen == ChosenFrom::Program;
         let sides = if program { 1 } else { 2 };
         let attempts = self.config.attempts.into();
-        Some(Work::new(&[self.questions?, sides, attempts], "samples"))
+        let work = Work::new(&[self.questions?, sides, attempts], "samples");
+        Some(work.writing(self.generation.new_tokens()))
     }
 
     fn inputs(&self) -> Vec<Input> {

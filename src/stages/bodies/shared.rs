@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tch::Device;
+use tch::{Device, Kind};
 
 use crate::agent::endpoint::split_source;
 use crate::agent::model::{Precision, describe, identity};
 use crate::agent::{Endpoint, LoadedModel, ModelError, ModelSpec};
-use crate::model::ModelConfig;
+use crate::model::footprint::Footprint;
+use crate::model::fused::PAGE;
+use crate::model::{LoraConfig, ModelConfig};
 use crate::recipe::Recipe;
 use crate::recipe::raw::RawRecipe;
+use crate::runtime::memory;
 use crate::scenario::Testbed;
 
 /// A loaded model with what it was loaded from.
@@ -146,6 +149,43 @@ impl ModelSlot {
         self.found
             .as_ref()
             .map_or(0, |found| found.config.parameters() as u64)
+    }
+
+    /// Bytes of an adapter for it, in f32; 0 where the model is not there yet.
+    pub fn adapter_bytes(&self, lora: &LoraConfig) -> u64 {
+        let Some(found) = &self.found else { return 0 };
+        lora.parameters(&found.config) as u64 * 4
+    }
+
+    /// What it takes of the memory it would be loaded into, in words; nothing where the model is not there yet.
+    pub fn memory(&self) -> Option<String> {
+        let found = self.found.as_ref()?;
+        let device = self.machine.device();
+        let kind = self.spec.precision.kind(device);
+        let footprint = Footprint::of(&found.config, kind);
+        let what = match memory::free_and_total(device) {
+            Some((free, total)) => format!(
+                "{}; {:.1} of {:.1} GiB of the GPU are free",
+                footprint.describe(free),
+                memory::gib(free),
+                memory::gib(total)
+            ),
+            None => {
+                let available = memory::available_on_host().map_or(String::new(), |bytes| {
+                    format!("; {:.1} GiB available", memory::gib(bytes))
+                });
+                format!(
+                    "weights {:.2} GiB, keys and values {:.1} KiB a token{available}",
+                    memory::gib(footprint.weights),
+                    footprint.page as f64 / PAGE as f64 / 1024.0
+                )
+            }
+        };
+        let precision = match kind {
+            Kind::Float => "fp32",
+            _ => "bf16",
+        };
+        Some(format!("`{}` in {precision}: {what}", self.name))
     }
 
     /// Part of the key of every stage that uses the model: its files and the precision they are used in.

@@ -71,7 +71,9 @@ impl Stage for TrainStage {
     }
 
     fn work(&self) -> Option<Work> {
-        self.curriculum.work()
+        // The adapter, and two checkpoints of it with both moments.
+        let adapter = self.model.adapter_bytes(self.curriculum.lora());
+        Some(self.curriculum.work()?.storing(7 * adapter))
     }
 
     fn inputs(&self) -> Vec<Input> {

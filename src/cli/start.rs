@@ -1,0 +1,79 @@
+//! How the program starts and ends: logging, signals, what a panic says, exit codes.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+use super::Cli;
+use crate::runtime::guard::is_guarded;
+use crate::runtime::interrupt::{self, Interrupted};
+use crate::runtime::message::message;
+
+/// Do what was asked for by `execute`, and tell how it ended.
+pub fn start(cli: Cli, execute: fn(Cli) -> anyhow::Result<()>) -> ExitCode {
+    // A file beyond the user's limit is then an error that can be told, as a full disk is.
+    // SAFETY: ignoring a signal touches nothing else.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    let level = match (cli.quiet, cli.verbose) {
+        (true, _) => "error",
+        (false, 0) => "atp_pipeline=info,warn",
+        (false, 1) => "atp_pipeline=debug,info",
+        (false, _) => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let colour = std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .with_target(cli.verbose > 1)
+        .compact()
+        .init();
+    std::panic::set_hook(Box::new(tell_panic));
+    let result = std::panic::catch_unwind(|| {
+        interrupt::install()?;
+        execute(cli)
+    });
+    match result {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) if error.chain().any(|cause| cause.is::<Interrupted>()) => {
+            eprintln!("{Interrupted}");
+            ExitCode::from(interrupt::EXIT_CODE as u8)
+        }
+        Ok(Err(error)) => {
+            eprintln!("error: {}", message(&error));
+            ExitCode::FAILURE
+        }
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn tell_panic(panic: &std::panic::PanicHookInfo) {
+    let text = panic.payload_as_str().unwrap_or("unknown");
+    tracing::debug!("{panic}");
+    if is_guarded() {
+        // It becomes an error with a place.
+        return;
+    }
+    if text.starts_with("failed printing to stdout") {
+        // Whoever read has gone, as in `… | head`. That is no fault; and to die of SIGPIPE would cost a checkpoint.
+        return;
+    }
+    if text.contains("out of memory") {
+        eprintln!(
+            "error: out of memory: {}",
+            text.lines().next().unwrap_or(text)
+        );
+        eprintln!(
+            "  lower `micro_batch`, `max_new_tokens` or `max_length`, or use bf16; finished work is kept"
+        );
+    } else {
+        let place = panic
+            .location()
+            .map(|l| format!(" at {l}"))
+            .unwrap_or_default();
+        eprintln!("error: this is a fault of the program{place}: {text}");
+    }
+}

@@ -1,0 +1,30 @@
+//! A chat template of any text, rendered for a conversation: refused or rendered, within its limits.
+#![no_main]
+
+use atp_pipeline::text::{ChatTemplate, Limits, Message, RenderOptions, Speaker};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|source: &str| {
+    let limits = Limits {
+        steps: 20_000,
+        bytes: 1 << 20,
+    };
+    let Ok(template) = ChatTemplate::limited(source, Some("<s>"), Some("</s>"), limits) else {
+        return;
+    };
+    let messages = [
+        Message::new(Speaker::System, "Keep the rule."),
+        Message::new(Speaker::User, "  What now? {{ bos_token }} "),
+        Message::new(Speaker::Assistant, "<think>\nhm\n</think>\n\nA"),
+        Message::new(Speaker::User, "And now?"),
+    ];
+    for thinking in [None, Some(false)] {
+        let options = RenderOptions {
+            thinking,
+            ..RenderOptions::prompt()
+        };
+        if let Ok(text) = template.render(&messages, &options) {
+            assert!(text.len() <= limits.bytes);
+        }
+    }
+});
