@@ -1,6 +1,6 @@
 #!/bin/sh
-# A release from what `cargo build --release` left: both programs, their library, completions, manual, recipes' folder of
-# the small model's set-up script, licence; with a SHA-256 sum beside it. `sh scripts/dist.sh --no-libtorch` leaves libtorch
+# A release from what `cargo build --release` left: the program, its library, completions, manual, the set-up
+# script of the small model, licence; with a SHA-256 sum beside it. `sh scripts/dist.sh --no-libtorch` leaves libtorch
 # out, for those who have 2.11.0 already and set LD_LIBRARY_PATH.
 set -eu
 cd "$(dirname "$0")/.."
@@ -9,7 +9,7 @@ name=atp-pipeline-$version-x86_64-linux
 out=target/dist
 root=$out/$name
 rm -rf "$root" && mkdir -p "$root/lib" "$root/share/man/man1" "$root/share/completions" "$root/scripts"
-cp target/release/atp-pipeline target/release/atp-pipeline-torch "$root/"
+cp target/release/atp-pipeline "$root/"
 cp README.md CHANGELOG.md LICENSE SECURITY.md "$root/"
 cp scripts/setup.py "$root/scripts/"
 if [ "${1:-}" != --no-libtorch ]; then

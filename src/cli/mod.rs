@@ -112,31 +112,6 @@ impl DeviceArgs {
 }
 
 impl Cli {
-    /// Whether the command needs no tensor, so that libtorch need not be loaded.
-    pub fn is_light(&self) -> bool {
-        matches!(
-            self.command,
-            Command::Status(_)
-                | Command::Recipe(_)
-                | Command::Scenario(_)
-                | Command::Completions(_)
-                | Command::Man(_)
-        )
-    }
-
-    /// Do a command that [`Self::is_light`]. Nothing that is reached from here may call libtorch: the linker leaves it out
-    /// of the program that calls nothing else.
-    pub fn execute_light(self) -> anyhow::Result<()> {
-        match self.command {
-            Command::Status(args) => args.execute(),
-            Command::Recipe(args) => args.execute(),
-            Command::Scenario(args) => args.execute(),
-            Command::Completions(args) => args.execute(),
-            Command::Man(args) => args.execute(),
-            _ => anyhow::bail!("this command needs libtorch"),
-        }
-    }
-
     /// Do it.
     pub fn execute(self) -> anyhow::Result<()> {
         use crate::recipe::raw::StageKind;

@@ -10,8 +10,8 @@ use crate::runtime::guard::is_guarded;
 use crate::runtime::interrupt::{self, Interrupted};
 use crate::runtime::message::message;
 
-/// Do what was asked for by `execute`, and tell how it ended.
-pub fn start(cli: Cli, execute: fn(Cli) -> anyhow::Result<()>) -> ExitCode {
+/// Do what was asked for, and tell how it ended.
+pub fn start(cli: Cli) -> ExitCode {
     // A file beyond the user's limit is then an error that can be told, as a full disk is.
     // SAFETY: ignoring a signal touches nothing else.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
@@ -34,7 +34,7 @@ pub fn start(cli: Cli, execute: fn(Cli) -> anyhow::Result<()>) -> ExitCode {
     std::panic::set_hook(Box::new(tell_panic));
     let result = std::panic::catch_unwind(|| {
         interrupt::install()?;
-        execute(cli)
+        cli.execute()
     });
     match result {
         Ok(Ok(())) => ExitCode::SUCCESS,

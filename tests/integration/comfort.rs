@@ -149,28 +149,3 @@ fn status_follows_a_run_to_its_end_and_a_second_signal_quits() {
     assert!(last["holder"].is_null(), "{last}");
     assert_eq!(watch.wait().expect("an end").code(), Some(0));
 }
-
-#[test]
-fn what_needs_no_tensor_starts_without_libtorch() {
-    let light = env!("CARGO_BIN_EXE_atp-pipeline");
-    let needs_libtorch = |path: &str| {
-        let bytes = fs::read(path).expect("a program");
-        let name = b"libtorch_cpu.so\0";
-        bytes.windows(name.len()).any(|window| window == name)
-    };
-    assert!(needs_libtorch(env!("CARGO_BIN_EXE_atp-pipeline-torch")));
-    assert!(!needs_libtorch(light), "something that is reached from `execute_light` calls libtorch");
-    let folder = workplace();
-    let done = call(folder.path(), &["generate", "random.toml", "--run-dir", "run"]);
-    assert_eq!(done.code, Some(0), "{}", done.err);
-    // The best of several: other work on the machine is no fault of the program.
-    for (arguments, limit) in [(&["--help"][..], 50), (&["status", "run"], 300), (&["recipe", "check"], 300)] {
-        let best = (0..10).map(|_| {
-            let begin = Instant::now();
-            assert_eq!(call(folder.path(), arguments).code, Some(0));
-            begin.elapsed()
-        });
-        let best = best.min().expect("several");
-        assert!(best <= Duration::from_millis(limit), "{arguments:?}: {best:?}");
-    }
-}
