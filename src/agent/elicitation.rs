@@ -85,7 +85,10 @@ impl GenerationConfig {
         const MOST: usize = 1 << 24;
         if self.max_new_tokens > MOST {
             let got = self.max_new_tokens;
-            return Err(("max_new_tokens", format!("expected up to {MOST}, got {got}")));
+            return Err((
+                "max_new_tokens",
+                format!("expected up to {MOST}, got {got}"),
+            ));
         }
         Ok(())
     }

@@ -167,7 +167,8 @@ fn host_memory() -> Finding {
         level: if enough { Level::Good } else { Level::Fault },
         text: format!("{gib:.1} GiB available; the laptop recipe needs about 3"),
         mend: (!enough).then(|| {
-            "close other programs (`ps aux --sort=-rss | head` shows the largest), or add swap".into()
+            "close other programs (`ps aux --sort=-rss | head` shows the largest), or add swap"
+                .into()
         }),
     }
 }
@@ -176,7 +177,9 @@ fn host_memory() -> Finding {
 fn disk() -> Finding {
     let what = "disk";
     let here = Path::new(".");
-    let probe = tempfile::Builder::new().prefix(".atp-doctor-").tempfile_in(here);
+    let probe = tempfile::Builder::new()
+        .prefix(".atp-doctor-")
+        .tempfile_in(here);
     if let Err(error) = probe {
         return Finding {
             what,
@@ -297,7 +300,8 @@ fn sandbox() -> Finding {
             "{found}, but a trial failed: {:?} {}",
             trial.status, trial.stderr
         );
-        let mend = "python3 -c 'print(6 * 7)' must work; `python3 scripts/setup.py python` sets one up";
+        let mend =
+            "python3 -c 'print(6 * 7)' must work; `python3 scripts/setup.py python` sets one up";
         return note(text, Some(mend));
     }
     let text = format!("{found}; {:.0} ms a program", trial.seconds * 1e3);

@@ -102,7 +102,12 @@ fn init(path: &Path, from: &str) -> anyhow::Result<()> {
         bail!("--from: expected one of {}, got `{from}`", known.join(", "));
     }
     let below = Recipe::load(from, &[])?;
-    let model = below.settings.models.keys().next().map_or("mine", String::as_str);
+    let model = below
+        .settings
+        .models
+        .keys()
+        .next()
+        .map_or("mine", String::as_str);
     let shown = path.display();
     let text = format!(
         "# Lies over the built-in recipe `{from}`: what is not here is as it is there. Every value and where it comes from:\n\
@@ -124,7 +129,10 @@ fn init(path: &Path, from: &str) -> anyhow::Result<()> {
          \n\
          # [evaluation]\n\
          # rounds = 6\n",
-        path.file_stem().unwrap_or_default().to_string_lossy().replace(['"', '\\'], "")
+        path.file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .replace(['"', '\\'], "")
     );
     write_atomic(path, text.as_bytes())?;
     println!("{shown}: a recipe to begin with");
@@ -199,7 +207,8 @@ fn show(recipe: &str, keys: &[String], assignments: &[String], json: bool) -> an
             .iter()
             .flat_map(|setting| {
                 let ends = setting.key.match_indices('.').map(|(at, _)| at);
-                ends.chain([setting.key.len()]).map(|end| &setting.key[..end])
+                ends.chain([setting.key.len()])
+                    .map(|end| &setting.key[..end])
             })
             .collect();
         known.sort_unstable();
@@ -220,7 +229,11 @@ fn show(recipe: &str, keys: &[String], assignments: &[String], json: bool) -> an
         .map(|setting| format!("{} = {}", setting.key, setting.value))
         .collect();
     // A few long lists shall not push all places to the right.
-    let width = lines.iter().map(|line| line.chars().count()).filter(|n| *n <= 60).max();
+    let width = lines
+        .iter()
+        .map(|line| line.chars().count())
+        .filter(|n| *n <= 60)
+        .max();
     let width = width.unwrap_or(0);
     for (line, setting) in lines.iter().zip(&settings) {
         println!("{line:width$}  # {}", setting.origin);
@@ -235,7 +248,8 @@ fn list(json: bool) -> anyhow::Result<()> {
         all.push((*name, recipe.settings.title.clone(), outline(&recipe)));
     }
     if json {
-        let object = |(name, title, outline)| json!({"name": name, "title": title, "outline": outline});
+        let object =
+            |(name, title, outline)| json!({"name": name, "title": title, "outline": outline});
         let all: Vec<_> = all.into_iter().map(object).collect();
         println!("{}", serde_json::to_string_pretty(&all)?);
     } else {

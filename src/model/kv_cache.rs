@@ -136,7 +136,8 @@ mod tests {
         let slot = 0..SLOTS;
         prop_oneof![
             (slot.clone(), 1..CAPACITY).prop_map(|(slot, length)| Act::Prompt(slot, length)),
-            prop::sample::subsequence((0..SLOTS).collect::<Vec<_>>(), 1..=SLOTS).prop_map(Act::Step),
+            prop::sample::subsequence((0..SLOTS).collect::<Vec<_>>(), 1..=SLOTS)
+                .prop_map(Act::Step),
             (slot.clone(), slot.clone()).prop_map(|(from, to)| Act::Fork(from, to)),
             slot.prop_map(Act::Clear),
         ]

@@ -71,16 +71,15 @@ pub fn kind_of(dtype: Dtype) -> Option<Kind> {
 
 /// The header of a file that is whole: names that stand once, sizes that add up to the file's.
 pub fn read_header(path: &Path, bytes: &[u8]) -> Result<Metadata, TensorFileError> {
-    let (length, header) =
-        SafeTensors::read_metadata(bytes).map_err(|error| TensorFileError::damaged(path, &error))?;
+    let (length, header) = SafeTensors::read_metadata(bytes)
+        .map_err(|error| TensorFileError::damaged(path, &error))?;
     let damaged = |problem: String| TensorFileError::Damaged {
         path: path.into(),
         problem,
     };
     // The library keeps the last of entries with one name.
     let text = bytes.get(8..8 + length).unwrap_or_default();
-    serde_json::from_slice::<Names>(text)
-        .map_err(|error| damaged(format!("header: {error}")))?;
+    serde_json::from_slice::<Names>(text).map_err(|error| damaged(format!("header: {error}")))?;
     let expected = (8 + length).checked_add(header.data_len());
     if expected != Some(bytes.len()) {
         return Err(damaged(format!(

@@ -54,10 +54,14 @@ pub fn explain(which: &str, assignments: &[String]) -> Result<Vec<Setting>, Reci
     let recipe = Recipe::load(which, assignments)?;
     let table: toml::Table = toml::from_str(&recipe.text).unwrap_or_default();
     let mut settings = vec![];
-    flatten(&toml::Value::Table(table), String::new(), &mut |key, value| {
-        let origin = origin(&document, &key);
-        settings.push(Setting { key, value, origin });
-    });
+    flatten(
+        &toml::Value::Table(table),
+        String::new(),
+        &mut |key, value| {
+            let origin = origin(&document, &key);
+            settings.push(Setting { key, value, origin });
+        },
+    );
     Ok(settings)
 }
 
@@ -88,7 +92,10 @@ fn origin(document: &Document, key: &str) -> Origin {
         .into_iter()
         .flatten()
         .find_map(|key| document.written_at(key))
-        .map_or(Origin::Default, |(source, line)| Origin::Written { source, line })
+        .map_or(Origin::Default, |(source, line)| Origin::Written {
+            source,
+            line,
+        })
 }
 
 #[cfg(test)]
@@ -99,10 +106,14 @@ mod tests {
     fn every_value_has_its_place() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mine.toml");
-        let text = "extends = \"laptop\"\n[grpo]\ngroup = 6\n[coordination.grpo.optim]\nlr = 3e-6\n";
+        let text =
+            "extends = \"laptop\"\n[grpo]\ngroup = 6\n[coordination.grpo.optim]\nlr = 3e-6\n";
         std::fs::write(&path, text).unwrap();
         let which = path.to_str().unwrap();
-        let set = ["evaluation.rounds=2".to_owned(), "testbeds=[\"coordination\"]".to_owned()];
+        let set = [
+            "evaluation.rounds=2".to_owned(),
+            "testbeds=[\"coordination\"]".to_owned(),
+        ];
         let all = explain(which, &set).unwrap();
         let of = |key: &str| {
             let found = all.iter().find(|setting| setting.key == key);
@@ -115,7 +126,11 @@ mod tests {
         assert_eq!(of("coordination.grpo.group").1, format!("{which}:3"));
         assert_eq!(of("evaluation.rounds"), ("2".into(), "--set".into()));
         assert_eq!(of("dpo.beta").1, "default");
-        assert!(of("dpo.optim.lr").1.ends_with("laptop:24"), "{:?}", of("dpo.optim.lr"));
+        assert!(
+            of("dpo.optim.lr").1.ends_with("laptop:24"),
+            "{:?}",
+            of("dpo.optim.lr")
+        );
         assert!(all.len() > 50, "{}", all.len());
     }
 }

@@ -232,7 +232,10 @@ fn check_matrix(document: &Document, settings: &RawRecipe) -> Result<(), RecipeE
             "expected some of role_play, coordination, tool_use".into(),
         );
     }
-    if settings.data_seed.is_some_and(|seed| i64::try_from(seed).is_err()) {
+    if settings
+        .data_seed
+        .is_some_and(|seed| i64::try_from(seed).is_err())
+    {
         return fail("data_seed", format!("expected 0 to {}", i64::MAX));
     }
     if settings.stages.as_ref().is_some_and(Vec::is_empty) {
@@ -317,7 +320,11 @@ fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), Recipe
         ("dpo.micro_batch", settings.dpo.micro_batch as u64, MANY),
         ("dpo.accumulation", settings.dpo.accumulation as u64, MANY),
         ("dpo.max_length", settings.dpo.max_length as u64, 1 << 24),
-        ("dpo.checkpoint_every", settings.dpo.checkpoint_every, u64::MAX),
+        (
+            "dpo.checkpoint_every",
+            settings.dpo.checkpoint_every,
+            u64::MAX,
+        ),
         ("grpo.epochs", settings.grpo.epochs, MANY),
         (
             "grpo.prompts_per_step",
@@ -325,9 +332,21 @@ fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), Recipe
             MANY,
         ),
         ("grpo.iterations", settings.grpo.iterations, MANY),
-        ("grpo.checkpoint_every", settings.grpo.checkpoint_every, u64::MAX),
-        ("evaluation.rounds", u64::from(settings.evaluation.rounds), 10_000),
-        ("evaluation.samples", u64::from(settings.evaluation.samples), MANY),
+        (
+            "grpo.checkpoint_every",
+            settings.grpo.checkpoint_every,
+            u64::MAX,
+        ),
+        (
+            "evaluation.rounds",
+            u64::from(settings.evaluation.rounds),
+            10_000,
+        ),
+        (
+            "evaluation.samples",
+            u64::from(settings.evaluation.samples),
+            MANY,
+        ),
     ];
     for (path, count, most) in counts {
         if !(1..=most).contains(&count) {
@@ -417,7 +436,9 @@ fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), Recipe
 fn read_file_or_embedded(path: &Path) -> std::io::Result<String> {
     let read = std::fs::read_to_string(path);
     match read {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.extension().is_none() => {
+        Err(error)
+            if error.kind() == std::io::ErrorKind::NotFound && path.extension().is_none() =>
+        {
             read_embedded(path).map_err(|_| error)
         }
         read => read,

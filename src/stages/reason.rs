@@ -148,7 +148,12 @@ fn lines_changed(from: &str, to: &str) -> Option<String> {
     let gone = alone(&from, &to, "− ");
     let new = alone(&to, &from, "+ ");
     let count = gone.len().max(new.len());
-    let mut told: Vec<String> = gone.iter().take(TOLD).chain(new.iter().take(TOLD)).cloned().collect();
+    let mut told: Vec<String> = gone
+        .iter()
+        .take(TOLD)
+        .chain(new.iter().take(TOLD))
+        .cloned()
+        .collect();
     if gone.len() > TOLD || new.len() > TOLD {
         told.push("…".into());
     }
@@ -189,12 +194,22 @@ mod tests {
     fn told(from: &str, to: &str) -> String {
         let json = |text: &str| Some(serde_json::Value::from(text).to_string());
         let key = "recipe".to_owned();
-        Reason::Config { key, from: json(from), to: json(to) }.to_string()
+        Reason::Config {
+            key,
+            from: json(from),
+            to: json(to),
+        }
+        .to_string()
     }
 
     #[test]
     fn of_long_texts_only_what_changed_is_told() {
-        let recipe = |lr: &str| format!("title = \"a\"\n{}\n[dpo]\nlr = {lr}\n", "# text\n".repeat(500));
+        let recipe = |lr: &str| {
+            format!(
+                "title = \"a\"\n{}\n[dpo]\nlr = {lr}\n",
+                "# text\n".repeat(500)
+            )
+        };
         assert_eq!(
             told(&recipe("1e-5"), &recipe("2e-5")),
             "config key `recipe` changed in 1 line: − lr = 1e-5 + lr = 2e-5"

@@ -139,7 +139,8 @@ fn last_metrics(folder: &Path) -> Option<serde_json::Value> {
     const END: u64 = 4096;
     let mut file = File::open(folder.join(METRICS)).ok()?;
     let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(END))).ok()?;
+    file.seek(SeekFrom::Start(length.saturating_sub(END)))
+        .ok()?;
     let mut bytes = vec![];
     file.take(END).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);

@@ -162,11 +162,18 @@ impl fmt::Display for Needs {
             writeln!(f, "memory: {line}")?;
         }
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
-        write!(f, "disk:   about {:.0} MB", megabytes(self.disk_bytes).ceil())?;
+        write!(
+            f,
+            "disk:   about {:.0} MB",
+            megabytes(self.disk_bytes).ceil()
+        )?;
         if let Some(free) = self.disk_free_bytes {
             write!(f, " of {:.0} MB free", megabytes(free))?;
             if free < self.disk_bytes {
-                write!(f, "; that is too little: make room, or name another --run-dir")?;
+                write!(
+                    f,
+                    "; that is too little: make room, or name another --run-dir"
+                )?;
             }
         }
         writeln!(f)
@@ -399,7 +406,11 @@ mod tests {
     fn a_dry_run_tells_what_it_takes() {
         let mut plan = summary(&[State::UpToDate, State::WouldRun]);
         for stage in &mut plan.stages {
-            stage.work = Some(Work::new(&[1000], "decisions").writing(100).storing(1_000_000));
+            stage.work = Some(
+                Work::new(&[1000], "decisions")
+                    .writing(100)
+                    .storing(1_000_000),
+            );
         }
         plan.tell_needs(vec!["`m` in Float: weights 1 GiB".into()], Some(1_500_000));
         let text = plan.to_string();

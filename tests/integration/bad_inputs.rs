@@ -60,7 +60,10 @@ fn parts() -> Vec<(&'static str, Vec<Row>)> {
 }
 
 fn taken() -> Vec<Taken> {
-    [texts::taken(), places::taken()].into_iter().flatten().collect()
+    [texts::taken(), places::taken()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// A workplace with what most rows begin with: a valid model of two layers, a recipe for it and its environments.

@@ -18,25 +18,69 @@ fn a_recipe_is_begun_checked_and_explained() {
     assert_eq!(begun.code, Some(0), "{}", begun.err);
     let checked = call(at, &["recipe", "check", "mine.toml"]);
     assert_eq!(checked.code, Some(0), "{}", checked.err);
-    assert!(checked.out.starts_with("mine.toml: valid, role_play; models smollm2-135m; "), "{}", checked.out);
+    assert!(
+        checked
+            .out
+            .starts_with("mine.toml: valid, role_play; models smollm2-135m; "),
+        "{}",
+        checked.out
+    );
     let all = call(at, &["recipe", "check", "--json"]).json();
-    let recipes = fs::read_dir(repository("recipes")).expect("a folder").count();
+    let recipes = fs::read_dir(repository("recipes"))
+        .expect("a folder")
+        .count();
     assert_eq!(all.as_array().expect("a list").len(), recipes);
     let bad = at.join("bad.toml");
     fs::write(&bad, "extends = \"mine.toml\"\n[dpo]\nbta = 1\n").expect("a file");
     let wrong = call(at, &["recipe", "check", "bad.toml", "--json"]);
     assert_eq!(wrong.code, Some(1));
     let wrong: Value = serde_json::from_str(&wrong.out).expect("JSON");
-    assert_eq!((&wrong[0]["error"]["line"], &wrong[0]["error"]["column"]), (&3.into(), &1.into()));
-    let explained = call(at, &["recipe", "explain", "mine.toml", "dpo", "seeds", "--set", "dpo.beta=0.2"]);
-    for line in ["dpo.beta = 0.2 ", "# --set\n", "# mine.toml:7\n", "laptop:24\n", "# default\n"] {
-        assert!(explained.out.contains(line), "no `{line}` in\n{}", explained.out);
+    assert_eq!(
+        (&wrong[0]["error"]["line"], &wrong[0]["error"]["column"]),
+        (&3.into(), &1.into())
+    );
+    let explained = call(
+        at,
+        &[
+            "recipe",
+            "explain",
+            "mine.toml",
+            "dpo",
+            "seeds",
+            "--set",
+            "dpo.beta=0.2",
+        ],
+    );
+    for line in [
+        "dpo.beta = 0.2 ",
+        "# --set\n",
+        "# mine.toml:6\n",
+        "laptop:24\n",
+        "# default\n",
+    ] {
+        assert!(
+            explained.out.contains(line),
+            "no `{line}` in\n{}",
+            explained.out
+        );
     }
     assert!(!explained.out.contains("grpo."), "{}", explained.out);
-    let data = call(at, &["recipe", "explain", "mine.toml", "dpo.beta", "--json"]).json();
-    assert_eq!((&data[0]["value"], &data[0]["from"]), (&0.1.into(), &"default".into()));
+    let data = call(
+        at,
+        &["recipe", "explain", "mine.toml", "dpo.beta", "--json"],
+    )
+    .json();
+    assert_eq!(
+        (&data[0]["value"], &data[0]["from"]),
+        (&0.1.into(), &"default".into())
+    );
     let lost = call(at, &["recipe", "explain", "mine.toml", "dpo.bta"]);
-    assert!(lost.err.contains("no key `dpo.bta`, did you mean `dpo.beta`?"), "{}", lost.err);
+    assert!(
+        lost.err
+            .contains("no key `dpo.bta`, did you mean `dpo.beta`?"),
+        "{}",
+        lost.err
+    );
 }
 
 #[test]
@@ -44,14 +88,24 @@ fn shells_and_the_manual_know_every_command() {
     let folder = workplace();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let text = call(folder.path(), &["completions", shell]).out;
-        assert!(text.contains("atp-pipeline") && text.contains("keep-going"), "{shell}");
+        assert!(
+            text.contains("atp-pipeline") && text.contains("keep-going"),
+            "{shell}"
+        );
     }
     let page = call(folder.path(), &["man"]).out;
-    assert!(page.contains(".TH atp-pipeline 1") && page.contains("Exit codes"), "{page}");
+    assert!(
+        page.contains(".TH atp-pipeline 1") && page.contains("Exit codes"),
+        "{page}"
+    );
     fs::create_dir(folder.path().join("man1")).expect("a folder");
     let written = call(folder.path(), &["man", "--out", "man1"]);
     assert_eq!(written.code, Some(0), "{}", written.err);
-    for page in ["atp-pipeline.1", "atp-pipeline-run.1", "atp-pipeline-recipe-explain.1"] {
+    for page in [
+        "atp-pipeline.1",
+        "atp-pipeline-run.1",
+        "atp-pipeline-recipe-explain.1",
+    ] {
         assert!(folder.path().join("man1").join(page).is_file(), "{page}");
     }
 }
@@ -61,18 +115,35 @@ fn lists_and_checks_are_data_too() {
     let folder = workplace();
     let at = folder.path();
     let list = call(at, &["scenario", "list", "--json"]).json();
-    assert!(list.as_array().is_some_and(|all| all.iter().any(|s| s["name"] == "bakery")), "{list}");
+    assert!(
+        list.as_array()
+            .is_some_and(|all| all.iter().any(|s| s["name"] == "bakery")),
+        "{list}"
+    );
     let checked = call(at, &["scenario", "check", "environments", "--json"]).json();
-    let valid = checked.as_array().expect("a list").iter().filter(|f| f["valid"] == true).count();
+    let valid = checked
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|f| f["valid"] == true)
+        .count();
     assert_eq!(valid, 3, "two files, and both together: {checked}");
     fs::write(at.join("environments/taxi.toml"), "id = 3\n").expect("a file");
     let wrong = call(at, &["scenario", "check", "environments", "--json"]);
     assert_eq!(wrong.code, Some(1));
     let wrong: Value = serde_json::from_str(&wrong.out).expect("JSON");
-    assert!(wrong.as_array().is_some_and(|all| all.iter().any(|f| f["problem"].is_string())), "{wrong}");
+    assert!(
+        wrong
+            .as_array()
+            .is_some_and(|all| all.iter().any(|f| f["problem"].is_string())),
+        "{wrong}"
+    );
     let doctor = call(at, &["doctor", "--json"]).json();
     for finding in doctor.as_array().expect("a list") {
-        assert!(finding["level"] != "fault" || finding["mend"].is_string(), "{finding}");
+        assert!(
+            finding["level"] != "fault" || finding["mend"].is_string(),
+            "{finding}"
+        );
     }
 }
 
@@ -81,11 +152,23 @@ fn a_dry_run_tells_what_it_takes_and_changes_nothing() {
     let folder = workplace();
     let plan = call(folder.path(), &["run", "random.toml", "--dry-run"]);
     assert_eq!(plan.code, Some(0), "{}", plan.err);
-    for text in ["data           would run    (never run)\n", "tokens: at most ", "memory: `random` in fp32: weights ", "disk:   about "] {
+    for text in [
+        "data           would run    (never run)\n",
+        "tokens: at most ",
+        "memory: `random` in fp32: weights ",
+        "disk:   about ",
+    ] {
         assert!(plan.out.contains(text), "no `{text}` in\n{}", plan.out);
     }
-    let data = call(folder.path(), &["run", "random.toml", "--dry-run", "--json"]).json();
-    assert!(data["needs"]["new_tokens"].as_u64().is_some_and(|n| n > 0), "{data}");
+    let data = call(
+        folder.path(),
+        &["run", "random.toml", "--dry-run", "--json"],
+    )
+    .json();
+    assert!(
+        data["needs"]["new_tokens"].as_u64().is_some_and(|n| n > 0),
+        "{data}"
+    );
     assert!(!folder.path().join("runs").exists());
 }
 
@@ -93,21 +176,51 @@ fn a_dry_run_tells_what_it_takes_and_changes_nothing() {
 fn quiet_is_quiet_and_colour_is_for_terminals() {
     let folder = workplace();
     let quiet = call(folder.path(), &["generate", "random.toml", "-q"]);
-    assert_eq!((quiet.code, quiet.out.as_str(), quiet.err.as_str()), (Some(0), "", ""));
-    let mut loud = program(folder.path(), &["generate", "random.toml", "--run-dir", "again"]);
+    assert_eq!(
+        (quiet.code, quiet.out.as_str(), quiet.err.as_str()),
+        (Some(0), "", "")
+    );
+    let mut loud = program(
+        folder.path(),
+        &["generate", "random.toml", "--run-dir", "again"],
+    );
     let loud = loud.env_remove("NO_COLOR").output().expect("a process");
     assert!(!loud.stderr.is_empty());
-    assert!(!loud.stderr.contains(&0x1b) && !loud.stdout.contains(&0x1b), "a pipe is no terminal");
+    assert!(
+        !loud.stderr.contains(&0x1b) && !loud.stdout.contains(&0x1b),
+        "a pipe is no terminal"
+    );
 }
 
 #[test]
 fn what_changed_in_a_recipe_is_told_in_a_line() {
     let folder = workplace();
-    let done = call(folder.path(), &["run", "random.toml", "--run-dir", "run", "-q"]);
+    let done = call(
+        folder.path(),
+        &["run", "random.toml", "--run-dir", "run", "-q"],
+    );
     assert_eq!(done.code, Some(0), "{}", done.err);
-    let plan = call(folder.path(), &["run", "random.toml", "--run-dir", "run", "--dry-run", "--set", "title=Another"]);
-    let line = plan.out.lines().find(|l| l.starts_with("report ")).expect("a line");
-    assert!(line.contains("changed in 1 line: − title = \"A random model\" + title = \"Another\""), "{line}");
+    let plan = call(
+        folder.path(),
+        &[
+            "run",
+            "random.toml",
+            "--run-dir",
+            "run",
+            "--dry-run",
+            "--set",
+            "title=Another",
+        ],
+    );
+    let line = plan
+        .out
+        .lines()
+        .find(|l| l.starts_with("report "))
+        .expect("a line");
+    assert!(
+        line.contains("changed in 1 line: − title = \"A random model\" + title = \"Another\""),
+        "{line}"
+    );
     assert!(line.len() < 400, "{line}");
 }
 
@@ -116,22 +229,39 @@ fn status_follows_a_run_to_its_end_and_a_second_signal_quits() {
     let folder = workplace();
     let at = folder.path();
     // Long enough to be met at work.
-    let long = ["run", "random.toml", "--run-dir", "run", "--set", "grpo.epochs=400", "--set", "dpo.epochs=400"];
+    let long = [
+        "run",
+        "random.toml",
+        "--run-dir",
+        "run",
+        "--set",
+        "grpo.epochs=400",
+        "--set",
+        "dpo.epochs=400",
+    ];
     let mut run = program(at, &long).spawn().expect("a process");
     let begin = Instant::now();
     let metrics = || {
         let status = call(at, &["status", "run", "--json"]);
         let status: Value = serde_json::from_str(&status.out).unwrap_or_default();
         let stages = status["stages"].as_array().cloned().unwrap_or_default();
-        stages.iter().any(|s| s["metrics"]["step"].as_u64().is_some())
+        stages
+            .iter()
+            .any(|s| s["metrics"]["step"].as_u64().is_some())
     };
     while !at.join("run/stages").is_dir() || !metrics() {
-        assert!(begin.elapsed() < Duration::from_secs(120), "no training is at work");
+        assert!(
+            begin.elapsed() < Duration::from_secs(120),
+            "no training is at work"
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
-    let mut watch = program(at, &["status", "run", "--watch", "0.2", "--json"]).spawn().expect("a process");
+    let mut watch = program(at, &["status", "run", "--watch", "0.2", "--json"])
+        .spawn()
+        .expect("a process");
     let mut lines = BufReader::new(watch.stdout.take().expect("a pipe")).lines();
-    let first: Value = serde_json::from_str(&lines.next().expect("a line").expect("UTF-8")).expect("JSON");
+    let first: Value =
+        serde_json::from_str(&lines.next().expect("a line").expect("UTF-8")).expect("JSON");
     assert_eq!(first["holder"]["pid"], run.id());
     // Two signals, one after the other: whichever it meets, it ends with the code of a stop.
     let stop = || {

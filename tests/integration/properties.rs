@@ -13,13 +13,16 @@ use atp_pipeline::scenario::tool_use::call::{
 use proptest::prelude::*;
 
 fn options() -> Vec<ChoiceOption> {
-    [(Role::Compliant, "A", "assigned route"), (Role::Deviant, "B", "shortcut")]
-        .map(|(role, label, name)| ChoiceOption {
-            role,
-            label: label.into(),
-            name: name.into(),
-        })
-        .into()
+    [
+        (Role::Compliant, "A", "assigned route"),
+        (Role::Deviant, "B", "shortcut"),
+    ]
+    .map(|(role, label, name)| ChoiceOption {
+        role,
+        label: label.into(),
+        name: name.into(),
+    })
+    .into()
 }
 
 /// Prose without anything that JSON or a tag begins with.
@@ -31,8 +34,26 @@ fn prose() -> impl Strategy<Value = String> {
 fn pieces() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         prop::sample::select(vec![
-            "<tool>", "</tool>", "<result>", "</result>", "<think>", "</think>", "<result>\n", "\n</result>\n", "\n", "<", ">",
-            "python", "```python\n", "```", "{\"choice\": \"A\"}", "\\boxed{", "}", "12", "1/2", "&lt;tool&gt;",
+            "<tool>",
+            "</tool>",
+            "<result>",
+            "</result>",
+            "<think>",
+            "</think>",
+            "<result>\n",
+            "\n</result>\n",
+            "\n",
+            "<",
+            ">",
+            "python",
+            "```python\n",
+            "```",
+            "{\"choice\": \"A\"}",
+            "\\boxed{",
+            "}",
+            "12",
+            "1/2",
+            "&lt;tool&gt;",
         ])
         .prop_map(str::to_owned),
         prose(),

@@ -24,7 +24,9 @@ const BLANK: u32 = u32::MAX;
 /// What follows a text: any function of all of it will do.
 fn next(text: &[u32]) -> u32 {
     let digest = text.iter().fold(0xcbf2_9ce4_8422_2325u64, |digest, token| {
-        (digest ^ u64::from(*token)).wrapping_mul(0x0100_0000_01b3).rotate_left(7)
+        (digest ^ u64::from(*token))
+            .wrapping_mul(0x0100_0000_01b3)
+            .rotate_left(7)
     });
     (digest >> 20) as u32 % WORDS
 }
@@ -57,7 +59,10 @@ impl Memory {
         let text: Vec<u32> = (0..length)
             .map(|at| self.pages[table[at / PAGE] as usize][at % PAGE])
             .collect();
-        assert!(!text.contains(&BLANK), "a page was read before it was written");
+        assert!(
+            !text.contains(&BLANK),
+            "a page was read before it was written"
+        );
         let slot = &mut self.slots[slot];
         slot.token = next(&text);
         slot.length = length;
@@ -112,7 +117,13 @@ impl Card for Paper {
         Ok(self.limit)
     }
 
-    fn reserve(&mut self, pages: usize, least: usize, longest: usize, new: usize) -> Result<usize, GpuError> {
+    fn reserve(
+        &mut self,
+        pages: usize,
+        least: usize,
+        longest: usize,
+        new: usize,
+    ) -> Result<usize, GpuError> {
         if !self.suffices(pages.min(self.limit), longest, new) {
             let pages = pages.min(self.limit).max(least);
             self.pool = Some(PagePool::new(pages));
@@ -125,7 +136,14 @@ impl Card for Paper {
         self.pool.as_mut()
     }
 
-    fn start(&self, slot: usize, length: usize, made: usize, draw: Draw, _: &[f64]) -> Result<(), GpuError> {
+    fn start(
+        &self,
+        slot: usize,
+        length: usize,
+        made: usize,
+        draw: Draw,
+        _: &[f64],
+    ) -> Result<(), GpuError> {
         let slot = &mut self.memory.borrow_mut().slots[slot];
         assert!(!slot.active, "a slot is given to two texts");
         *slot = Slot {
@@ -218,7 +236,11 @@ impl Card for Paper {
 
     fn restore_pages(&self, pages: &[u32], saved: &Tensor) -> Result<(), GpuError> {
         let numbers = Vec::<i64>::try_from(saved.flatten(0, -1))?;
-        assert_eq!(numbers.len(), pages.len() * PAGE, "not all that was saved is put back");
+        assert_eq!(
+            numbers.len(),
+            pages.len() * PAGE,
+            "not all that was saved is put back"
+        );
         let mut memory = self.memory.borrow_mut();
         for (&page, held) in pages.iter().zip(numbers.chunks_exact(PAGE)) {
             for (cell, &number) in memory.pages[page as usize].iter_mut().zip(held) {
@@ -269,12 +291,19 @@ fn request() -> impl Strategy<Value = Request> {
     let prompt = (0u32..3, 0usize..5, prop::collection::vec(0..WORDS, 1..40));
     // Many texts begin alike, as a group or the rounds of an agent do.
     let prompt = prompt.prop_map(|(kind, shared, own)| {
-        let mut all: Vec<u32> = (0..shared * PAGE / 2).map(|at| (at as u32 * 7 + kind) % WORDS).collect();
+        let mut all: Vec<u32> = (0..shared * PAGE / 2)
+            .map(|at| (at as u32 * 7 + kind) % WORDS)
+            .collect();
         all.extend(own);
         all
     });
-    (prompt, 1usize..70, prop::collection::vec(0..WORDS, 0..2), any::<bool>()).prop_map(
-        |(prompt, max_new_tokens, stop, halts)| Request {
+    (
+        prompt,
+        1usize..70,
+        prop::collection::vec(0..WORDS, 0..2),
+        any::<bool>(),
+    )
+        .prop_map(|(prompt, max_new_tokens, stop, halts)| Request {
             prompt,
             max_new_tokens,
             sampling: Sampling {
@@ -286,8 +315,7 @@ fn request() -> impl Strategy<Value = Request> {
             stop,
             halt: halts.then(|| Halt::new(|tokens| tokens.ends_with(&[3, 4]))),
             seed: 1,
-        },
-    )
+        })
 }
 
 /// All requests on a card; every text is the one it would be alone. Gives how many gave way.
@@ -310,7 +338,10 @@ fn hold(card: &mut Paper, slots: usize, requests: &[Request]) -> Result<usize, T
     }
     prop_assert_eq!(done + refused, requests.len());
     let memory = card.memory.borrow();
-    prop_assert!(memory.slots.iter().all(|slot| !slot.active), "a slot is left at work");
+    prop_assert!(
+        memory.slots.iter().all(|slot| !slot.active),
+        "a slot is left at work"
+    );
     if let Some(pool) = &card.pool {
         prop_assert_eq!(pool.free(), pool.len(), "a page is lost");
     }
@@ -355,5 +386,9 @@ fn texts_give_way_where_pages_run_out() {
     let preempted = hold(&mut Paper::new(12), 6, &texts).expect("all as they would be alone");
     assert!(preempted > 0);
     let distinct: BTreeSet<Vec<u32>> = texts.iter().map(|t| alone(t).tokens).collect();
-    assert_eq!(distinct.len(), texts.len(), "the language tells texts apart");
+    assert_eq!(
+        distinct.len(),
+        texts.len(),
+        "the language tells texts apart"
+    );
 }

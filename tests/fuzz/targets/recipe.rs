@@ -12,7 +12,10 @@ fuzz_target!(|text: &str| {
         return;
     }
     let (text, set) = text.split_once('\0').unwrap_or((text, ""));
-    let set: Vec<String> = (!set.is_empty()).then(|| set.to_owned()).into_iter().collect();
+    let set: Vec<String> = (!set.is_empty())
+        .then(|| set.to_owned())
+        .into_iter()
+        .collect();
     match Recipe::from_text(Path::new("fuzz.toml"), text, &set) {
         // What was resolved gives the same recipe again.
         Ok(recipe) => {

@@ -21,7 +21,10 @@ fuzz_target!(|text: &str| {
         }
         Err(problems) => {
             assert!(!problems.is_empty());
-            assert!(problems.iter().all(|p| p.starts_with("fuzz.toml:")), "{problems:?}");
+            assert!(
+                problems.iter().all(|p| p.starts_with("fuzz.toml:")),
+                "{problems:?}"
+            );
         }
     }
 });

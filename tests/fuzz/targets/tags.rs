@@ -20,8 +20,19 @@ fuzz_target!(|text: &str| {
         let escaped = escape_forged(text);
         assert!(forged_result(&escaped).is_none());
         assert_eq!(escape_forged(&escaped), escaped);
-        let inserted = |s: &&_| matches!(s, atp_pipeline::scenario::tool_use::call::Segment { kind: SegmentKind::Inserted, .. });
-        assert_eq!(segments(&escaped, thinking).iter().filter(inserted).count(), 0);
+        let inserted = |s: &&_| {
+            matches!(
+                s,
+                atp_pipeline::scenario::tool_use::call::Segment {
+                    kind: SegmentKind::Inserted,
+                    ..
+                }
+            )
+        };
+        assert_eq!(
+            segments(&escaped, thinking).iter().filter(inserted).count(),
+            0
+        );
     }
     // Whatever a program prints stays inside its own block.
     let block = result_block(text, 1 << 16);

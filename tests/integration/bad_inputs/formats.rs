@@ -51,11 +51,27 @@ fn gguf(folder: &Path, bytes: &[u8]) -> Vec<String> {
 /// The rows of GGUF files.
 pub fn gguf_rows() -> Vec<Row> {
     vec![
-        row("empty", |folder| gguf(folder, b""), &["bad.gguf", "as GGUF: the magic needs 4 bytes at 0, 0 are left"]),
-        row("text", |folder| gguf(folder, b"this is no model"), &["bad.gguf", "not with \"GGUF\""]),
+        row(
+            "empty",
+            |folder| gguf(folder, b""),
+            &[
+                "bad.gguf",
+                "as GGUF: the magic needs 4 bytes at 0, 0 are left",
+            ],
+        ),
+        row(
+            "text",
+            |folder| gguf(folder, b"this is no model"),
+            &["bad.gguf", "not with \"GGUF\""],
+        ),
         row(
             "version of tomorrow",
-            |folder| gguf(folder, &[b"GGUF".as_slice(), &9u32.to_le_bytes(), &[0; 16]].concat()),
+            |folder| {
+                gguf(
+                    folder,
+                    &[b"GGUF".as_slice(), &9u32.to_le_bytes(), &[0; 16]].concat(),
+                )
+            },
             &["bad.gguf", "version 9; versions 2 and 3 are read"],
         ),
         row(
@@ -64,7 +80,9 @@ pub fn gguf_rows() -> Vec<Row> {
                 let whole = fs::read(smollm2_path()).expect("a model file");
                 gguf(folder, &whole[..1_000_000])
             },
-            &["cannot read `bad.gguf` as GGUF: 48900 elements of `tokenizer.ggml.merges` are announced at 960195, more than the"],
+            &[
+                "cannot read `bad.gguf` as GGUF: 48900 elements of `tokenizer.ggml.merges` are announced at 960195, more than the",
+            ],
         ),
         row(
             "cut in its last tensor",
@@ -72,12 +90,18 @@ pub fn gguf_rows() -> Vec<Row> {
                 let whole = fs::read(smollm2_path()).expect("a model file");
                 gguf(folder, &whole[..whole.len() - 10])
             },
-            &["cannot read `bad.gguf` as GGUF: tensor `", "but the file ends at"],
+            &[
+                "cannot read `bad.gguf` as GGUF: tensor `",
+                "but the file ends at",
+            ],
         ),
         row(
             "header that announces 2^63 tensors",
             |folder| gguf(folder, &file((1 << 63, 0), &[], 64)),
-            &["bad.gguf", "9223372036854775808 tensors are announced at 24, more than the"],
+            &[
+                "bad.gguf",
+                "9223372036854775808 tensors are announced at 24, more than the",
+            ],
         ),
         row(
             "header that announces 2^40 entries",
@@ -86,42 +110,100 @@ pub fn gguf_rows() -> Vec<Row> {
         ),
         row(
             "text as long as 2^62 bytes",
-            |folder| gguf(folder, &file((0, 1), &[(1u64 << 62).to_le_bytes().to_vec(), vec![0; 64]], 64)),
-            &["bad.gguf", "4611686018427387904 bytes of the key of metadata entry 0 are announced"],
+            |folder| {
+                gguf(
+                    folder,
+                    &file(
+                        (0, 1),
+                        &[(1u64 << 62).to_le_bytes().to_vec(), vec![0; 64]],
+                        64,
+                    ),
+                )
+            },
+            &[
+                "bad.gguf",
+                "4611686018427387904 bytes of the key of metadata entry 0 are announced",
+            ],
         ),
         row(
             "tensor whose size overflows",
-            |folder| gguf(folder, &file((1, 0), &[tensor("a", &[1 << 40, 1 << 40], 0)], 64)),
+            |folder| {
+                gguf(
+                    folder,
+                    &file((1, 0), &[tensor("a", &[1 << 40, 1 << 40], 0)], 64),
+                )
+            },
             &["bad.gguf", "tensor `a`"],
         ),
         row(
             "tensor outside the file",
             |folder| gguf(folder, &file((1, 0), &[tensor("a", &[1024], 0)], 64)),
-            &["bad.gguf", "tensor `a` needs bytes 0 to 4096 of the data", "but the file ends at"],
+            &[
+                "bad.gguf",
+                "tensor `a` needs bytes 0 to 4096 of the data",
+                "but the file ends at",
+            ],
         ),
         row(
             "tensors that overlap",
-            |folder| gguf(folder, &file((2, 0), &[tensor("a", &[16], 0), tensor("b", &[16], 32)], 128)),
+            |folder| {
+                gguf(
+                    folder,
+                    &file(
+                        (2, 0),
+                        &[tensor("a", &[16], 0), tensor("b", &[16], 32)],
+                        128,
+                    ),
+                )
+            },
             &["bad.gguf", "tensors `a` and `b` overlap"],
         ),
         row(
             "two tensors of one name",
-            |folder| gguf(folder, &file((2, 0), &[tensor("a", &[8], 0), tensor("a", &[8], 32)], 128)),
+            |folder| {
+                gguf(
+                    folder,
+                    &file((2, 0), &[tensor("a", &[8], 0), tensor("a", &[8], 32)], 128),
+                )
+            },
             &["bad.gguf", "tensor `a` stands there twice"],
         ),
         row(
             "two entries of one key",
-            |folder| gguf(folder, &file((0, 2), &[entry("general.name", "a"), entry("general.name", "b")], 0)),
+            |folder| {
+                gguf(
+                    folder,
+                    &file(
+                        (0, 2),
+                        &[entry("general.name", "a"), entry("general.name", "b")],
+                        0,
+                    ),
+                )
+            },
             &["bad.gguf", "metadata key `general.name` stands there twice"],
         ),
         row(
             "key that is no text",
-            |folder| gguf(folder, &file((0, 1), &[[&2u64.to_le_bytes()[..], b"\xff\xfe"].concat(), vec![0; 16]], 0)),
+            |folder| {
+                gguf(
+                    folder,
+                    &file(
+                        (0, 1),
+                        &[[&2u64.to_le_bytes()[..], b"\xff\xfe"].concat(), vec![0; 16]],
+                        0,
+                    ),
+                )
+            },
             &["bad.gguf", "the key of metadata entry 0 at 32 is not UTF-8"],
         ),
         row(
             "another architecture",
-            |folder| gguf(folder, &file((0, 1), &[entry("general.architecture", "gpt2")], 0)),
+            |folder| {
+                gguf(
+                    folder,
+                    &file((0, 1), &[entry("general.architecture", "gpt2")], 0),
+                )
+            },
             &["bad.gguf: field `general.architecture`: expected `llama` or `qwen3`, got `gpt2`"],
         ),
         row(
@@ -148,8 +230,16 @@ fn headed(header: &str, data: usize) -> Vec<u8> {
 pub fn safetensors_rows() -> Vec<Row> {
     const DAMAGED: &str = "model/model.safetensors: not a whole safetensors file: ";
     vec![
-        row("empty", |folder| weights(folder, b""), &[DAMAGED, "fetch or make it again"]),
-        row("text", |folder| weights(folder, b"this is no model at all"), &[DAMAGED]),
+        row(
+            "empty",
+            |folder| weights(folder, b""),
+            &[DAMAGED, "fetch or make it again"],
+        ),
+        row(
+            "text",
+            |folder| weights(folder, b"this is no model at all"),
+            &[DAMAGED],
+        ),
         row(
             "cut",
             |folder| {
@@ -168,10 +258,19 @@ pub fn safetensors_rows() -> Vec<Row> {
         ),
         row(
             "header as long as 2^63 bytes",
-            |folder| weights(folder, &[&(1u64 << 63).to_le_bytes()[..], &[0; 64]].concat()),
+            |folder| {
+                weights(
+                    folder,
+                    &[&(1u64 << 63).to_le_bytes()[..], &[0; 64]].concat(),
+                )
+            },
             &[DAMAGED],
         ),
-        row("header that is no JSON", |folder| weights(folder, &headed("{\"a\": ", 0)), &[DAMAGED]),
+        row(
+            "header that is no JSON",
+            |folder| weights(folder, &headed("{\"a\": ", 0)),
+            &[DAMAGED],
+        ),
         row(
             "header nested a million deep",
             |folder| weights(folder, &headed(&"[".repeat(1_000_000), 0)),
@@ -181,18 +280,42 @@ pub fn safetensors_rows() -> Vec<Row> {
             "tensor whose size overflows",
             |folder| {
                 let shape = "[4294967296,4294967296,4294967296]";
-                weights(folder, &headed(&format!("{{\"a\":{{\"dtype\":\"F32\",\"shape\":{shape},\"data_offsets\":[0,4]}}}}"), 4))
+                weights(
+                    folder,
+                    &headed(
+                        &format!(
+                            "{{\"a\":{{\"dtype\":\"F32\",\"shape\":{shape},\"data_offsets\":[0,4]}}}}"
+                        ),
+                        4,
+                    ),
+                )
             },
             &[DAMAGED],
         ),
         row(
             "shape that is not what its bytes say",
-            |folder| weights(folder, &headed("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}", 4)),
+            |folder| {
+                weights(
+                    folder,
+                    &headed(
+                        "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}",
+                        4,
+                    ),
+                )
+            },
             &[DAMAGED],
         ),
         row(
             "tensor outside the file",
-            |folder| weights(folder, &headed("{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}", 4)),
+            |folder| {
+                weights(
+                    folder,
+                    &headed(
+                        "{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}",
+                        4,
+                    ),
+                )
+            },
             &[DAMAGED],
         ),
         row(
@@ -205,7 +328,15 @@ pub fn safetensors_rows() -> Vec<Row> {
         ),
         row(
             "numbers of an unknown type",
-            |folder| weights(folder, &headed("{\"a\":{\"dtype\":\"F1\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4)),
+            |folder| {
+                weights(
+                    folder,
+                    &headed(
+                        "{\"a\":{\"dtype\":\"F1\",\"shape\":[4],\"data_offsets\":[0,4]}}",
+                        4,
+                    ),
+                )
+            },
             &[DAMAGED],
         ),
     ]
@@ -214,7 +345,10 @@ pub fn safetensors_rows() -> Vec<Row> {
 #[test]
 fn no_spoilt_file_makes_a_reader_fail_otherwise_than_by_an_error() {
     let gguf = fs::read(fixture("text/blocks.gguf")).expect("a fixture");
-    let tensors = fs::read(fixture("oracle/our_adapter/adapter/adapter_model.safetensors")).expect("a fixture");
+    let tensors = fs::read(fixture(
+        "oracle/our_adapter/adapter/adapter_model.safetensors",
+    ))
+    .expect("a fixture");
     for bytes in spoilt(&gguf, 3000, "gguf") {
         let read = catch_unwind(|| {
             if let Ok(file) = GgufFile::from_bytes("spoilt", bytes) {

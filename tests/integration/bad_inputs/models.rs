@@ -12,7 +12,14 @@ use crate::support::fixture;
 
 /// The model `model` of the workplace is asked for a word.
 pub fn asked(_: &Path) -> Vec<String> {
-    typed(&["sample", "--model", "model", "--max-new-tokens", "4", "hello"])
+    typed(&[
+        "sample",
+        "--model",
+        "model",
+        "--max-new-tokens",
+        "4",
+        "hello",
+    ])
 }
 
 /// Change a JSON file of the model.
@@ -27,7 +34,10 @@ fn edit(folder: &Path, file: &str, change: impl FnOnce(&mut Value)) {
 /// Change the weights of the model.
 fn weights(folder: &Path, change: impl FnOnce(&mut Vec<(String, Tensor)>)) {
     let path = folder.join("model/model.safetensors");
-    let mut tensors: Vec<_> = read_safetensors(&path).expect("weights").into_iter().collect();
+    let mut tensors: Vec<_> = read_safetensors(&path)
+        .expect("weights")
+        .into_iter()
+        .collect();
     change(&mut tensors);
     fs::write(path, encode_safetensors(&tensors).expect("bytes")).expect("a file");
 }
@@ -43,7 +53,9 @@ macro_rules! config {
         row(
             $input,
             |folder| {
-                edit(folder, "config.json", |config| config[$field] = json!($value));
+                edit(folder, "config.json", |config| {
+                    config[$field] = json!($value)
+                });
                 asked(folder)
             },
             &$says,
@@ -65,7 +77,10 @@ pub fn rows() -> Vec<Row> {
                 fs::remove_file(folder.join("model/config.json")).expect("a file");
                 asked(folder)
             },
-            &["model `model`: model has no config.json", "name a model folder"],
+            &[
+                "model `model`: model has no config.json",
+                "name a model folder",
+            ],
         ),
         row(
             "config.json that is cut",
@@ -119,7 +134,8 @@ pub fn rows() -> Vec<Row> {
                     model.join("model-00001-of-00002.safetensors"),
                 )
                 .expect("a file");
-                fs::write(model.join("model.safetensors.index.json"), map.to_string()).expect("a file");
+                fs::write(model.join("model.safetensors.index.json"), map.to_string())
+                    .expect("a file");
                 asked(folder)
             },
             &["model/model-00002-of-00002.safetensors: No such file"],
@@ -128,15 +144,23 @@ pub fn rows() -> Vec<Row> {
             "index that leads out of the folder",
             |folder| {
                 let map = json!({"weight_map": {"model.norm.weight": "../../etc/passwd"}});
-                fs::write(folder.join("model/model.safetensors.index.json"), map.to_string()).expect("a file");
+                fs::write(
+                    folder.join("model/model.safetensors.index.json"),
+                    map.to_string(),
+                )
+                .expect("a file");
                 asked(folder)
             },
-            &["model.safetensors.index.json: field `weight_map`: expected a file name, got \"../../etc/passwd\""],
+            &[
+                "model.safetensors.index.json: field `weight_map`: expected a file name, got \"../../etc/passwd\"",
+            ],
         ),
         row(
             "tensor that is missing",
             |folder| {
-                weights(folder, |tensors| tensors.retain(|(name, _)| name != "model.norm.weight"));
+                weights(folder, |tensors| {
+                    tensors.retain(|(name, _)| name != "model.norm.weight")
+                });
                 asked(folder)
             },
             &["model: tensor `model.norm.weight`: expected [32], got no such tensor"],
@@ -144,7 +168,12 @@ pub fn rows() -> Vec<Row> {
         row(
             "tensor that is too many",
             |folder| {
-                weights(folder, |tensors| tensors.push(("lm_head.bias".into(), Tensor::zeros([4], (Kind::Float, tch::Device::Cpu)))));
+                weights(folder, |tensors| {
+                    tensors.push((
+                        "lm_head.bias".into(),
+                        Tensor::zeros([4], (Kind::Float, tch::Device::Cpu)),
+                    ))
+                });
                 asked(folder)
             },
             &["model: tensor `lm_head.bias`: expected no such tensor"],
@@ -158,7 +187,9 @@ pub fn rows() -> Vec<Row> {
                 });
                 asked(folder)
             },
-            &["model: tensor `model.layers.1.self_attn.k_proj.weight`: expected [16, 32], got [32, 16]"],
+            &[
+                "model: tensor `model.layers.1.self_attn.k_proj.weight`: expected [16, 32], got [32, 16]",
+            ],
         ),
         row(
             "weights of whole numbers",
@@ -169,13 +200,17 @@ pub fn rows() -> Vec<Row> {
                 });
                 asked(folder)
             },
-            &["model: tensor `model.layers.0.mlp.up_proj.weight`: expected F32, F16 or BF16, got Int64"],
+            &[
+                "model: tensor `model.layers.0.mlp.up_proj.weight`: expected F32, F16 or BF16, got Int64",
+            ],
         ),
         row(
             "weights that are NaN",
             |folder| {
                 weights(folder, |tensors| {
-                    let _ = find(tensors, "layers.1.mlp.up_proj.weight").get(3).fill_(f64::NAN);
+                    let _ = find(tensors, "layers.1.mlp.up_proj.weight")
+                        .get(3)
+                        .fill_(f64::NAN);
                 });
                 asked(folder)
             },
@@ -188,7 +223,10 @@ pub fn rows() -> Vec<Row> {
             "one weight that is infinite",
             |folder| {
                 weights(folder, |tensors| {
-                    let _ = find(tensors, "embed_tokens.weight").get(0).get(0).fill_(f64::INFINITY);
+                    let _ = find(tensors, "embed_tokens.weight")
+                        .get(0)
+                        .get(0)
+                        .fill_(f64::INFINITY);
                 });
                 asked(folder)
             },
@@ -215,7 +253,9 @@ pub fn rows() -> Vec<Row> {
         row(
             "tokenizer of another kind",
             |folder| {
-                edit(folder, "tokenizer.json", |value| value["model"]["type"] = json!("Telepathy"));
+                edit(folder, "tokenizer.json", |value| {
+                    value["model"]["type"] = json!("Telepathy")
+                });
                 asked(folder)
             },
             &["`model/tokenizer.json`: not a tokenizer.json that is read"],
@@ -235,20 +275,33 @@ pub fn rows() -> Vec<Row> {
         row(
             "end token that the tokenizer lacks",
             |folder| {
-                edit(folder, "tokenizer_config.json", |value| value["eos_token"] = json!("<|nowhere|>"));
+                edit(folder, "tokenizer_config.json", |value| {
+                    value["eos_token"] = json!("<|nowhere|>")
+                });
                 asked(folder)
             },
-            &["`model/tokenizer_config.json`: `eos_token`: expected a token of tokenizer.json, got \"<|nowhere|>\""],
+            &[
+                "`model/tokenizer_config.json`: `eos_token`: expected a token of tokenizer.json, got \"<|nowhere|>\"",
+            ],
         ),
         row(
             "no chat template",
             |folder| {
-                edit(folder, "tokenizer_config.json", |value| value["chat_template"] = Value::Null);
+                edit(folder, "tokenizer_config.json", |value| {
+                    value["chat_template"] = Value::Null
+                });
                 asked(folder)
             },
-            &["`model`: no chat template: expected chat_template.jinja", "is this an instruction-tuned model?"],
+            &[
+                "`model`: no chat template: expected chat_template.jinja",
+                "is this an instruction-tuned model?",
+            ],
         ),
-        template("chat template that is torn", "{% for m in messages %}{{ m.content }", &["chat template: syntax error"]),
+        template(
+            "chat template that is torn",
+            "{% for m in messages %}{{ m.content }",
+            &["chat template: syntax error"],
+        ),
         template(
             "chat template that never ends",
             "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
@@ -262,7 +315,10 @@ pub fn rows() -> Vec<Row> {
         template(
             "chat template that doubles a text until memory ends",
             "{% set n = namespace(x='xxxxxxxxxxxxxxxx') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x|length }}",
-            &["chat template: it takes more than 1 GiB of memory", "take another model"],
+            &[
+                "chat template: it takes more than 1 GiB of memory",
+                "take another model",
+            ],
         ),
         template(
             "chat template that reads a file",
@@ -296,7 +352,11 @@ fn adapted(folder: &Path, change: impl FnOnce(&Path)) -> Vec<String> {
     let adapter = folder.join("adapter");
     fs::create_dir(&adapter).expect("a folder");
     for file in ["adapter_config.json", "adapter_model.safetensors"] {
-        fs::copy(fixture("oracle/lora/all_linear").join(file), adapter.join(file)).expect("a file");
+        fs::copy(
+            fixture("oracle/lora/all_linear").join(file),
+            adapter.join(file),
+        )
+        .expect("a file");
     }
     change(&adapter);
     [asked(folder), typed(&["--adapter", "adapter"])].concat()
@@ -304,7 +364,8 @@ fn adapted(folder: &Path, change: impl FnOnce(&Path)) -> Vec<String> {
 
 fn adapter_config(adapter: &Path, field: &str, value: Value) {
     let path = adapter.join("adapter_config.json");
-    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).expect("a file")).expect("JSON");
+    let mut config: Value =
+        serde_json::from_str(&fs::read_to_string(&path).expect("a file")).expect("JSON");
     config[field] = value;
     fs::write(path, config.to_string()).expect("a file");
 }
@@ -315,12 +376,21 @@ pub fn adapter_rows() -> Vec<Row> {
         row(
             "adapter of another model",
             |folder| adapted(folder, |_| ()),
-            &["adapter: tensor `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`: expected [4, 32], got [4, 24]"],
+            &[
+                "adapter: tensor `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`: expected [4, 32], got [4, 24]",
+            ],
         ),
         row(
             "folder without adapter_config.json",
-            |folder| adapted(folder, |adapter| fs::remove_file(adapter.join("adapter_config.json")).expect("a file")),
-            &["adapter/adapter_config.json: No such file", "an adapter is a folder with adapter_config.json"],
+            |folder| {
+                adapted(folder, |adapter| {
+                    fs::remove_file(adapter.join("adapter_config.json")).expect("a file")
+                })
+            },
+            &[
+                "adapter/adapter_config.json: No such file",
+                "an adapter is a folder with adapter_config.json",
+            ],
         ),
         row(
             "adapter weights that are cut",
@@ -331,17 +401,27 @@ pub fn adapter_rows() -> Vec<Row> {
                     fs::write(path, &bytes[..bytes.len() - 4]).expect("a file");
                 })
             },
-            &["adapter/adapter_model.safetensors: not a whole safetensors file", "fetch or make it again"],
+            &[
+                "adapter/adapter_model.safetensors: not a whole safetensors file",
+                "fetch or make it again",
+            ],
         ),
         row(
             "adapter of another method",
-            |folder| adapted(folder, |adapter| adapter_config(adapter, "use_dora", json!(true))),
+            |folder| {
+                adapted(folder, |adapter| {
+                    adapter_config(adapter, "use_dora", json!(true))
+                })
+            },
             &["adapter/adapter_config.json: field `use_dora`: expected false, got true"],
         ),
         row(
             "adapter of rank 0",
             |folder| adapted(folder, |adapter| adapter_config(adapter, "r", json!(0))),
-            &["adapter/adapter_config.json: field `r`: expected a positive whole number", "got 0"],
+            &[
+                "adapter/adapter_config.json: field `r`: expected a positive whole number",
+                "got 0",
+            ],
         ),
     ]
 }

@@ -32,7 +32,15 @@ pub fn rows() -> Vec<Row> {
             "output in no folder",
             |folder| {
                 fs::write(folder.join("in.jsonl"), "{\"input_ids\": [1, 2]}\n").expect("a file");
-                typed(&["score", "--model", "model", "--in", "in.jsonl", "--out", "nowhere/out.jsonl"])
+                typed(&[
+                    "score",
+                    "--model",
+                    "model",
+                    "--in",
+                    "in.jsonl",
+                    "--out",
+                    "nowhere/out.jsonl",
+                ])
             },
             &["nowhere/out.jsonl: the folder to write it to is not there"],
         ),
@@ -46,7 +54,11 @@ pub fn rows() -> Vec<Row> {
             |_| typed(&["scenario", "new", "town", "--out", "nowhere/town.toml"]),
             &["--out: there is no folder `nowhere`"],
         ),
-        row("command that is not there", |_| typed(&["rnu"]), &["unrecognized subcommand 'rnu'"]),
+        row(
+            "command that is not there",
+            |_| typed(&["rnu"]),
+            &["unrecognized subcommand 'rnu'"],
+        ),
         row(
             "device that is not there",
             |_| typed(&["run", "random.toml", "--device", "cuda:x"]),
@@ -99,7 +111,11 @@ fn ended(mut command: Command) -> Ended {
 fn assert_says(ended: &Ended, said: &[&str]) {
     let Ended { code, out, err } = ended;
     assert_eq!(*code, Some(1), "{out}\n{err}");
-    assert_eq!(err.lines().filter(|l| l.starts_with("error: ")).count(), 1, "{err}");
+    assert_eq!(
+        err.lines().filter(|l| l.starts_with("error: ")).count(),
+        1,
+        "{err}"
+    );
     for text in said {
         assert!(err.contains(text), "no `{text}` in {err}");
     }
@@ -107,7 +123,10 @@ fn assert_says(ended: &Ended, said: &[&str]) {
 }
 
 fn assert_no_temporaries(folder: &Path) {
-    let left: Vec<String> = files(folder).into_keys().filter(|name| name.contains(".atp-tmp-")).collect();
+    let left: Vec<String> = files(folder)
+        .into_keys()
+        .filter(|name| name.contains(".atp-tmp-"))
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -119,7 +138,13 @@ fn names_that_are_no_text() {
     command.arg(&name);
     let done = ended(command);
     assert_eq!(done.code, Some(0), "{}", done.err);
-    assert!(folder.path().join(&name).join("latest/data/train.parquet").is_file());
+    assert!(
+        folder
+            .path()
+            .join(&name)
+            .join("latest/data/train.parquet")
+            .is_file()
+    );
     let mut again = program(folder.path(), &["status", "--json"]);
     again.arg(&name);
     // JSON has no bytes: the path is told as near as a text comes.
@@ -147,7 +172,9 @@ fn without_rights(mut command: Command) -> Command {
 fn places_without_rights() {
     let folder = workplace();
     let at = folder.path();
-    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("permissions");
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("permissions")
+    };
     mode(at, 0o755);
     // A machine may hide the program itself from others; then nothing can be said here.
     let probe = without_rights(program(at, &["--version"])).output();
@@ -155,10 +182,17 @@ fn places_without_rights() {
         eprintln!("skipped: another user cannot start the program here");
         return;
     }
-    let run = without_rights(program(at, &["generate", "random.toml", "--run-dir", "run"]));
+    let run = without_rights(program(
+        at,
+        &["generate", "random.toml", "--run-dir", "run"],
+    ));
     assert_says(
         &ended(run),
-        &["cannot create folder `run`", "Permission denied", "or choose another run directory"],
+        &[
+            "cannot create folder `run`",
+            "Permission denied",
+            "or choose another run directory",
+        ],
     );
     assert!(!at.join("run").exists());
     mode(&at.join("model/config.json"), 0o000);
@@ -175,11 +209,26 @@ fn on_a_small_disk(mut command: Command, place: &Path, size: &str) -> Command {
         // SAFETY: system calls on strings that live as long as the closure; nothing is allocated.
         let done = unsafe {
             libc::unshare(libc::CLONE_NEWNS) == 0
-                && libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null())
-                    == 0
-                && libc::mount(tmpfs.as_ptr(), place.as_ptr(), tmpfs.as_ptr(), 0, options.as_ptr().cast()) == 0
+                && libc::mount(
+                    std::ptr::null(),
+                    c"/".as_ptr(),
+                    std::ptr::null(),
+                    libc::MS_REC | libc::MS_PRIVATE,
+                    std::ptr::null(),
+                ) == 0
+                && libc::mount(
+                    tmpfs.as_ptr(),
+                    place.as_ptr(),
+                    tmpfs.as_ptr(),
+                    0,
+                    options.as_ptr().cast(),
+                ) == 0
         };
-        if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+        if done {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     };
     // SAFETY: the closure only makes system calls.
     unsafe { command.pre_exec(own) };
@@ -196,13 +245,17 @@ fn a_disk_of_64_kilobytes() {
     let mut probe = Command::new("true");
     probe = on_a_small_disk(probe, &small, "64k");
     if probe.output().is_err() {
-        eprintln!("skipped: no rights to mount; `faults::room` holds the same with a disk that says it is full");
+        eprintln!(
+            "skipped: no rights to mount; `faults::room` holds the same with a disk that says it is full"
+        );
         return;
     }
     let binary = OsStr::new(env!("CARGO_BIN_EXE_atp-pipeline"));
     let mut shell = program(at, &[]);
     let mut command = Command::new("sh");
-    command.current_dir(at).envs(shell.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    command
+        .current_dir(at)
+        .envs(shell.get_envs().filter_map(|(k, v)| Some((k, v?))));
     shell = command;
     shell.args(["-c", "\"$0\" run random.toml --run-dir small/run; code=$?; find small -name '*.atp-tmp-*'; exit $code"]);
     shell.arg(binary);

@@ -14,11 +14,7 @@ fn over(folder: &Path, text: &str) -> Vec<String> {
 
 macro_rules! over {
     ($input:literal, $text:literal, $says:expr) => {
-        row(
-            $input,
-            |folder| over(folder, $text),
-            &$says,
-        )
+        row($input, |folder| over(folder, $text), &$says)
     };
 }
 
@@ -28,7 +24,11 @@ pub fn rows() -> Vec<Row> {
         over!(
             "unknown key",
             "[dpo.optim]\nlrr = 1e-5\n",
-            ["bad.toml:3:1: unknown key `lrr`", "did you mean `lr`?", "known keys: lr, "]
+            [
+                "bad.toml:3:1: unknown key `lrr`",
+                "did you mean `lr`?",
+                "known keys: lr, "
+            ]
         ),
         over!(
             "unknown table",
@@ -38,12 +38,18 @@ pub fn rows() -> Vec<Row> {
         over!(
             "wrong type",
             "[dpo]\nepochs = \"three\"\n",
-            ["bad.toml:3:10: `dpo.epochs`: expected a whole number", "the text \"three\""]
+            [
+                "bad.toml:3:10: `dpo.epochs`: expected a whole number",
+                "the text \"three\""
+            ]
         ),
         over!(
             "unknown value of a choice",
             "[grpo]\nloss = \"gpro\"\n",
-            ["bad.toml:3:8: unknown value `gpro` in `grpo.loss`", "did you mean `grpo`?"]
+            [
+                "bad.toml:3:8: unknown value `gpro` in `grpo.loss`",
+                "did you mean `grpo`?"
+            ]
         ),
         over!("no TOML", "[dpo\n", ["bad.toml:2:", "not TOML"]),
         over!(
@@ -80,7 +86,10 @@ pub fn rows() -> Vec<Row> {
                 fs::write(folder.join("bad.toml"), "extends = \"gone.toml\"\n").expect("a file");
                 typed(&["run", "bad.toml"])
             },
-            &["cannot read the recipe `gone.toml`, which `bad.toml` extends", "No such file"],
+            &[
+                "cannot read the recipe `gone.toml`, which `bad.toml` extends",
+                "No such file",
+            ],
         ),
         row(
             "extends in a circle",
@@ -93,19 +102,46 @@ pub fn rows() -> Vec<Row> {
             },
             &["recipes extend each other in a circle: `a.toml` → `b.toml` → `a.toml`"],
         ),
-        over!("seed beyond 2^63", "seeds = [18446744073709551615]\n", [
-            "bad.toml:2:10: `seeds.0`: expected 0 to 9223372036854775807, got 18446744073709551615"
-        ]),
-        over!("seed below 0", "seeds = [-1]\n", ["bad.toml:2:10: `seeds`: expected a whole number of at least 0, got -1"]),
+        over!(
+            "seed beyond 2^63",
+            "seeds = [18446744073709551615]\n",
+            [
+                "bad.toml:2:10: `seeds.0`: expected 0 to 9223372036854775807, got 18446744073709551615"
+            ]
+        ),
+        over!(
+            "seed below 0",
+            "seeds = [-1]\n",
+            ["bad.toml:2:10: `seeds`: expected a whole number of at least 0, got -1"]
+        ),
         row(
             "seed beyond 2^64 on the command line",
             |_| typed(&["run", "random.toml", "--seed", "18446744073709551616"]),
-            &["invalid value '18446744073709551616' for '--seed", "number too large"],
+            &[
+                "invalid value '18446744073709551616' for '--seed",
+                "number too large",
+            ],
         ),
-        over!("the same seed twice", "seeds = [3, 3]\n", ["bad.toml:2:13: `seeds.1`: seed 3 stands here twice"]),
-        over!("no seeds", "seeds = []\n", ["bad.toml:2:9: `seeds`: expected at least one seed"]),
-        over!("no variants", "variants = []\n", ["bad.toml:2:12: `variants`: expected some of base, dpo, grpo"]),
-        over!("no stages", "stages = []\n", ["bad.toml:2:10: `stages`: expected some of data, pairs"]),
+        over!(
+            "the same seed twice",
+            "seeds = [3, 3]\n",
+            ["bad.toml:2:13: `seeds.1`: seed 3 stands here twice"]
+        ),
+        over!(
+            "no seeds",
+            "seeds = []\n",
+            ["bad.toml:2:9: `seeds`: expected at least one seed"]
+        ),
+        over!(
+            "no variants",
+            "variants = []\n",
+            ["bad.toml:2:12: `variants`: expected some of base, dpo, grpo"]
+        ),
+        over!(
+            "no stages",
+            "stages = []\n",
+            ["bad.toml:2:10: `stages`: expected some of data, pairs"]
+        ),
         over!(
             "zero prompts to train on",
             "[role_play]\ntrain_per_environment = 0\n",
@@ -154,7 +190,9 @@ pub fn rows() -> Vec<Row> {
         over!(
             "more new tokens than any context",
             "[generation]\nmax_new_tokens = 1000000000000\n",
-            ["bad.toml:3:18: `generation.max_new_tokens`: expected up to 16777216, got 1000000000000"]
+            [
+                "bad.toml:3:18: `generation.max_new_tokens`: expected up to 16777216, got 1000000000000"
+            ]
         ),
         over!(
             "rank beyond all sizes",

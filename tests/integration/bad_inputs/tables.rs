@@ -32,7 +32,15 @@ fn pair(id: &str) -> PreferencePair {
 /// These bytes are exported as a table for TRL.
 fn exported(folder: &Path, bytes: &[u8]) -> Vec<String> {
     fs::write(folder.join("bad.parquet"), bytes).expect("a file");
-    typed(&["data", "export", "bad.parquet", "--format", "trl", "--out", "out.jsonl"])
+    typed(&[
+        "data",
+        "export",
+        "bad.parquet",
+        "--format",
+        "trl",
+        "--out",
+        "out.jsonl",
+    ])
 }
 
 /// Rows under the name of the pairs' schema.
@@ -123,25 +131,51 @@ pub fn rows() -> Vec<Row> {
             |_| typed(&["data", "inspect", "nothing.parquet"]),
             &["table nothing.parquet: cannot read: No such file"],
         ),
-        row("empty file", |folder| exported(folder, b""), &["table bad.parquet: not a readable Parquet file", "make it again"]),
-        row("text", |folder| exported(folder, b"id,chosen\n1,2\n"), &["table bad.parquet: not a readable Parquet file"]),
+        row(
+            "empty file",
+            |folder| exported(folder, b""),
+            &[
+                "table bad.parquet: not a readable Parquet file",
+                "make it again",
+            ],
+        ),
+        row(
+            "text",
+            |folder| exported(folder, b"id,chosen\n1,2\n"),
+            &["table bad.parquet: not a readable Parquet file"],
+        ),
         row(
             "cut",
             |folder| {
                 let bytes = as_pairs(&[pair("a")]);
                 exported(folder, &bytes[..bytes.len() - 9])
             },
-            &["table bad.parquet: not a readable Parquet file", "it may be truncated"],
+            &[
+                "table bad.parquet: not a readable Parquet file",
+                "it may be truncated",
+            ],
         ),
         row(
             "table of something else",
-            |folder| exported(folder, &encode_parquet(&[Short { id: "a".into() }]).expect("a table")),
-            &["bad.parquet: expected questions or preference pairs", "got another table", "--format jsonl writes any"],
+            |folder| {
+                exported(
+                    folder,
+                    &encode_parquet(&[Short { id: "a".into() }]).expect("a table"),
+                )
+            },
+            &[
+                "bad.parquet: expected questions or preference pairs",
+                "got another table",
+                "--format jsonl writes any",
+            ],
         ),
         row(
             "pairs without their columns",
             |folder| exported(folder, &as_pairs(&[Short { id: "a".into() }])),
-            &["bad.parquet: column `question_id` is missing (expected ", "; the file has: id"],
+            &[
+                "bad.parquet: column `question_id` is missing (expected ",
+                "; the file has: id",
+            ],
         ),
         row(
             "column of another type",

@@ -19,7 +19,15 @@ use crate::support::fixture;
 /// Lines to score by the model of the workplace.
 fn scored(folder: &Path, lines: &str) -> Vec<String> {
     fs::write(folder.join("in.jsonl"), lines).expect("a file");
-    typed(&["score", "--model", "model", "--in", "in.jsonl", "--out", "out.jsonl"])
+    typed(&[
+        "score",
+        "--model",
+        "model",
+        "--in",
+        "in.jsonl",
+        "--out",
+        "out.jsonl",
+    ])
 }
 
 /// A scenario file to check.
@@ -34,25 +42,66 @@ pub fn rows() -> Vec<Row> {
     vec![
         row(
             "prompt longer than the context",
-            |_| typed(&["sample", "--model", "model", "--max-new-tokens", "4", &"word ".repeat(20_000)]),
-            &["prompt of ", " tokens and 4 new ones exceed the model's context of 8192"],
+            |_| {
+                typed(&[
+                    "sample",
+                    "--model",
+                    "model",
+                    "--max-new-tokens",
+                    "4",
+                    &"word ".repeat(20_000),
+                ])
+            },
+            &[
+                "prompt of ",
+                " tokens and 4 new ones exceed the model's context of 8192",
+            ],
         ),
         row(
             "more new tokens than the context",
-            |_| typed(&["sample", "--model", "model", "--max-new-tokens", "9000", "hello"]),
+            |_| {
+                typed(&[
+                    "sample",
+                    "--model",
+                    "model",
+                    "--max-new-tokens",
+                    "9000",
+                    "hello",
+                ])
+            },
             &["and 9000 new ones exceed the model's context of 8192"],
         ),
         row(
             "zero new tokens",
-            |_| typed(&["sample", "--model", "model", "--max-new-tokens", "0", "hello"]),
+            |_| {
+                typed(&[
+                    "sample",
+                    "--model",
+                    "model",
+                    "--max-new-tokens",
+                    "0",
+                    "hello",
+                ])
+            },
             &["--max-new-tokens: expected 1 or more, got 0"],
         ),
         row(
             "line to score that is no JSON",
-            |folder| scored(folder, "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": \n"),
-            &["in.jsonl:2: expected {\"prompt\": \"…\", \"completion\": \"…\"} or {\"input_ids\": […]}, got {\"prompt\":"],
+            |folder| {
+                scored(
+                    folder,
+                    "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": \n",
+                )
+            },
+            &[
+                "in.jsonl:2: expected {\"prompt\": \"…\", \"completion\": \"…\"} or {\"input_ids\": […]}, got {\"prompt\":",
+            ],
         ),
-        row("no lines to score", |folder| scored(folder, "\n\n"), &["in.jsonl: nothing to score: the file has no lines"]),
+        row(
+            "no lines to score",
+            |folder| scored(folder, "\n\n"),
+            &["in.jsonl: nothing to score: the file has no lines"],
+        ),
         row(
             "line to score that is no UTF-8",
             |folder| {
@@ -69,7 +118,12 @@ pub fn rows() -> Vec<Row> {
         ),
         row(
             "text to score longer than the context",
-            |folder| scored(folder, &format!("{}\n", json!({"input_ids": vec![1; 9000]}))),
+            |folder| {
+                scored(
+                    folder,
+                    &format!("{}\n", json!({"input_ids": vec![1; 9000]})),
+                )
+            },
             &["in.jsonl:1: 9000 tokens exceed the model's context of 8192"],
         ),
         row(
@@ -84,7 +138,14 @@ pub fn rows() -> Vec<Row> {
         ),
         row(
             "environment without a rule",
-            |folder| scenario(folder, |text| text.lines().filter(|l| !l.starts_with("rule")).map(|l| format!("{l}\n")).collect()),
+            |folder| {
+                scenario(folder, |text| {
+                    text.lines()
+                        .filter(|l| !l.starts_with("rule"))
+                        .map(|l| format!("{l}\n"))
+                        .collect()
+                })
+            },
             &["environments/bakery.toml:", "`rule`"],
         ),
         row(
@@ -126,15 +187,27 @@ fn options() -> [ChoiceOption; 2] {
 
 #[test]
 fn control_characters_are_text_as_any_other() {
-    let all: String = (0..0xa0).filter_map(char::from_u32).chain(['\u{202e}', '\u{feff}', '\u{10ffff}']).collect();
-    assert_eq!(parse_choice(&all, &options()), Parsed::Invalid(NoChoice::NoAnswer));
+    let all: String = (0..0xa0)
+        .filter_map(char::from_u32)
+        .chain(['\u{202e}', '\u{feff}', '\u{10ffff}'])
+        .collect();
+    assert_eq!(
+        parse_choice(&all, &options()),
+        Parsed::Invalid(NoChoice::NoAnswer)
+    );
     assert!(calls(&all, false).is_empty());
     let _ = extract(&all);
     // Around an answer, they change nothing about it; in a label, it is another.
     let answer = format!("{all}\n{{\"choice\": \"A\"}}{}", '\u{7}');
-    assert_eq!(parse_choice(&answer, &options()).role(), Some(Role::Compliant));
+    assert_eq!(
+        parse_choice(&answer, &options()).role(),
+        Some(Role::Compliant)
+    );
     let other = "{\"choice\": \"A\u{8}B\"}";
-    assert_eq!(parse_choice(other, &options()), Parsed::Invalid(NoChoice::UnknownOption));
+    assert_eq!(
+        parse_choice(other, &options()),
+        Parsed::Invalid(NoChoice::UnknownOption)
+    );
     let row = EvalRow {
         model: "m".into(),
         variant: "base".into(),
@@ -167,9 +240,38 @@ fn control_characters_are_text_as_any_other() {
 fn a_megabyte_of_one_token_is_read_in_time() {
     let limit = Duration::from_secs(2);
     for token in [
-        "a", " ", "9", "9,", "0.", "-", "(", "{", "}", "[", "{[", "\"", "'", "\\", "<", "<tool>", "</tool>", "<think>",
-        "</think>", "<result>\n", "{\"choice\":", "{\"choice\": \"A\"}", "{'choice': ", "\\boxed{", "\\frac{1}", "1/", "answer is ",
-        "&lt;", "\n", "\u{0}", "é", "\u{1f600}",
+        "a",
+        " ",
+        "9",
+        "9,",
+        "0.",
+        "-",
+        "(",
+        "{",
+        "}",
+        "[",
+        "{[",
+        "\"",
+        "'",
+        "\\",
+        "<",
+        "<tool>",
+        "</tool>",
+        "<think>",
+        "</think>",
+        "<result>\n",
+        "{\"choice\":",
+        "{\"choice\": \"A\"}",
+        "{'choice': ",
+        "\\boxed{",
+        "\\frac{1}",
+        "1/",
+        "answer is ",
+        "&lt;",
+        "\n",
+        "\u{0}",
+        "é",
+        "\u{1f600}",
     ] {
         let text = token.repeat((1 << 20) / token.len());
         let begin = Instant::now();
@@ -177,10 +279,19 @@ fn a_megabyte_of_one_token_is_read_in_time() {
         let choice = begin.elapsed();
         let _ = extract(&text);
         let number = begin.elapsed();
-        let _ = (calls(&text, false), calls(&text, true), segments(&text, false), result_block(&text, 1 << 16));
+        let _ = (
+            calls(&text, false),
+            calls(&text, true),
+            segments(&text, false),
+            result_block(&text, 1 << 16),
+        );
         let all = begin.elapsed();
         assert!(choice < limit, "{token:?}: choice {choice:?}");
-        assert!(number - choice < limit, "{token:?}: number {:?}", number - choice);
+        assert!(
+            number - choice < limit,
+            "{token:?}: number {:?}",
+            number - choice
+        );
         assert!(all - number < limit, "{token:?}: calls {:?}", all - number);
     }
 }
@@ -193,6 +304,10 @@ fn a_megabyte_of_one_character_is_encoded_in_time() {
         let begin = Instant::now();
         let ids = codec.tokenizer().encode(&text).expect("ids");
         assert!(!ids.is_empty());
-        assert!(begin.elapsed() < Duration::from_secs(20), "{token:?}: {:?}", begin.elapsed());
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "{token:?}: {:?}",
+            begin.elapsed()
+        );
     }
 }
