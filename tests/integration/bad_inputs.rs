@@ -19,12 +19,14 @@ use tempfile::TempDir;
 use crate::cli::refused;
 use crate::support::repository;
 
+/// Makes an input in a folder and gives the arguments that meet it.
+type Make = Box<dyn Fn(&Path) -> Vec<String>>;
+
 /// A bad input, and what is said of it.
 pub struct Row {
     /// What is wrong with it.
     input: &'static str,
-    /// Makes it in a folder and gives the arguments that meet it.
-    make: Box<dyn Fn(&Path) -> Vec<String>>,
+    make: Make,
     /// Parts of the message.
     says: &'static [&'static str],
 }

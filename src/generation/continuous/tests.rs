@@ -213,7 +213,8 @@ impl Card for Paper {
     fn step(&mut self, rows: usize) -> Result<(), GpuError> {
         let mut memory = self.memory.borrow_mut();
         let mut outcome = vec![];
-        for row in memory.rows[..rows].to_vec() {
+        for at in 0..rows {
+            let row = memory.rows[at];
             let slot = memory.slots[row as usize].clone();
             if !slot.active {
                 outcome.push((0, 0.0, -1));
