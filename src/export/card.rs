@@ -11,6 +11,9 @@ use crate::artifact::Manifest;
 use crate::evaluation::observation;
 use crate::stages::evaluations::{Rows, evaluations};
 
+/// Round, share of events, decisions.
+type Rate = (u32, f64, usize);
+
 /// What a run left beside an adapter.
 pub(super) struct Trained {
     manifest: Manifest,
@@ -58,7 +61,7 @@ impl Trained {
     }
 
     /// Rates of events by round, of the evaluations of this adapter without a defence in the same run.
-    fn rates(&self) -> Vec<(String, Vec<(u32, f64, usize)>)> {
+    fn rates(&self) -> Vec<(String, Vec<Rate>)> {
         // <run>/stages/<this stage>
         let Some(run) = self.folder.parent().and_then(Path::parent) else {
             return vec![];

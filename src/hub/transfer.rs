@@ -110,7 +110,7 @@ impl Hub {
             Ok(Described {
                 etag: etag.to_owned(),
                 size: size.and_then(|s| s.parse().ok()),
-                address: location.map_or(address, str::to_owned),
+                address: location.map_or(address.clone(), |location| absolute(&address, location)),
             })
         })
     }
@@ -339,12 +339,15 @@ impl Hub {
         url: &str,
         headers: &[(&str, &str)],
     ) -> Result<(String, Response), Failure> {
-        self.redirected(method, url, headers, |_| true)
+        self.redirected(method, url, headers, |_, _| true)
     }
 
-    /// The answer, after redirects on the hub itself, as of renamed repositories.
+    /// The answer, after redirects on the hub itself, as of renamed repositories, but not to where a large file's bytes are:
+    /// that redirect is the one that says what they are.
     fn follow_here(&self, method: &str, url: &str) -> Result<(String, Response), Failure> {
-        self.redirected(method, url, &[], |next| origin(next) == origin(url))
+        self.redirected(method, url, &[], |next, response| {
+            origin(next) == origin(url) && response.header("x-linked-etag").is_none()
+        })
     }
 
     fn redirected(
@@ -352,7 +355,7 @@ impl Hub {
         method: &str,
         url: &str,
         headers: &[(&str, &str)],
-        goes: impl Fn(&str) -> bool,
+        goes: impl Fn(&str, &Response) -> bool,
     ) -> Result<(String, Response), Failure> {
         let mut url = url.to_owned();
         for _ in 0..=MOST_REDIRECTS {
@@ -365,7 +368,7 @@ impl Hub {
             let next = response.header("location").filter(|_| moved);
             let next = next.map(|location| absolute(&url, location));
             match next {
-                Some(next) if goes(&next) => url = next,
+                Some(next) if goes(&next, &response) => url = next,
                 _ => return Ok((url, response)),
             }
         }

@@ -327,6 +327,32 @@ fn an_expired_address_is_asked_for_anew() {
 }
 
 #[test]
+fn a_renamed_repository_is_followed() {
+    let place = Place::new();
+    let api = "Location: /api/models/tiny/llama/revision/main\r\n";
+    place
+        .site
+        .next("GET /api", Fault::Status("307 Temporary Redirect", api));
+    let found = place.main();
+    let file: &'static str =
+        "Location: /tiny/llama/resolve/0123456789abcdef0123456789abcdef01234567/config.json\r\n";
+    place
+        .site
+        .next("HEAD /tiny", Fault::Status("307 Temporary Redirect", file));
+    let path = place.hub().fetch(&found, "config.json").expect("a file");
+    assert_eq!(fs::read(path).expect("bytes"), model()["config.json"]);
+    // Round and round: an error, no hang.
+    for _ in 0..9 {
+        place
+            .site
+            .next("GET /api", Fault::Status("307 Temporary Redirect", api));
+    }
+    let error = place.hub().look_up(RepoType::Model, NAME, "main");
+    let error = error.expect_err("too many").to_string();
+    assert!(error.contains("more than 5 redirects"), "{error}");
+}
+
+#[test]
 fn the_token_goes_to_the_hub_and_nowhere_else() {
     let place = Place::new();
     place.site.gate(REPO);
