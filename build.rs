@@ -46,7 +46,10 @@ fn compile_native(libtorch: &Path) {
     cc::Build::new()
         .cpp(true)
         .std("c++20")
-        .files(["attention", "collective", "memory"].map(|name| format!("src/runtime/native/{name}.cpp")))
+        .files(
+            ["attention", "collective", "memory"]
+                .map(|name| format!("src/runtime/native/{name}.cpp")),
+        )
         .include("src/runtime/native")
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
