@@ -1,6 +1,8 @@
 # make reproduce   set up, build, run the laptop recipe: data to report, on this machine
 # make test        set up, build, run all tests (the real 135M model where it matters)
 # make test-kill   424 kills instead of the few of `make test`
+# make test-ranks  20 kills of one of two ranks instead of the few of `make test`
+# make test-slurm  jobs on a Slurm of its own on this machine (Debian: slurm-wlm, munge; as root): see scripts/slurm
 # make test-gpu    what needs a Hopper GPU: the fused kernels against the plain path
 # make test-coverage   the intervals in 20 000 invented worlds each instead of 1000
 # make fuzz TARGET=gguf   a fuzz target of tests/fuzz, ten million executions (RUNS=… changes that)
@@ -16,7 +18,7 @@ RUN_ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
 
-.PHONY: help setup build reproduce test test-kill test-gpu test-coverage test-browser test-ecosystem check fmt clippy doc fuzz deny sbom dist clean
+.PHONY: help setup build reproduce test test-kill test-ranks test-slurm test-gpu test-coverage test-browser test-ecosystem check fmt clippy doc fuzz deny sbom dist clean
 
 help:
 	@sed -n '1,/^$$/s/^# //p' Makefile
@@ -42,6 +44,12 @@ test: setup
 # 24 at random moments with the real one.
 test-kill: setup
 	ATP_KILLS=200 ATP_MODEL_KILLS=24 $(CARGO) test --locked --test integration kill -- --nocapture
+
+test-ranks: setup
+	ATP_RANK_KILLS=20 $(CARGO) test --locked --test integration ranks:: -- --nocapture --test-threads 1
+
+test-slurm: setup
+	$(CARGO) test --locked --test integration slurm:: -- --ignored --nocapture
 
 test-gpu: setup
 	@# Opened late from a test's thread, libtorch's CUDA library finds no GPU; so it is there from the start.

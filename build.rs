@@ -46,9 +46,14 @@ fn compile_native(libtorch: &Path) {
     cc::Build::new()
         .cpp(true)
         .std("c++20")
-        .files(["attention", "memory"].map(|name| format!("src/runtime/native/{name}.cpp")))
+        .files(
+            ["attention", "collective", "memory"]
+                .map(|name| format!("src/runtime/native/{name}.cpp")),
+        )
+        .include("src/runtime/native")
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
+        .define("USE_C10D_GLOO", None)
         .warnings(false)
         .opt_level(2)
         .compile("atp_native");

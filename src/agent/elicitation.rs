@@ -7,11 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::endpoint::ServedError;
 use super::model::LoadedModel;
-use crate::generation::{Engine, GenerationError, Request, Sampling, sampling::draw_option};
+use crate::generation::{
+    Engine, Finish, GenerationError, Request, Sampling, sampling::draw_option,
+};
 use crate::model::logprobs::{Predictors, Targets, sums};
 use crate::model::{Adapter, Packed};
 use crate::runtime::gpu::GpuError;
 use crate::runtime::interrupt::{Interrupted, check};
+use crate::runtime::ranks::Ended;
 use crate::runtime::seed::derive;
 use crate::scenario::prompt::AnswerStyle;
 use crate::text::{Message, RenderOptions, TextError};
@@ -130,7 +133,7 @@ pub struct Ask {
 }
 
 /// A constrained choice.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScoredChoice {
     /// Ids of each option's answer, as they follow prompt and reasoning.
     pub options: Vec<Vec<u32>>,
@@ -141,7 +144,7 @@ pub struct ScoredChoice {
 }
 
 /// A decision as the model wrote it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
     /// Everything the model wrote, special tokens left out.
     pub text: String,
@@ -160,13 +163,14 @@ pub struct Answer {
     /// The constrained choice, where there was one.
     pub choice: Option<ScoredChoice>,
     /// `stop`, `length`, or of a served model `filtered`.
+    #[serde(skip)]
     pub finish: &'static str,
     /// Tokens as a server counted them, where the ids are not known.
     pub usage: Option<Usage>,
 }
 
 /// Tokens of a request, as a server counts them; 0 where it does not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Of the prompt.
     pub prompt: u32,
@@ -206,10 +210,68 @@ pub enum AskError {
     /// A server gave no answer.
     #[error(transparent)]
     Served(#[from] ServedError),
+    /// It failed on another rank.
+    #[error("{0}")]
+    Elsewhere(String),
 }
 
-/// Ask for many decisions; answers come in the order of the asks. `progress` is told how many more are done.
+/// An answer on its way to the other ranks: its finish apart, or why there is none.
+type Posted = Result<(Answer, String), String>;
+
+/// Ask for many decisions; answers come in the order of the asks. `progress` is told how many more are done here.
+///
+/// Among ranks each gets a part of the asks and all get all answers. Asks that follow each other with the same messages
+/// (a GRPO group, further attempts) stay together, since their prompt is computed once.
+///
+/// # Errors
+/// A stop on request, or a rank that is gone.
 pub fn ask(
+    model: &LoadedModel,
+    adapter: Option<&Adapter>,
+    config: &GenerationConfig,
+    asks: &[Ask],
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<Result<Answer, AskError>>, Ended> {
+    if model.ranks.is_alone() {
+        return Ok(ask_here(model, adapter, config, asks, progress)?);
+    }
+    let groups: Vec<&[Ask]> = asks.chunk_by(|a, b| a.messages == b.messages).collect();
+    let new = match config.elicitation {
+        Elicitation::Score => 0,
+        Elicitation::Free | Elicitation::Constrained => config.max_new_tokens as u64,
+    };
+    let costs: Vec<u64> = groups
+        .iter()
+        .map(|group| prompt_cost(&group[0].messages) + group.len() as u64 * new)
+        .collect();
+    let answers: Vec<Vec<Posted>> = model.ranks.share(&costs, |mine| {
+        let here: Vec<Ask> = mine.iter().flat_map(|&g| groups[g].to_vec()).collect();
+        let answers = ask_here(model, adapter, config, &here, &mut progress)?;
+        let mut posted = answers.into_iter().map(|answer| {
+            let answer = answer.map_err(|error| error.to_string())?;
+            let finish = answer.finish.to_owned();
+            Ok((answer, finish))
+        });
+        let groups = mine
+            .iter()
+            .map(|&g| posted.by_ref().take(groups[g].len()).collect());
+        Ok::<_, Ended>(groups.collect())
+    })?;
+    let received = answers.into_iter().flatten().map(|answer| {
+        let (mut answer, finish) = answer.map_err(AskError::Elsewhere)?;
+        answer.finish = Finish::named(&finish);
+        Ok(answer)
+    });
+    Ok(received.collect())
+}
+
+/// About how many tokens a prompt has.
+pub(super) fn prompt_cost(messages: &[Message]) -> u64 {
+    messages.iter().map(|m| m.content.len() as u64 / 4).sum()
+}
+
+/// As [`ask`], on this rank.
+fn ask_here(
     model: &LoadedModel,
     adapter: Option<&Adapter>,
     config: &GenerationConfig,

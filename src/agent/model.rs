@@ -13,6 +13,7 @@ use crate::hub::{Hub, HubError};
 use crate::model::footprint::Footprint;
 use crate::model::weights::WeightError;
 use crate::model::{Decoder, ModelConfig, Weights};
+use crate::runtime::ranks::Ranks;
 use crate::text::{Message, RenderOptions, Speaker, TextCodec, TextError};
 
 /// Name of the small real model that the set-up script fetches.
@@ -131,6 +132,8 @@ pub struct LoadedModel {
     pub decoder: Decoder,
     /// Tokenizer, chat template, stop tokens.
     pub codec: TextCodec,
+    /// The ranks that have this model too and share its work.
+    pub ranks: Ranks,
 }
 
 impl LoadedModel {
@@ -154,7 +157,11 @@ impl LoadedModel {
                 problem,
             })?;
         let decoder = Decoder::load(&weights, kind, device)?;
-        Ok(Self { decoder, codec })
+        Ok(Self {
+            decoder,
+            codec,
+            ranks: Ranks::alone(),
+        })
     }
 
     /// The token that ends the model's turn, as its chat template writes it: the last token of every training

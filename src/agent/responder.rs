@@ -6,7 +6,7 @@ use super::elicitation::{Answer, Ask, AskError, GenerationConfig, ask};
 use super::endpoint::Endpoint;
 use super::model::LoadedModel;
 use crate::model::Adapter;
-use crate::runtime::interrupt::Interrupted;
+use crate::runtime::ranks::Ended;
 
 /// A model that can be asked for decisions.
 #[derive(Debug, Clone, Copy)]
@@ -34,10 +34,10 @@ impl<'a> Responder<'a> {
         config: &GenerationConfig,
         asks: &[Ask],
         progress: impl FnMut(usize),
-    ) -> Result<Vec<Result<Answer, AskError>>, Interrupted> {
+    ) -> Result<Vec<Result<Answer, AskError>>, Ended> {
         match self {
             Self::Loaded(model) => ask(model, adapter, config, asks, progress),
-            Self::Served(endpoint) => endpoint.ask(config, asks, progress),
+            Self::Served(endpoint) => Ok(endpoint.ask(config, asks, progress)?),
         }
     }
 }

@@ -7,11 +7,12 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::elicitation::{AskError, GenerationConfig};
+use super::elicitation::{AskError, GenerationConfig, prompt_cost};
 use super::model::LoadedModel;
 use crate::generation::{Engine, Finish, Halt, Request};
 use crate::model::Adapter;
 use crate::runtime::interrupt::{Interrupted, check};
+use crate::runtime::ranks::Ended;
 use crate::runtime::seed::derive;
 use crate::scenario::tool_use::call;
 use crate::scenario::tool_use::prompt::Way;
@@ -52,7 +53,7 @@ pub struct SolveAsk {
 }
 
 /// A call that was executed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
     /// The program.
     pub code: String,
@@ -61,7 +62,7 @@ pub struct Call {
 }
 
 /// What a model wrote on a problem, calls and results included.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Solution {
     /// The whole turn, special tokens left out.
     pub text: String,
@@ -82,6 +83,7 @@ pub struct Solution {
     /// Temperature of the sampler; 1 where it was greedy.
     pub temperature: f64,
     /// `stop` or `length`.
+    #[serde(skip)]
     pub finish: &'static str,
 }
 
@@ -105,10 +107,61 @@ pub enum SolveError {
     /// The sandbox broke down; the program is not to blame.
     #[error("the sandbox failed: {0}")]
     Sandbox(String),
+    /// It failed on another rank.
+    #[error("{0}")]
+    Elsewhere(String),
 }
 
-/// Solve many problems; solutions come in the order of the asks. `progress` is told how many more are done.
+/// Solve many problems; solutions come in the order of the asks. `progress` is told how many more are done here.
+///
+/// Among ranks each gets a part of the asks, those with the same messages together, and all get all solutions.
+///
+/// # Errors
+/// A stop on request, or a rank that is gone.
 pub fn solve(
+    model: &LoadedModel,
+    adapter: Option<&Adapter>,
+    generation: &GenerationConfig,
+    tools: &ToolConfig,
+    sandbox: &Sandbox,
+    asks: &[SolveAsk],
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<Result<Solution, SolveError>>, Ended> {
+    if model.ranks.is_alone() {
+        let here = solve_here(model, adapter, generation, tools, sandbox, asks, progress);
+        return Ok(here?);
+    }
+    let groups: Vec<&[SolveAsk]> = asks.chunk_by(|a, b| a.messages == b.messages).collect();
+    let new = generation.max_new_tokens as u64;
+    let costs: Vec<u64> = groups
+        .iter()
+        .map(|group| prompt_cost(&group[0].messages) + group.len() as u64 * new)
+        .collect();
+    type Posted = Result<(Solution, String), String>;
+    let solutions: Vec<Vec<Posted>> = model.ranks.share(&costs, |mine| {
+        let here: Vec<SolveAsk> = mine.iter().flat_map(|&g| groups[g].to_vec()).collect();
+        let progress = &mut progress;
+        let solutions = solve_here(model, adapter, generation, tools, sandbox, &here, progress)?;
+        let mut posted = solutions.into_iter().map(|solution| {
+            let solution = solution.map_err(|error| error.to_string())?;
+            let finish = solution.finish.to_owned();
+            Ok((solution, finish))
+        });
+        let groups = mine
+            .iter()
+            .map(|&g| posted.by_ref().take(groups[g].len()).collect());
+        Ok::<_, Ended>(groups.collect())
+    })?;
+    let received = solutions.into_iter().flatten().map(|solution| {
+        let (mut solution, finish) = solution.map_err(SolveError::Elsewhere)?;
+        solution.finish = Finish::named(&finish);
+        Ok(solution)
+    });
+    Ok(received.collect())
+}
+
+/// As [`solve`], on this rank.
+fn solve_here(
     model: &LoadedModel,
     adapter: Option<&Adapter>,
     generation: &GenerationConfig,

@@ -39,13 +39,30 @@ impl std::fmt::Display for Holder {
 pub struct RunLock {
     file: File,
     path: PathBuf,
+    beside: bool,
 }
 
 impl RunLock {
     /// Take the lock of this run directory (created if need be), or say who has it.
     pub fn acquire(directory: &Path) -> Result<Self, ArtifactError> {
+        Self::take(directory, LOCK, false)
+    }
+
+    /// Work in this run directory beside others that do the same, each on another stage: it keeps those out who want the
+    /// directory for themselves.
+    pub fn acquire_beside(directory: &Path) -> Result<Self, ArtifactError> {
+        Self::take(directory, LOCK, true)
+    }
+
+    /// The right to make one stage beside others who make other ones.
+    pub fn acquire_stage(directory: &Path, stage: &str) -> Result<Self, ArtifactError> {
+        Self::take(directory, &format!("locks/{stage}.lock"), false)
+    }
+
+    fn take(directory: &Path, name: &str, beside: bool) -> Result<Self, ArtifactError> {
         create_folder(directory)?;
-        let path = directory.join(LOCK);
+        let path = directory.join(name);
+        create_folder(super::file::parent(&path))?;
         // Not truncated here: until the lock is ours, its text is the holder's.
         let mut file = OpenOptions::new()
             .read(true)
@@ -55,7 +72,11 @@ impl RunLock {
             .open(&path)
             .map_err(ArtifactError::io("open the lock", &path))?;
         for attempt in 1.. {
-            match file.try_lock() {
+            let tried = match beside {
+                true => file.try_lock_shared(),
+                false => file.try_lock(),
+            };
+            match tried {
                 Ok(()) => break,
                 Err(TryLockError::WouldBlock) if attempt < TRIES => {
                     std::thread::sleep(Duration::from_millis(50));
@@ -78,8 +99,11 @@ impl RunLock {
             host: host_name(),
             started: time::now(),
         };
-        write_holder(&mut file, &holder).map_err(ArtifactError::io("write the lock", &path))?;
-        Ok(Self { file, path })
+        // Of several side by side, none is the holder.
+        if !beside {
+            write_holder(&mut file, &holder).map_err(ArtifactError::io("write the lock", &path))?;
+        }
+        Ok(Self { file, path, beside })
     }
 
     /// Who holds this run directory now; `None` if nobody does. Changes nothing on disk.
@@ -106,7 +130,9 @@ impl Drop for RunLock {
     fn drop(&mut self) {
         // The file stays: removing it would let two processes lock two files of one name.
         // Its text is for the reader only, and a disk that turned read-only keeps it: who holds it, the lock says.
-        let _ = self.file.set_len(0);
+        if !self.beside {
+            let _ = self.file.set_len(0);
+        }
         if let Err(error) = self.file.unlock() {
             tracing::warn!("cannot release `{}`: {error}", self.path.display());
         }

@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use tch::Device;
 
 use crate::runtime::device::{self, DeviceChoice};
+use crate::runtime::ranks::Place;
 
 mod bench;
 mod compare;
@@ -21,6 +22,7 @@ mod serve;
 mod shell;
 pub mod start;
 mod status;
+mod submit;
 
 const EXITS: &str = "Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong arguments, 130 stopped on \
                      request with the work saved. The first Ctrl-C saves and stops, the second quits at once.";
@@ -46,6 +48,8 @@ pub struct Cli {
 enum Command {
     /// Run a recipe: data, pairs, training, evaluation, report; what is up to date is skipped.
     Run(run::RunArgs),
+    /// Hand a recipe to Slurm: a job a stage, with their dependencies; arrays over models, seeds and variants.
+    Submit(submit::SubmitArgs),
     /// Show the stages of a run directory and how far they are.
     Status(status::StatusArgs),
     /// Draw the training and test questions of a recipe.
@@ -99,6 +103,16 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// Among ranks: the GPU of this one, and its part of the cores.
+    fn share(&mut self, place: &Place) -> anyhow::Result<()> {
+        if self.threads == 0 {
+            let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+            self.threads = (cores / place.local_size).max(1);
+        }
+        self.device = device::of_rank(self.device, place.local_rank)?;
+        Ok(())
+    }
+
     /// Set the threads and open the device.
     fn open(&self) -> anyhow::Result<Device> {
         if self.deterministic {
@@ -134,6 +148,7 @@ impl Cli {
                 args.execute()
             }
             Command::Compare(args) => args.execute(),
+            Command::Submit(args) => args.execute(),
             Command::Data(args) => args.execute(),
             Command::Export(args) => args.execute(),
             Command::Serve(args) => args.execute(),

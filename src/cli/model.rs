@@ -46,6 +46,11 @@ impl ModelArgs {
         name.unwrap_or(&self.model).to_owned()
     }
 
+    /// The same, to be narrowed to one rank's.
+    pub fn device_mut(&mut self) -> &mut DeviceArgs {
+        &mut self.device
+    }
+
     /// Load both.
     pub fn load(&self) -> anyhow::Result<(LoadedModel, Option<Adapter>)> {
         let device = self.device.open()?;

@@ -10,13 +10,14 @@ use crate::artifact::free_space;
 use crate::recipe::Recipe;
 use crate::recipe::plan::DEFAULT_RECIPE;
 use crate::recipe::raw::StageKind;
+use crate::runtime::ranks::{Place, Ranks, launch};
 use crate::scenario::Testbed;
 use crate::stages::bodies::{Machine, REPORT_PAGE, pipeline};
 use crate::stages::{RunOptions, run};
 
-/// Options of `run` and its parts.
-#[derive(Debug, Args)]
-pub struct RunArgs {
+/// Which recipe, with what laid over it, and where its results go.
+#[derive(Debug, Clone, Args)]
+pub struct RecipeArgs {
     /// A recipe file, or the name of one that comes with the program.
     #[arg(default_value = DEFAULT_RECIPE)]
     recipe: String,
@@ -32,6 +33,50 @@ pub struct RunArgs {
     /// A model in place of the recipe's: folder, .gguf file, embedded name, or owner/name on the hub.
     #[arg(long)]
     model: Option<String>,
+}
+
+impl RecipeArgs {
+    /// The recipe, and its run directory.
+    pub(super) fn load(&self) -> anyhow::Result<(Recipe, PathBuf)> {
+        let mut assignments = self.assignments.clone();
+        if !self.seed.is_empty() {
+            assignments.push(format!("seeds={:?}", self.seed));
+        }
+        let mut recipe = Recipe::load(&self.recipe, &assignments)?;
+        if let Some(model) = &self.model {
+            recipe.replace_models(absolute_if_there(model))?;
+        }
+        let root = self.run_dir.clone();
+        let root = root.unwrap_or_else(|| Path::new("runs").join(&recipe.name));
+        Ok((recipe, root))
+    }
+
+    /// The arguments again, for a command that is run in the same folder.
+    pub(super) fn words(&self, root: &Path) -> Vec<String> {
+        let mut words = vec![
+            self.recipe.clone(),
+            "--run-dir".into(),
+            root.display().to_string(),
+        ];
+        for assignment in &self.assignments {
+            words.extend(["--set".into(), assignment.clone()]);
+        }
+        if !self.seed.is_empty() {
+            let seeds: Vec<String> = self.seed.iter().map(u64::to_string).collect();
+            words.extend(["--seed".into(), seeds.join(",")]);
+        }
+        if let Some(model) = &self.model {
+            words.extend(["--model".into(), model.clone()]);
+        }
+        words
+    }
+}
+
+/// Options of `run` and its parts.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    recipe: RecipeArgs,
     /// Only this stage and what it needs; may be given several times.
     #[arg(long, value_name = "STAGE")]
     only: Vec<String>,
@@ -44,6 +89,12 @@ pub struct RunArgs {
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
+    /// Other processes make other stages in the same run directory; set in the jobs of `submit`.
+    #[arg(long, hide = true)]
+    beside: bool,
+    /// Share the work among this many processes on this machine, each with a GPU of its own or a part of the cores.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    nproc: Option<u16>,
     #[command(flatten)]
     device: DeviceArgs,
     /// Say nothing that is not wrong.
@@ -106,7 +157,8 @@ impl TrainArgs {
             ("group", self.group.map(|v| v.to_string())),
         ];
         // A testbed's own table lies over the one at the top; what was typed lies over both.
-        let recipe = Recipe::load(&self.run.recipe, &self.run.assignments)?;
+        let given_recipe = &self.run.recipe;
+        let recipe = Recipe::load(&given_recipe.recipe, &given_recipe.assignments)?;
         let own = |testbed: &&Testbed| {
             let (all, here) = (&recipe.settings, recipe.of(**testbed));
             all.dpo != here.dpo || all.grpo != here.grpo
@@ -125,13 +177,18 @@ impl TrainArgs {
         for (key, value) in given {
             for table in value.iter().flat_map(|_| &tables) {
                 let value = value.as_deref().unwrap_or_default();
-                self.run.assignments.push(format!("{table}.{key}={value}"));
+                self.run
+                    .recipe
+                    .assignments
+                    .push(format!("{table}.{key}={value}"));
             }
         }
         let out = self.out.clone();
         let quiet = self.run.quiet;
         let folders = self.run.run_stages(&[kind])?;
         match (out, &folders[..]) {
+            // A starter of ranks, or a rank that is not the first: what there is to say, that one says.
+            (_, []) => {}
             (None, _) if quiet => {}
             (None, _) => {
                 for folder in folders {
@@ -189,14 +246,32 @@ impl RunArgs {
 
     /// As [`Self::execute`]; gives the folders of the stages of these kinds.
     fn run_stages(mut self, kinds: &[StageKind]) -> anyhow::Result<Vec<PathBuf>> {
-        if !self.seed.is_empty() {
-            self.assignments.push(format!("seeds={:?}", self.seed));
-        }
-        let mut recipe = Recipe::load(&self.recipe, &self.assignments)?;
-        if let Some(model) = &self.model {
-            recipe.replace_models(absolute_if_there(model))?;
-        }
-        let machine = Machine::new(self.device.open()?);
+        let place = match (Place::from_environment()?, self.nproc) {
+            _ if self.dry_run => None,
+            // A rank already, or one that the processes below it are not.
+            (place, None | Some(1)) => place,
+            (Some(place), Some(_)) if launch::is_launched() => Some(place),
+            (_, Some(size)) => {
+                return launch::run(size.into())
+                    .map(|()| vec![])
+                    .map_err(Into::into);
+            }
+        };
+        let ranks = match place {
+            Some(place) => {
+                self.device.share(&place)?;
+                Ranks::connect(place)?
+            }
+            None => Ranks::alone(),
+        };
+        let result = self.run_ranks(kinds, &ranks);
+        ranks.conclude(result)
+    }
+
+    /// As [`Self::run_stages`], as one of the ranks.
+    fn run_ranks(self, kinds: &[StageKind], ranks: &Ranks) -> anyhow::Result<Vec<PathBuf>> {
+        let (recipe, root) = self.recipe.load()?;
+        let machine = Machine::new(self.device.open()?, ranks.clone());
         let pipeline = pipeline(&recipe, &machine, !self.dry_run)?;
         let of_kinds: Vec<String> = kinds
             .iter()
@@ -213,15 +288,17 @@ impl RunArgs {
             (true, false) => Some(of_kinds.clone()),
             (true, true) => pipeline.wanted,
         };
-        let root = self
-            .run_dir
-            .unwrap_or_else(|| Path::new("runs").join(&recipe.name));
         let options = RunOptions {
             dry_run: self.dry_run,
             only,
             keep_going: self.keep_going,
+            beside: self.beside,
+            ranks: ranks.clone(),
         };
         let mut done = run(&root, &pipeline.stages, &options);
+        if !ranks.is_first() {
+            return done.result.map(|()| vec![]);
+        }
         if self.dry_run {
             done.summary.tell_needs(pipeline.memory, free_space(&root));
         }

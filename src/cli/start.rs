@@ -9,6 +9,8 @@ use super::Cli;
 use crate::runtime::guard::is_guarded;
 use crate::runtime::interrupt::{self, Interrupted};
 use crate::runtime::message::message;
+use crate::runtime::ranks::launch::LaunchError;
+use crate::runtime::ranks::{self, RankError};
 
 /// Do what was asked for, and tell how it ended.
 pub fn start(cli: Cli) -> ExitCode {
@@ -17,6 +19,8 @@ pub fn start(cli: Cli) -> ExitCode {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let level = match (cli.quiet, cli.verbose) {
         (true, _) => "error",
+        // What there is to say, rank 0 says.
+        (false, 0) if ranks::place::rank() > 0 => "error",
         (false, 0) => "atp_pipeline=info,warn",
         (false, 1) => "atp_pipeline=debug,info",
         (false, _) => "trace",
@@ -42,12 +46,29 @@ pub fn start(cli: Cli) -> ExitCode {
             eprintln!("{Interrupted}");
             ExitCode::from(interrupt::EXIT_CODE as u8)
         }
-        Ok(Err(error)) => {
-            eprintln!("error: {}", message(&error));
-            ExitCode::FAILURE
-        }
+        Ok(Err(error)) => tell_error(&error),
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Say what went wrong, unless another rank or another process says it.
+fn tell_error(error: &anyhow::Error) -> ExitCode {
+    let mut chain = error.chain();
+    if let Some(lost) = chain.find_map(|cause| cause.downcast_ref::<RankError>()) {
+        match lost.is_told_elsewhere() || !lost.is_told_by(ranks::place::rank()) {
+            true => tracing::debug!("{}", message(error)),
+            false => eprintln!("error: {lost}"),
+        }
+        return ExitCode::from(ranks::BYSTANDER_CODE as u8);
+    }
+    let by_a_rank = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(LaunchError::Failed { .. }))
+    };
+    match error.chain().any(by_a_rank) {
+        true => tracing::debug!("{}", message(error)),
+        false => eprintln!("error: {}", message(error)),
+    }
+    ExitCode::FAILURE
 }
 
 fn tell_panic(panic: &std::panic::PanicHookInfo) {

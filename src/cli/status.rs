@@ -37,7 +37,7 @@ impl StatusArgs {
             );
         }
         let Some(seconds) = self.watch else {
-            let status = status(&self.run_dir, &[])?;
+            let status = status(&self.run_dir, &[])?.with_jobs()?;
             match self.json {
                 true => println!("{}", serde_json::to_string_pretty(&status)?),
                 false => print!("{status}"),
@@ -50,7 +50,7 @@ impl StatusArgs {
         let mut out = std::io::stdout();
         let live = out.is_terminal() && !self.json;
         loop {
-            let status = status(&self.run_dir, &[])?;
+            let status = status(&self.run_dir, &[])?.with_jobs()?;
             let text = match self.json {
                 true => format!("{}\n", serde_json::to_string(&status)?),
                 false => status.to_string(),

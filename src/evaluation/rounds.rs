@@ -14,6 +14,7 @@ use crate::agent::{Answer, Ask, AskError, GenerationConfig, Responder, ServedErr
 use crate::artifact::table::{TableError, decode_parquet, encode_parquet};
 use crate::artifact::{ArtifactError, Checkpoints};
 use crate::runtime::interrupt::Interrupted;
+use crate::runtime::ranks::{Ended, RankError};
 use crate::runtime::progress::Progress;
 use crate::runtime::seed::derive;
 use crate::scenario::choice::parse_choice;
@@ -64,6 +65,9 @@ pub enum EvaluationError {
     // Not transparent: that would take `Interrupted` itself out of the chain, by which a stop is known.
     #[error("{0}")]
     Interrupted(#[from] Interrupted),
+    /// The ranks cannot go on together.
+    #[error("{0}")]
+    Ranks(#[from] RankError),
     /// A file could not be written or read.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -91,7 +95,17 @@ impl From<TrainError> for EvaluationError {
     fn from(error: TrainError) -> Self {
         match error {
             TrainError::Interrupted(stop) => Self::Interrupted(stop),
+            TrainError::Ranks(error) => Self::Ranks(error),
             other => Self::Training(other),
+        }
+    }
+}
+
+impl From<Ended> for EvaluationError {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Interrupted(stop) => stop.into(),
+            Ended::Ranks(error) => error.into(),
         }
     }
 }

@@ -74,6 +74,15 @@ impl Finish {
             Self::Length => "length",
         }
     }
+
+    /// The name again, after it was read from somewhere; one that is none counts as a limit.
+    pub fn named(name: &str) -> &'static str {
+        let known = [Self::Stop, Self::Halt, Self::Length].map(Self::name);
+        known
+            .into_iter()
+            .find(|known| *known == name)
+            .unwrap_or(Self::Length.name())
+    }
 }
 
 /// A generated continuation.

@@ -94,6 +94,36 @@ pub fn open(choice: DeviceChoice) -> Result<Device, DeviceError> {
     }
 }
 
+/// The GPU of one of several ranks on this machine. A launcher may show each rank one GPU of its own; where all see
+/// several, each takes its own of them.
+///
+/// # Errors
+/// Fewer GPUs than ranks.
+pub fn of_rank(choice: DeviceChoice, local_rank: usize) -> Result<DeviceChoice, DeviceError> {
+    let wanted = match choice {
+        DeviceChoice::Auto => gpu_present(),
+        DeviceChoice::Cuda(0) => true,
+        DeviceChoice::Cpu | DeviceChoice::Cuda(_) => false,
+    };
+    if !wanted {
+        return Ok(choice);
+    }
+    open_cuda();
+    let count = match Cuda::is_available() {
+        true => Cuda::device_count() as usize,
+        false => 0,
+    };
+    match count {
+        // `open` says what is wrong with none.
+        0 | 1 => Ok(choice),
+        _ if local_rank < count => Ok(DeviceChoice::Cuda(local_rank)),
+        _ => Err(DeviceError {
+            index: local_rank,
+            problem: format!("{count} GPUs are there, and a rank needs one of its own"),
+        }),
+    }
+}
+
 /// Whether the NVIDIA driver shows a device, without loading anything.
 pub fn gpu_present() -> bool {
     Path::new("/dev/nvidiactl").exists() || Path::new("/proc/driver/nvidia/version").exists()

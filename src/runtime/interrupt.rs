@@ -30,11 +30,44 @@ pub fn install() -> std::io::Result<()> {
     Ok(())
 }
 
+/// Several ranks work together: a stop counts once all know of it.
+static AMONG_RANKS: AtomicBool = AtomicBool::new(false);
+/// They all know.
+static AGREED: AtomicBool = AtomicBool::new(false);
+/// This rank works on its own share, to be told of at its end.
+static LOCALLY: AtomicBool = AtomicBool::new(false);
+
 /// `Err(Interrupted)` once a stop was asked for. Call it wherever the work on disk is whole.
+///
+/// Among ranks it is that once all agreed ([`agree`]), so that all stop at the same point; inside [`locally`] it is as
+/// soon as this one was asked.
 pub fn check() -> Result<(), Interrupted> {
-    if flag().load(Ordering::SeqCst) {
-        Err(Interrupted)
-    } else {
-        Ok(())
-    }
+    let counts = match AMONG_RANKS.load(Ordering::SeqCst) && !LOCALLY.load(Ordering::SeqCst) {
+        true => AGREED.load(Ordering::SeqCst),
+        false => is_requested(),
+    };
+    if counts { Err(Interrupted) } else { Ok(()) }
+}
+
+/// Whether this process was asked to stop.
+pub fn is_requested() -> bool {
+    flag().load(Ordering::SeqCst)
+}
+
+/// From here on a stop counts once all ranks know of it.
+pub fn among_ranks() {
+    AMONG_RANKS.store(true, Ordering::SeqCst);
+}
+
+/// All ranks know that one was asked to stop.
+pub fn agree() {
+    AGREED.store(true, Ordering::SeqCst);
+}
+
+/// Do a share of the work that ends in telling all ranks whether it was stopped.
+pub fn locally<T>(work: impl FnOnce() -> T) -> T {
+    LOCALLY.store(true, Ordering::SeqCst);
+    let done = work();
+    LOCALLY.store(false, Ordering::SeqCst);
+    done
 }

@@ -1,4 +1,4 @@
-//! What every layer stands on: seeded random streams, devices, signals, messages, HTTP and progress lines.
+//! What every layer stands on: seeded random streams, devices, signals, messages, HTTP, progress lines, and the ranks of a run.
 
 pub mod budget;
 pub mod device;
@@ -11,4 +11,5 @@ pub mod interrupt;
 pub mod memory;
 pub mod message;
 pub mod progress;
+pub mod ranks;
 pub mod seed;

@@ -25,7 +25,7 @@ impl Progress {
     /// A new line; nothing is shown before two seconds have passed.
     pub fn new(label: impl Into<String>, total: usize) -> Self {
         use std::io::IsTerminal;
-        let terminal = std::io::stderr().is_terminal();
+        let terminal = std::io::stderr().is_terminal() && super::ranks::place::rank() == 0;
         let label = label.into();
         let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::hidden());
         let style =

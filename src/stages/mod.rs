@@ -20,12 +20,14 @@ mod layout;
 mod plan;
 mod reason;
 mod runner;
+pub mod slurm;
 mod stage;
 mod status;
 mod summary;
+mod together;
 
 pub use key::{StageKey, canonical_json};
-pub use plan::PlanError;
+pub use plan::{PlanError, select};
 pub use reason::Reason;
 pub use runner::{Outcome, Run, RunOptions, is_interrupt, run};
 pub use stage::{Input, Source, Stage, StageContext, Work};

@@ -8,13 +8,16 @@ use anyhow::Context;
 
 use super::layout::{self, CHECKPOINTS, Layout, STARTED, Started};
 use super::reason::in_words;
-use super::{Reason, RunSummary, Source, Stage, StageContext, StageKey, StageReport, State, plan};
+use super::{
+    Reason, RunSummary, Source, Stage, StageContext, StageKey, StageReport, State, plan, together,
+};
 use crate::artifact::file::create_folder;
 use crate::artifact::{
     ArtifactError, Digest, Manifest, RunLock, digest_bytes, digest_file, remove_stale_temporaries,
     time,
 };
 use crate::runtime::message::message;
+use crate::runtime::ranks::Ranks;
 use crate::runtime::{device, interrupt, seed};
 
 /// How a list of stages is run.
@@ -26,6 +29,10 @@ pub struct RunOptions {
     pub only: Option<Vec<String>>,
     /// After a failure go on with the stages that do not depend on the failed one; else stop.
     pub keep_going: bool,
+    /// Other processes work in the run directory, too, each on another stage; what such a stage needs must be there.
+    pub beside: bool,
+    /// Who shares the work. Rank 0 decides and writes; a summary of another one is empty.
+    pub ranks: Ranks,
 }
 
 /// Whether a stage is up to date.
@@ -58,13 +65,28 @@ pub fn is_interrupt(error: &anyhow::Error) -> bool {
 
 /// Bring the stages up to date in their order. The run directory is created and locked, except in a dry run.
 pub fn run(root: &Path, stages: &[Box<dyn Stage>], options: &RunOptions) -> Run {
+    if !options.ranks.is_first() {
+        return Run {
+            summary: RunSummary::new(root, options.dry_run),
+            result: match options.dry_run {
+                true => Ok(()),
+                false => together::follow(&options.ranks, root, stages),
+            },
+        };
+    }
     let mut runner = Runner {
         layout: Layout::new(root),
         dry_run: options.dry_run,
+        beside: options.beside,
+        ranks: options.ranks.clone(),
+        broken: false,
         made: BTreeMap::new(),
         summary: RunSummary::new(root, options.dry_run),
     };
     let result = runner.run_all(stages, options);
+    if !options.dry_run && !runner.broken {
+        together::dismiss(&options.ranks, &result);
+    }
     Run {
         summary: runner.summary,
         result,
@@ -96,6 +118,10 @@ struct Inputs {
 struct Runner {
     layout: Layout,
     dry_run: bool,
+    beside: bool,
+    ranks: Ranks,
+    /// A stage failed that ranks shared: where the others are is not known, and none can go on.
+    broken: bool,
     made: BTreeMap<String, Made>,
     summary: RunSummary,
 }
@@ -106,9 +132,10 @@ impl Runner {
         let selected = plan::select(stages, options.only.as_deref())?;
         let _lock = match self.dry_run {
             true => None,
+            false if options.beside => Some(RunLock::acquire_beside(self.layout.root())?),
             false => Some(RunLock::acquire(self.layout.root())?),
         };
-        if !self.dry_run {
+        if !self.dry_run && !options.beside {
             remove_stale_temporaries(&self.layout.root().join("latest"))?;
         }
         let mut failure: Option<anyhow::Error> = None;
@@ -123,7 +150,7 @@ impl Runner {
             report.model = stage.model_identity();
             let stop = failure
                 .as_ref()
-                .is_some_and(|error| !options.keep_going || is_interrupt(error));
+                .is_some_and(|error| !options.keep_going || is_interrupt(error) || self.broken);
             if stop {
                 self.summary.stages.push(report);
                 continue;
@@ -131,6 +158,7 @@ impl Runner {
             let result = self.run_one(stage, &mut report);
             if let Err(error) = result {
                 let interrupted = is_interrupt(&error);
+                self.broken |= !self.ranks.is_alone() && stage.is_shared() && !interrupted;
                 report.state = if interrupted {
                     State::Interrupted
                 } else {
@@ -205,7 +233,11 @@ impl Runner {
                     report.state = State::WouldRun;
                     Made::Pending
                 } else {
-                    interrupt::check()?;
+                    interrupt::locally(interrupt::check)?;
+                    let _lock = match self.beside {
+                        true => Some(RunLock::acquire_stage(self.layout.root(), &name)?),
+                        false => None,
+                    };
                     let begin = Instant::now();
                     let result = self.make(stage, &key, &folder, inputs.paths, &report.reasons);
                     report.seconds = begin.elapsed().as_secs_f64();
@@ -288,7 +320,10 @@ impl Runner {
                 }
             }
         };
-        let processor = device::processor();
+        let mut processor = device::processor();
+        if !self.ranks.is_alone() {
+            processor.push_str(&format!(" on each of {} ranks", self.ranks.size()));
+        }
         if ![String::new(), processor.clone()].contains(&started.processor) {
             tracing::warn!(
                 "`{name}`: was begun on {}, goes on on {processor}: no one machine would give the same bytes",
@@ -308,7 +343,7 @@ impl Runner {
             checkpoints: layout::checkpoints(folder),
         };
         let begin = Instant::now();
-        let result = stage.run(&context);
+        let result = together::lead(&self.ranks, stage, &context);
         started.seconds += begin.elapsed().as_secs_f64();
         if let Err(error) = result {
             // The time is for the reader only; the stage's own error matters more than one from here.

@@ -140,6 +140,11 @@ pub trait Stage {
     /// Root seed of its random streams; a stage that draws nothing returns 0. Part of the key.
     fn seed(&self) -> u64;
 
+    /// Its work can be divided among ranks; otherwise rank 0 does it alone. Not part of the key.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// How much it has to do, if that can be told beforehand. Not part of the key.
     fn work(&self) -> Option<Work> {
         None

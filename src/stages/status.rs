@@ -1,5 +1,6 @@
 //! What a run directory holds, read from its manifests and marks alone: no output is opened, nothing is changed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::layout::{self, Layout};
+use super::slurm::{self, JobState};
 use super::summary::duration;
 use crate::artifact::lock::Holder;
 use crate::artifact::{ArtifactError, Manifest, RunLock};
@@ -72,6 +74,9 @@ pub struct Status {
     pub holder: Option<Holder>,
     /// Its stages' folders.
     pub stages: Vec<StageStatus>,
+    /// Jobs that were submitted for it, by stage.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub jobs: BTreeMap<String, JobState>,
 }
 
 /// Look at a run directory. Stages stand in the order of `order` (a plan's names), others after them by name.
@@ -124,7 +129,22 @@ pub fn status(root: &Path, order: &[String]) -> Result<Status, ArtifactError> {
         run_directory: root.to_path_buf(),
         holder: RunLock::holder(root)?,
         stages,
+        jobs: BTreeMap::new(),
     })
+}
+
+impl Status {
+    /// With the jobs that were submitted for the run directory, and what Slurm says of them.
+    ///
+    /// # Errors
+    /// The list of jobs cannot be read.
+    pub fn with_jobs(mut self) -> anyhow::Result<Self> {
+        let jobs = slurm::submitted(&self.run_directory)?;
+        if !jobs.is_empty() {
+            self.jobs = slurm::states(&jobs);
+        }
+        Ok(self)
+    }
 }
 
 /// The stage's name in its folder's name, for want of a readable manifest.
@@ -214,6 +234,17 @@ impl fmt::Display for Status {
                     }
                 }
                 Progress::Damaged { reason } => writeln!(f, "damaged: {reason}")?,
+            }
+        }
+        if !self.jobs.is_empty() {
+            writeln!(f, "jobs:")?;
+            let width = self.jobs.keys().map(String::len).max().unwrap_or(0);
+            for (stage, job) in &self.jobs {
+                let state = job
+                    .state
+                    .as_deref()
+                    .unwrap_or("not in Slurm's queue any more");
+                writeln!(f, "{stage:width$}  job {}: {state}", job.job)?;
             }
         }
         if self.stages.is_empty() {

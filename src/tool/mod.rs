@@ -56,7 +56,7 @@ mod unsupported;
 #[cfg(target_os = "linux")]
 mod worker;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 #[cfg(target_os = "linux")]
 pub use capabilities::{Capabilities, Namespaces};
@@ -68,7 +68,7 @@ pub use sandbox::Sandbox;
 pub use unsupported::{Capabilities, Sandbox};
 
 /// How a program ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Status {
     /// By itself, with exit code 0.

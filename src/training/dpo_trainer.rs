@@ -25,6 +25,7 @@ use crate::model::{Adapter, Decoder, LoraConfig, Packed};
 use crate::runtime::gpu::GpuError;
 use crate::runtime::interrupt::check;
 use crate::runtime::progress::Progress;
+use crate::runtime::ranks::{RankError, Ranks};
 use crate::runtime::seed::stream;
 use crate::scenario::tool_use::call::{Segment, SegmentKind, segments};
 
@@ -159,6 +160,32 @@ impl PairTokens {
 
 fn sizes<'a>(pairs: impl Iterator<Item = &'a PairTokens>) -> Vec<usize> {
     pairs.map(PairTokens::size).collect()
+}
+
+impl DpoSums {
+    /// Sums over the pairs of all ranks.
+    fn reduce(&mut self, ranks: &Ranks) -> Result<(), RankError> {
+        let mut all = [
+            self.pairs,
+            self.loss,
+            self.chosen_logprob,
+            self.rejected_logprob,
+            self.chosen_reward,
+            self.rejected_reward,
+            self.accurate,
+        ];
+        ranks.sum_numbers(&mut all)?;
+        [
+            self.pairs,
+            self.loss,
+            self.chosen_logprob,
+            self.rejected_logprob,
+            self.chosen_reward,
+            self.rejected_reward,
+            self.accurate,
+        ] = all;
+        Ok(())
+    }
 }
 
 /// Pack pairs, each as a prompt with two continuations.
@@ -322,13 +349,18 @@ fn references(
         }
     }
     let mut progress = Progress::new("reference", tokens.len());
-    let mut scores = vec![];
-    for pass in passes(&sizes(tokens.iter()), budget.tokens) {
-        check()?;
-        let pairs: Vec<_> = tokens[pass].iter().collect();
-        scores.extend(reference_logprobs(&context.model.decoder, &pairs, loss)?);
-        progress.add(pairs.len());
-    }
+    let costs: Vec<u64> = tokens.iter().map(|pair| pair.size() as u64).collect();
+    let scores = context.model.ranks.share(&costs, |mine| {
+        let mine: Vec<&PairTokens> = mine.iter().map(|&i| &tokens[i]).collect();
+        let mut scores = vec![];
+        for pass in passes(&sizes(mine.iter().copied()), budget.tokens) {
+            check()?;
+            let scored = reference_logprobs(&context.model.decoder, &mine[pass.clone()], loss);
+            scores.extend(scored?);
+            progress.add(pass.len());
+        }
+        Ok::<_, TrainError>(scores)
+    })?;
     progress.finish();
     let rows: Vec<_> = pairs
         .iter()
@@ -392,6 +424,7 @@ pub fn train_dpo(
         ));
     }
     let model = &context.model.decoder;
+    let ranks = &context.model.ranks;
     let tokens = encode(context, pairs, config.max_length)?;
     let mut budget = context.budget(&config.lora);
     let reference = references(context, pairs, &tokens, config.loss, &budget)?;
@@ -422,40 +455,50 @@ pub fn train_dpo(
             &format!("dpo/order/epoch-{epoch}"),
         ));
         let chosen = &order[within * batch..pairs.len().min((within + 1) * batch)];
-        let items: Vec<_> = chosen.iter().map(|&i| &tokens[i]).collect();
-        let known: Vec<_> = chosen.iter().map(|&i| reference[i]).collect();
+        let costs: Vec<u64> = chosen.iter().map(|&i| tokens[i].size() as u64).collect();
+        let mine: Vec<usize> = ranks.mine(&costs).into_iter().map(|i| chosen[i]).collect();
+        let items: Vec<_> = mine.iter().map(|&i| &tokens[i]).collect();
+        let known: Vec<_> = mine.iter().map(|&i| reference[i]).collect();
         let TrainState {
             adapter, gradients, ..
         } = &mut state;
-        let taken = with_less(
-            &mut budget,
-            |budget| {
-                gradients.reset();
-                let policy = Policy::new(model, adapter, budget)?;
-                let mut totals = DpoSums::default();
-                for pass in passes(&sizes(items.iter().copied()), budget.tokens) {
-                    check()?;
-                    accumulate(
-                        &policy,
-                        &items[pass.clone()],
-                        &known[pass],
-                        config,
-                        items.len(),
-                        gradients,
-                        &mut totals,
-                    )?;
-                }
-                Ok(totals)
-            },
-            TrainError::is_out_of_memory,
-        );
-        let totals = match taken {
+        let mut update = |budget: &mut Budget| {
+            with_less(
+                budget,
+                |budget| {
+                    gradients.reset();
+                    let policy = Policy::new(model, adapter, budget)?;
+                    let mut totals = DpoSums::default();
+                    for pass in passes(&sizes(items.iter().copied()), budget.tokens) {
+                        check()?;
+                        accumulate(
+                            &policy,
+                            &items[pass.clone()],
+                            &known[pass],
+                            config,
+                            chosen.len(),
+                            gradients,
+                            &mut totals,
+                        )?;
+                    }
+                    Ok(totals)
+                },
+                TrainError::is_out_of_memory,
+            )
+        };
+        let taken = match ranks.check() {
+            Ok(()) => update(&mut budget),
+            Err(ended) => Err(ended.into()),
+        };
+        let mut totals = match taken {
             Err(TrainError::Interrupted(stop)) => {
                 state.save(context.checkpoints, &mut logs, &[])?;
                 return Err(stop.into());
             }
             other => other?,
         };
+        totals.reduce(ranks)?;
+        ranks.sum(state.gradients.flat())?;
         let lr = config.optim.lr
             * config
                 .optim

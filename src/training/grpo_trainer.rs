@@ -424,6 +424,7 @@ fn update(
     course: &mut Course,
 ) -> Result<(), TrainError> {
     let model = &context.model.decoder;
+    let ranks = &context.model.ranks;
     // The update needs the memory more than the cache of texts whose weights are about to change.
     model.release_cache();
     let kept = learnable(groups, config);
@@ -433,6 +434,9 @@ fn update(
         .collect();
     let terms = config.terms(&plans, course.longest);
     let plans: Vec<&GroupPlan> = plans.iter().filter(|p| !p.advantages.is_empty()).collect();
+    // Every rank knows all groups, and learns from its own.
+    let costs: Vec<u64> = plans.iter().map(|p| p.batch.len() as u64).collect();
+    let plans: Vec<&GroupPlan> = ranks.mine(&costs).into_iter().map(|i| plans[i]).collect();
     let sizes: Vec<usize> = plans.iter().map(|p| p.batch.len()).collect();
     // The reference does not move; with one iteration the sampling policy is the current one and the ratio is 1 by
     // definition.
@@ -441,32 +445,38 @@ fn update(
         let TrainState {
             adapter, gradients, ..
         } = &mut *state;
-        let taken = with_less(
-            &mut course.budget,
-            |budget| {
-                gradients.reset();
-                let policy = Policy::new(model, adapter, budget)?;
-                let passes = passes(&sizes, budget.tokens);
-                if fixed.is_none() {
-                    fixed = Some(Fixed::new(&policy, &plans, &passes, config)?);
-                }
-                let mut totals = GrpoSums::default();
-                for pass in passes {
-                    check()?;
-                    let groups: Vec<Known> = pass
-                        .map(|i| Known {
-                            plan: plans[i],
-                            old: fixed.as_ref().and_then(|f| f.old.get(i)),
-                            reference: fixed.as_ref().and_then(|f| f.reference.get(i)),
-                        })
-                        .collect();
-                    accumulate(&policy, &groups, &terms, gradients, &mut totals)?;
-                }
-                Ok(totals)
-            },
-            TrainError::is_out_of_memory,
-        );
-        let totals = match taken {
+        let mut update = |budget: &mut Budget| {
+            with_less(
+                budget,
+                |budget| {
+                    gradients.reset();
+                    let policy = Policy::new(model, adapter, budget)?;
+                    let passes = passes(&sizes, budget.tokens);
+                    if fixed.is_none() {
+                        fixed = Some(Fixed::new(&policy, &plans, &passes, config)?);
+                    }
+                    let mut totals = GrpoSums::default();
+                    for pass in passes {
+                        check()?;
+                        let groups: Vec<Known> = pass
+                            .map(|i| Known {
+                                plan: plans[i],
+                                old: fixed.as_ref().and_then(|f| f.old.get(i)),
+                                reference: fixed.as_ref().and_then(|f| f.reference.get(i)),
+                            })
+                            .collect();
+                        accumulate(&policy, &groups, &terms, gradients, &mut totals)?;
+                    }
+                    Ok(totals)
+                },
+                TrainError::is_out_of_memory,
+            )
+        };
+        let taken = match ranks.check() {
+            Ok(()) => update(&mut course.budget),
+            Err(ended) => Err(ended.into()),
+        };
+        let mut totals = match taken {
             Err(TrainError::Interrupted(stop)) => {
                 if iteration == 0 {
                     let bytes = serde_json::to_vec(groups).expect("JSON of plain values");
@@ -476,6 +486,8 @@ fn update(
             }
             other => other?,
         };
+        totals.reduce(ranks)?;
+        ranks.sum(state.gradients.flat())?;
         if !totals.loss.is_finite() {
             return Err(TrainError::Diverged {
                 step: state.step + 1,

@@ -13,6 +13,7 @@ use crate::model::lora::LoraError;
 use crate::model::tensors::TensorFileError;
 use crate::runtime::gpu::GpuError;
 use crate::runtime::interrupt::Interrupted;
+use crate::runtime::ranks::{Ended, RankError};
 use crate::text::TextError;
 
 pub mod augment;
@@ -40,6 +41,9 @@ pub enum TrainError {
     // Not transparent: that would take `Interrupted` itself out of the chain, by which a stop is known.
     #[error("{0}")]
     Interrupted(#[from] Interrupted),
+    /// The ranks cannot go on together.
+    #[error("{0}")]
+    Ranks(#[from] RankError),
     /// A file could not be written or read.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -83,6 +87,15 @@ impl TrainError {
     /// Whether a GPU's memory ran out.
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::Device(e) if e.is_out_of_memory())
+    }
+}
+
+impl From<Ended> for TrainError {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Interrupted(stop) => stop.into(),
+            Ended::Ranks(error) => error.into(),
+        }
     }
 }
 

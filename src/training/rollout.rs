@@ -13,6 +13,7 @@ use crate::model::backprop::{Gradients, Live};
 use crate::model::logprobs::Targets;
 use crate::model::{Decoder, Packed};
 use crate::runtime::gpu::GpuError;
+use crate::runtime::ranks::{RankError, Ranks};
 use crate::scenario::Outcome;
 
 /// A constrained choice as an update sees it.
@@ -295,6 +296,41 @@ pub struct GrpoSums {
 }
 
 impl GrpoSums {
+    /// Sums over the actions of all ranks.
+    pub fn reduce(&mut self, ranks: &Ranks) -> Result<(), RankError> {
+        let mut all = [
+            self.loss,
+            self.actions,
+            self.kl,
+            self.entropy,
+            self.scored,
+            self.ratios,
+            self.clipped_low,
+            self.clipped_high,
+            self.mismatch,
+            self.sampled,
+            self.correction,
+            self.corrected,
+        ];
+        ranks.sum_numbers(&mut all)?;
+        [
+            self.loss,
+            self.actions,
+            self.kl,
+            self.entropy,
+            self.scored,
+            self.ratios,
+            self.clipped_low,
+            self.clipped_high,
+            self.mismatch,
+            self.sampled,
+            self.correction,
+            self.corrected,
+        ] = all;
+        self.mismatch_max = ranks.largest(self.mismatch_max)?;
+        Ok(())
+    }
+
     /// Add the distances of training from the sampler.
     fn compare(&mut self, old: &[f32], sampler: &[Option<f32>]) {
         for (here, there) in old.iter().zip(sampler) {

@@ -3,6 +3,7 @@
 mod generate;
 mod probe;
 mod rounds;
+mod scale;
 mod train;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -27,6 +28,8 @@ enum What {
     Generate(generate::GenerateArgs),
     /// Rounds of self-evolution of several variants, as an evaluation decodes them: prompts that grow by their history.
     Rounds(rounds::RoundsArgs),
+    /// One rank against several: a DPO step and a generation, shared out as training and evaluation do it.
+    Scale(scale::ScaleArgs),
     /// A DPO or GRPO step of many sequences: speed, memory, and where the time goes.
     Train(train::TrainArgs),
     /// One LoRA DPO step on one pair: reference, forward, backward, AdamW.
@@ -39,6 +42,7 @@ impl BenchArgs {
         match self.what {
             What::Generate(args) => args.execute(),
             What::Rounds(args) => args.execute(),
+            What::Scale(args) => args.execute(),
             What::Train(args) => args.execute(),
             What::DpoStep(args) => args.execute(),
         }

@@ -222,6 +222,11 @@ impl Stage for EvaluateStage {
         self.seed
     }
 
+    fn is_shared(&self) -> bool {
+        // A server is asked once, by one.
+        !self.model.spec.is_served()
+    }
+
     fn work(&self) -> Option<Work> {
         let work = self.protocol.work(self.questions)?;
         Some(work.writing(self.generation.new_tokens()))

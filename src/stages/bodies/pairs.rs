@@ -182,6 +182,10 @@ impl Stage for PairsStage {
         self.seed
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn work(&self) -> Option<Work> {
         // Chosen solutions may be written without a sample.
         let program = self.testbed == Testbed::ToolUse && self.tools.chosen == ChosenFrom::Program;

@@ -16,6 +16,7 @@ use crate::model::{LoraConfig, ModelConfig};
 use crate::recipe::Recipe;
 use crate::recipe::raw::RawRecipe;
 use crate::runtime::memory;
+use crate::runtime::ranks::Ranks;
 use crate::scenario::Testbed;
 
 /// A loaded model with what it was loaded from.
@@ -25,14 +26,16 @@ type Loaded = (PathBuf, Precision, Rc<LoadedModel>);
 #[derive(Clone)]
 pub struct Machine {
     device: Device,
+    ranks: Ranks,
     loaded: Rc<RefCell<Option<Loaded>>>,
 }
 
 impl Machine {
-    /// A machine without a model yet.
-    pub fn new(device: Device) -> Self {
+    /// A machine without a model yet, and those that work with it.
+    pub fn new(device: Device, ranks: Ranks) -> Self {
         Self {
             device,
+            ranks,
             loaded: Rc::default(),
         }
     }
@@ -53,7 +56,9 @@ impl Machine {
         }
         *slot = None;
         tracing::info!("loading {}", path.display());
-        let model = Rc::new(LoadedModel::load(path, precision, self.device)?);
+        let mut model = LoadedModel::load(path, precision, self.device)?;
+        model.ranks = self.ranks.clone();
+        let model = Rc::new(model);
         *slot = Some((path.into(), precision, Rc::clone(&model)));
         Ok(model)
     }
@@ -90,10 +95,16 @@ impl ModelSlot {
         machine: &Machine,
         fetch: bool,
     ) -> anyhow::Result<Self> {
-        let found = match spec.find(base, fetch) {
-            Ok((path, origin)) => Some(Found {
+        // One download, and one digest of the files, for all ranks that share a disk.
+        let find = || {
+            let (path, origin) = spec.find(base, fetch)?;
+            let identity = identity(&path)?;
+            Ok((path, origin, identity))
+        };
+        let found = match machine.ranks.in_turn(|| Ok(find()))? {
+            Ok((path, origin, identity)) => Some(Found {
                 config: describe(&path)?,
-                identity: identity(&path)?,
+                identity,
                 path,
                 origin,
             }),

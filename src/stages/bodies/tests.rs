@@ -6,6 +6,7 @@ use serde_json::Value;
 use tch::Device;
 
 use super::*;
+use crate::runtime::ranks::Ranks;
 use crate::stages::{Input, Source, Stage};
 
 /// The stages of a recipe on a tiny model.
@@ -17,7 +18,7 @@ fn stages(text: &str) -> Vec<Box<dyn Stage>> {
     let model = format!("[models.m]\nsource = {:?}\n", model.display().to_string());
     std::fs::write(&path, format!("{text}\n{model}")).unwrap();
     let recipe = Recipe::load(&path.display().to_string(), &[]).unwrap();
-    pipeline(&recipe, &Machine::new(Device::Cpu), false)
+    pipeline(&recipe, &Machine::new(Device::Cpu, Ranks::alone()), false)
         .unwrap()
         .stages
 }

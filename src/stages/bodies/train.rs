@@ -70,6 +70,10 @@ impl Stage for TrainStage {
         self.seed
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn work(&self) -> Option<Work> {
         // The adapter, and two checkpoints of it with both moments.
         let adapter = self.model.adapter_bytes(self.curriculum.lora());
