@@ -12,11 +12,15 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use super::continuous::{self, Stats};
+use super::host;
 use super::sampling::{Drawn, NotFinite, Sampling, draw};
 use crate::model::fused::MOST_ROWS;
 use crate::model::{Adapter, Decoder, KvCache};
 use crate::runtime::interrupt::{Interrupted, check};
 use crate::runtime::memory::gib;
+
+/// Sequences decoded side by side on a CPU: reading the weights and multiplying take about as long then.
+const HOST_SLOTS: usize = 32;
 
 /// Says of the tokens generated so far whether the text is to end with the last of them.
 #[derive(Clone)]
@@ -182,6 +186,10 @@ impl<'a> Engine<'a> {
         if let Some(mut fused) = self.model.fused() {
             let (adapter, slots) = (self.adapter, self.slots.unwrap_or(MOST_ROWS));
             return continuous::generate(&mut *fused, adapter, slots, requests, results, progress);
+        }
+        if let Some(mut host) = self.model.host() {
+            let (adapter, slots) = (self.adapter, self.slots.unwrap_or(HOST_SLOTS));
+            return host::generate(&mut host, adapter, slots, requests, results, progress);
         }
         Ok((
             self.generate_plainly(requests, results, progress)?,
@@ -380,8 +388,16 @@ fn draw_rows(logits: &Tensor, asked: &[(&Request, usize)]) -> Vec<Result<Drawn, 
         .to_kind(Kind::Float)
         .contiguous()
         .copy_data(&mut numbers, asked.len() * vocab);
-    numbers
-        .par_chunks(vocab)
+    draw_all(&numbers, asked)
+}
+
+/// The same of logits in memory, a row after the other.
+pub(super) fn draw_all(
+    logits: &[f32],
+    asked: &[(&Request, usize)],
+) -> Vec<Result<Drawn, NotFinite>> {
+    logits
+        .par_chunks((logits.len() / asked.len().max(1)).max(1))
         .zip(asked)
         .map(|(row, (request, index))| draw(row, &request.sampling, request.seed, *index))
         .collect()

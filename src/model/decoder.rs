@@ -13,6 +13,7 @@ use super::backprop::{Kernels, Pieces};
 use super::batch::Packed;
 use super::config::ModelConfig;
 use super::fused::{Fused, LayerParts, Parts};
+use super::host::Host;
 use super::kv_cache::KvCache;
 use super::linear::{Linear, Pass};
 use super::lora::{Adapter, Target};
@@ -46,6 +47,8 @@ pub struct Decoder {
     fused: OnceCell<Option<RefCell<Fused>>>,
     /// What training and scoring put between the matrix products.
     pieces: OnceLock<Pieces>,
+    /// Likewise on a CPU.
+    host: OnceCell<Option<RefCell<Host>>>,
 }
 
 impl Decoder {
@@ -73,6 +76,7 @@ impl Decoder {
             config,
             fused: OnceCell::new(),
             pieces: OnceLock::new(),
+            host: OnceCell::new(),
         })
     }
 
@@ -128,10 +132,30 @@ impl Decoder {
             .map_or(&self.norm, |layer| &layer.input_norm)
     }
 
-    /// Give up what generation holds on the GPU beside the weights: the cache of keys and values.
+    /// The fast path of generation on a CPU; the reason is logged where there is none.
+    pub fn host(&self) -> Option<RefMut<'_, Host>> {
+        let made = self.host.get_or_init(|| {
+            if self.device() != Device::Cpu {
+                return None;
+            }
+            match Host::new(&self.config, self.parts()) {
+                Ok(host) => Some(RefCell::new(host)),
+                Err(why) => {
+                    tracing::warn!("generation takes the plain path, which is slower: {why}");
+                    None
+                }
+            }
+        });
+        made.as_ref().map(RefCell::borrow_mut)
+    }
+
+    /// Give up what generation holds beside the weights: the cache of keys and values.
     pub fn release_cache(&self) {
         if let Some(Some(fused)) = self.fused.get() {
             fused.borrow_mut().release();
+        }
+        if let Some(Some(host)) = self.host.get() {
+            host.borrow_mut().release();
         }
     }
 
@@ -146,6 +170,8 @@ impl Decoder {
             post_norm: layer.post_norm.shallow_clone(),
             joint: [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]
                 .map(|l| l.weight().shallow_clone()),
+            biases: [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]
+                .map(|l| l.bias().map(Tensor::shallow_clone)),
         });
         Parts {
             embedding: self.embedding.shallow_clone(),
@@ -202,6 +228,7 @@ impl Decoder {
             rope: RopeTable::new(config, kind, device),
             fused: OnceCell::new(),
             pieces: OnceLock::new(),
+            host: OnceCell::new(),
             config: config.clone(),
         })
     }

@@ -12,3 +12,4 @@ pub mod memory;
 pub mod message;
 pub mod progress;
 pub mod seed;
+pub mod team;
