@@ -4,7 +4,7 @@
 //! (6) norm, (7) gated feed-forward.
 
 use std::cell::{OnceCell, RefCell, RefMut};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
@@ -48,7 +48,7 @@ pub struct Decoder {
     /// What training and scoring put between the matrix products.
     pieces: OnceLock<Pieces>,
     /// Likewise on a CPU.
-    host: OnceCell<Option<RefCell<Host>>>,
+    host: OnceLock<Option<Mutex<Host>>>,
 }
 
 impl Decoder {
@@ -76,7 +76,7 @@ impl Decoder {
             config,
             fused: OnceCell::new(),
             pieces: OnceLock::new(),
-            host: OnceCell::new(),
+            host: OnceLock::new(),
         })
     }
 
@@ -133,20 +133,26 @@ impl Decoder {
     }
 
     /// The fast path of generation on a CPU; the reason is logged where there is none.
-    pub fn host(&self) -> Option<RefMut<'_, Host>> {
+    pub fn host(&self) -> Option<MutexGuard<'_, Host>> {
         let made = self.host.get_or_init(|| {
             if self.device() != Device::Cpu {
                 return None;
             }
             match Host::new(&self.config, self.parts()) {
-                Ok(host) => Some(RefCell::new(host)),
+                Ok(host) => Some(Mutex::new(host)),
                 Err(why) => {
                     tracing::warn!("generation takes the plain path, which is slower: {why}");
                     None
                 }
             }
         });
-        made.as_ref().map(RefCell::borrow_mut)
+        let host = made.as_ref()?.lock().unwrap_or_else(|broken| {
+            // Whoever broke it may have left pages without their keys.
+            let mut host = PoisonError::into_inner(broken);
+            host.release();
+            host
+        });
+        Some(host)
     }
 
     /// Give up what generation holds beside the weights: the cache of keys and values.
@@ -154,8 +160,10 @@ impl Decoder {
         if let Some(Some(fused)) = self.fused.get() {
             fused.borrow_mut().release();
         }
-        if let Some(Some(host)) = self.host.get() {
-            host.borrow_mut().release();
+        if let Some(Some(_)) = self.host.get()
+            && let Some(mut host) = self.host()
+        {
+            host.release();
         }
     }
 
@@ -228,7 +236,7 @@ impl Decoder {
             rope: RopeTable::new(config, kind, device),
             fused: OnceCell::new(),
             pieces: OnceLock::new(),
-            host: OnceCell::new(),
+            host: OnceLock::new(),
             config: config.clone(),
         })
     }
@@ -256,6 +264,7 @@ impl Decoder {
             head: as_kind(&self.head),
             rope: RopeTable::new(&self.config, kind, self.device()),
             fused: OnceCell::new(),
+            host: OnceLock::new(),
             pieces: OnceLock::new(),
         }
     }

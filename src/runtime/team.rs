@@ -27,8 +27,8 @@ pub struct Team {
     work: UnsafeCell<Option<*const Work<'static>>>,
     over: AtomicBool,
     broken: AtomicBool,
-    /// No helpers: phases are plain loops.
-    alone: bool,
+    /// Threads of the team, the leader among them.
+    threads: usize,
 }
 
 // SAFETY: `work` is written by the leader alone, while no task is left to take and all that were taken are done; it is
@@ -69,34 +69,111 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Run `lead` on this thread or one of rayon's, with rayon's other threads at its side.
-pub fn with_team<R: Send>(lead: impl FnOnce(&Team) -> R + Send) -> R {
-    let threads = rayon::current_num_threads();
+/// Run `lead` on this thread, with others at its side.
+///
+/// The others are those that libtorch's own loops run on, where they can be had: between two of its loops they wait
+/// awake for the next, and a second set of threads would have to share the cores with them.
+pub fn with_team<R, F: FnOnce(&Team) -> R>(lead: F) -> R {
+    let threads = tch::get_num_threads().max(1) as usize;
     let team = Team {
         ticket: AtomicU64::new(0),
         done: AtomicUsize::new(0),
         work: UnsafeCell::new(None),
         over: AtomicBool::new(false),
         broken: AtomicBool::new(false),
-        alone: threads < 2,
+        threads,
     };
-    if team.alone {
-        return lead(&team);
-    }
-    rayon::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|_| team.help());
+    let parallel = match openmp() {
+        Some(parallel) if threads > 1 => parallel,
+        _ => {
+            let alone = Team { threads: 1, ..team };
+            return lead(&alone);
         }
-        let _over = Over(&team);
-        lead(&team)
+    };
+    let mut call = Call {
+        team: &team,
+        // SAFETY: takes nothing and gives the caller's own handle.
+        leader: unsafe { libc::pthread_self() },
+        lead: Some(lead),
+        outcome: None,
+    };
+    // SAFETY: `enter` takes the call it is given; every thread has left it when this returns.
+    unsafe {
+        parallel(
+            enter::<F, R>,
+            (&raw mut call).cast(),
+            threads as libc::c_uint,
+            0,
+        );
+    }
+    match call.outcome {
+        Some(Ok(result)) => result,
+        Some(Err(panic)) => std::panic::resume_unwind(panic),
+        None => unreachable!("the calling thread is one of the team"),
+    }
+}
+
+/// What the threads of a team are given.
+struct Call<'a, F, R> {
+    team: &'a Team,
+    leader: libc::pthread_t,
+    /// Taken by the leader alone.
+    lead: Option<F>,
+    outcome: Option<std::thread::Result<R>>,
+}
+
+type Parallel = unsafe extern "C" fn(
+    unsafe extern "C" fn(*mut libc::c_void),
+    *mut libc::c_void,
+    libc::c_uint,
+    libc::c_uint,
+);
+
+/// `GOMP_parallel` of the OpenMP library that libtorch runs on: calls a function on so many threads, this one among them,
+/// and returns when all have.
+fn openmp() -> Option<Parallel> {
+    static FOUND: std::sync::OnceLock<Option<Parallel>> = std::sync::OnceLock::new();
+    *FOUND.get_or_init(|| {
+        // SAFETY: a plain look-up among the libraries that are loaded.
+        let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"GOMP_parallel".as_ptr()) };
+        // SAFETY: the function of this name has this type in every OpenMP library for code compiled by GCC.
+        (!found.is_null())
+            .then(|| unsafe { std::mem::transmute::<*mut libc::c_void, Parallel>(found) })
     })
 }
 
+/// # Safety
+/// `data` must be a [`Call`] of these types that outlives the call; of all threads, one is its leader.
+unsafe extern "C" fn enter<F: FnOnce(&Team) -> R, R>(data: *mut libc::c_void) {
+    let call = data.cast::<Call<'_, F, R>>();
+    // SAFETY: these two fields are not written while threads are at work.
+    let (team, leader) = unsafe { (&*(&raw const (*call).team), (*call).leader) };
+    // SAFETY: takes nothing.
+    if unsafe { libc::pthread_self() } != leader {
+        // A panic is counted by the team and told by its leader; it must not unwind through foreign code.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| team.help()));
+        return;
+    }
+    let _over = Over(team);
+    // SAFETY: only the leader touches these fields.
+    unsafe {
+        if let Some(lead) = (*call).lead.take() {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lead(team)));
+            (*call).outcome = Some(outcome);
+        }
+    }
+}
+
 impl Team {
+    /// Number of threads, the leader among them.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// Call `work` with every number below `tasks`, once each, and return when all calls have.
     pub fn each(&self, tasks: usize, work: &Work<'_>) {
         assert!((tasks as u64) < SHUT, "more tasks than a phase can have");
-        if self.alone || tasks < 2 {
+        if self.threads < 2 || tasks < 2 {
             (0..tasks).for_each(work);
             return;
         }

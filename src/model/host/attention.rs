@@ -127,8 +127,10 @@ unsafe fn scores<L: Lanes, const M: usize>(
                 pages[block + 1].add(plan.keys),
             );
             let mut sums = [[L::zero(); 2]; M];
+            let (mut first, mut second) = (first, second);
             for d in 0..plan.dim {
-                let (a, b) = (L::load(first.add(d * PAGE)), L::load(second.add(d * PAGE)));
+                let (a, b) = (L::load(first), L::load(second));
+                (first, second) = (first.add(PAGE), second.add(PAGE));
                 for m in 0..M {
                     let x = L::splat(*q[m].add(d));
                     sums[m][0] = a.fma(x, sums[m][0]);
@@ -143,10 +145,11 @@ unsafe fn scores<L: Lanes, const M: usize>(
             block += 2;
         }
         if block < blocks {
-            let keys = pages[block].add(plan.keys);
+            let mut keys = pages[block].add(plan.keys);
             let mut sums = [L::zero(); M];
             for d in 0..plan.dim {
-                let a = L::load(keys.add(d * PAGE));
+                let a = L::load(keys);
+                keys = keys.add(PAGE);
                 for m in 0..M {
                     sums[m] = a.fma(L::splat(*q[m].add(d)), sums[m]);
                 }
@@ -199,6 +202,7 @@ fn soften<L: Lanes>(scores: &mut [f32], factor: f32) {
 /// # Safety
 /// As [`attend_body`].
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // as above
 unsafe fn mix<L: Lanes, const N: usize>(
     pages: &[*const f32],
     plan: PagePlan,
@@ -210,13 +214,13 @@ unsafe fn mix<L: Lanes, const N: usize>(
     unsafe {
         let mut sums = [L::zero(); N];
         for (block, weights) in weights.chunks(PAGE).enumerate() {
-            let values = pages[block].add(plan.values + from);
-            for (position, weight) in weights.iter().enumerate() {
+            let mut row = pages[block].add(plan.values + from);
+            for weight in weights {
                 let weight = L::splat(*weight);
-                let row = values.add(position * plan.padded);
-                for (n, sum) in sums.iter_mut().enumerate() {
-                    *sum = L::load(row.add(n * LANES)).fma(weight, *sum);
+                for n in 0..N {
+                    sums[n] = L::load(row.add(n * LANES)).fma(weight, sums[n]);
                 }
+                row = row.add(plan.padded);
             }
         }
         for (n, sum) in sums.iter().enumerate() {
@@ -232,4 +236,90 @@ unsafe fn mix<L: Lanes, const N: usize>(
         }
     }
     N * LANES
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::Rng;
+
+    use super::*;
+
+    /// Attention of one row in f64, over keys and values as rows.
+    fn exact(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>]) -> Vec<f64> {
+        let factor = 1.0 / (q.len() as f64).sqrt();
+        let dot = |k: &Vec<f32>| -> f64 {
+            q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        };
+        let weights: Vec<f64> = keys.iter().map(|k| (dot(k) * factor).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        (0..q.len())
+            .map(|d| {
+                let sum: f64 = weights
+                    .iter()
+                    .zip(values)
+                    .map(|(w, v)| w * f64::from(v[d]))
+                    .sum();
+                sum / total
+            })
+            .collect()
+    }
+
+    #[test]
+    fn rows_agree_with_f64_and_not_with_how_they_are_cut() {
+        let mut draw = crate::runtime::seed::stream(5, "attention");
+        let mut random = |count: usize| -> Vec<f32> {
+            (0..count).map(|_| draw.random_range(-1.5..1.5)).collect()
+        };
+        for (dim, group, total) in [(64, 3, 53), (8, 2, 16), (128, 4, 33), (80, 1, 40)] {
+            let padded = dim.next_multiple_of(LANES);
+            let plan = PagePlan {
+                keys: 0,
+                values: PAGE * dim,
+                dim,
+                padded,
+            };
+            let keys: Vec<_> = (0..total).map(|_| random(dim)).collect();
+            let values: Vec<_> = (0..total).map(|_| random(dim)).collect();
+            let queries = random(total * group * dim);
+            let mut memory = vec![vec![f32::NAN; PAGE * (dim + padded)]; total.div_ceil(PAGE)];
+            for position in 0..total {
+                let (page, slot) = (&mut memory[position / PAGE], position % PAGE);
+                for d in 0..dim {
+                    page[d * PAGE + slot] = keys[position][d];
+                    page[plan.values + slot * padded + d] = values[position][d];
+                }
+            }
+            let pages: Vec<*const f32> = memory.iter().map(|p| p.as_ptr()).collect();
+            let run = |at_once: usize| {
+                let mut out = vec![0f32; total * group * dim];
+                let mut scratch = Vec::new();
+                for from in (0..total).step_by(at_once) {
+                    let part = Queries {
+                        q: &queries[from * group * dim..],
+                        stride: group * dim,
+                        rows: at_once.min(total - from),
+                        group,
+                        position: from,
+                    };
+                    let to = out[from * group * dim..].as_mut_ptr();
+                    // SAFETY: pages and results are this function's, of the sizes given.
+                    unsafe {
+                        attend(Simd::best(), &part, &pages, plan, &mut scratch, to, group * dim);
+                    }
+                }
+                out
+            };
+            let whole = run(ROWS);
+            for at_once in [1, 3, 5] {
+                assert_eq!(whole, run(at_once), "{dim}, {at_once} rows at once");
+            }
+            for (row, got) in whole.chunks(dim).enumerate() {
+                let seen = row / group + 1;
+                let expected = exact(&queries[row * dim..(row + 1) * dim], &keys[..seen], &values[..seen]);
+                for (got, expected) in got.iter().zip(expected) {
+                    assert!((f64::from(*got) - expected).abs() < 2e-6, "{dim}, row {row}");
+                }
+            }
+        }
+    }
 }

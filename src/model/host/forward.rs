@@ -243,7 +243,7 @@ impl Pass<'_> {
     /// Call `work` with ranges of rows.
     fn by_rows(&self, team: &Team, work: impl Fn(std::ops::Range<usize>) + Sync) {
         let rows = self.rows.len();
-        let size = rows.div_ceil(2 * rayon::current_num_threads()).min(16);
+        let size = rows.div_ceil(2 * team.threads()).min(16);
         team.each(rows.div_ceil(size), &|task| {
             work(task * size..rows.min((task + 1) * size));
         });
@@ -281,7 +281,7 @@ impl Pass<'_> {
         if let Some(update) = update {
             let product = plain(x, &update.inner);
             // Few columns: rows are what can be shared out.
-            let block = rows.div_ceil(2 * rayon::current_num_threads()).clamp(1, BLOCK);
+            let block = rows.div_ceil(2 * team.threads()).clamp(1, BLOCK);
             self.multiply(team, product, rows, block, self.low);
         }
         let update = update.map(|update| Update {

@@ -11,6 +11,7 @@ pub mod panels;
 mod attention;
 mod buffer;
 mod forward;
+pub mod product;
 mod rows;
 mod updates;
 

@@ -4,6 +4,8 @@
 //! which is what memory does fastest, and every output is one lane of a register. An output is the sum of its inputs in
 //! order, whatever else is computed beside it: rows do not depend on their neighbours, bit for bit.
 
+use std::ops::Range;
+
 use half::bf16;
 use tch::{Kind, Tensor};
 
@@ -64,13 +66,7 @@ impl Panels {
                 let panels = data[first * size..].par_chunks_mut(size);
                 panels
                     .zip(rows.par_chunks(size))
-                    .for_each(|(panel, rows)| {
-                        for (column, row) in rows.chunks_exact(inputs).enumerate() {
-                            for (input, value) in row.iter().enumerate() {
-                                panel[input * PANEL + column] = *value;
-                            }
-                        }
-                    });
+                    .for_each(|(panel, rows)| turn_over(rows, inputs, panel));
             }
             Data::Half(data) => {
                 let stored = PANEL * inputs.next_multiple_of(2);
@@ -89,6 +85,17 @@ impl Panels {
         }
     }
 
+    fn panel(&self, panel: usize) -> Numbers<'_> {
+        let size = self.inputs * PANEL;
+        match &self.data {
+            Data::Full(data) => Numbers::Full(&data[panel * size..(panel + 1) * size]),
+            Data::Half(data) => {
+                let size = self.inputs.next_multiple_of(2) * PANEL;
+                Numbers::Half(&data[panel * size..(panel + 1) * size])
+            }
+        }
+    }
+
     /// Number of panels.
     pub fn count(&self) -> usize {
         self.outputs.div_ceil(PANEL)
@@ -102,6 +109,22 @@ impl Panels {
     /// Columns of what is multiplied.
     pub fn inputs(&self) -> usize {
         self.inputs
+    }
+}
+
+/// Rows of `inputs` numbers, at most [`PANEL`] of them, as columns of a panel.
+pub(super) fn turn_over(rows: &[f32], inputs: usize, panel: &mut [f32]) {
+    // A few inputs of all rows at a time, so that the lines that are written stay in the first cache.
+    const AT_ONCE: usize = 64;
+    for from in (0..inputs).step_by(AT_ONCE) {
+        let count = AT_ONCE.min(inputs - from);
+        let panel = &mut panel[from * PANEL..(from + count) * PANEL];
+        for (column, row) in rows.chunks_exact(inputs).enumerate() {
+            let row = &row[from..from + count];
+            for (line, value) in panel.chunks_exact_mut(PANEL).zip(row) {
+                line[column] = *value;
+            }
+        }
     }
 }
 
@@ -136,79 +159,123 @@ impl Product<'_> {
     ///
     /// # Safety
     /// Nobody else may use these columns of these rows of `out` at the same time.
-    pub unsafe fn panel(&self, simd: Simd, panel: usize, rows: std::ops::Range<usize>, out: Parts) {
-        let width = self.weights.outputs;
-        assert!(
-            panel < self.weights.count() && rows.end * self.weights.inputs <= self.x.len(),
-            "a part of the product"
-        );
+    pub unsafe fn panel(&self, simd: Simd, panel: usize, rows: Range<usize>, out: Parts) {
+        let Panels {
+            inputs, outputs, ..
+        } = *self.weights;
         let first = panel * PANEL;
         let place = Place {
-            start: out.at(first, rows.end * width - first),
-            width,
-            columns: (width - first).min(PANEL),
+            start: out.at(first, rows.end * outputs - first),
+            width: outputs,
+            columns: (outputs - first).min(PANEL),
         };
-        let product = *self;
-        dispatch!(simd, panel_body(product: Product, panel: usize, rows: std::ops::Range<usize>, place: Place));
+        let update = self.update.map(|update| {
+            let (from, to) = update.ranks[panel];
+            let rank = update.outer.inputs;
+            let outer = match update.outer.panel(panel) {
+                Numbers::Full(all) => &all[from * PANEL..to * PANEL],
+                Numbers::Half(_) => unreachable!("updates are in f32"),
+            };
+            LowPanel {
+                low: update.low,
+                rank,
+                from,
+                outer,
+            }
+        });
+        let work = Work {
+            x: self.x,
+            inputs,
+            numbers: self.weights.panel(panel),
+            bias: self.bias.map(|bias| &bias[first..first + place.columns]),
+            update,
+            add: self.add,
+        };
+        // SAFETY: as the caller promises.
+        unsafe { multiply(simd, work, rows, place) };
     }
+}
 
-    /// The panel's weights in f32, where they are.
-    fn full(&self, panel: usize) -> Option<&[f32]> {
-        let size = self.weights.inputs * PANEL;
-        match &self.weights.data {
-            Data::Full(data) => Some(&data[panel * size..(panel + 1) * size]),
-            Data::Half(_) => None,
-        }
-    }
+/// A panel's weights.
+#[derive(Clone, Copy)]
+pub(super) enum Numbers<'a> {
+    Full(&'a [f32]),
+    Half(&'a [u16]),
+}
 
-    /// The panel's weights in bf16, where they are.
-    fn half(&self, panel: usize) -> Option<&[u16]> {
-        let size = self.weights.inputs.next_multiple_of(2) * PANEL;
-        match &self.weights.data {
-            Data::Half(data) => Some(&data[panel * size..(panel + 1) * size]),
-            Data::Full(_) => None,
-        }
-    }
+/// What one panel is multiplied with.
+#[derive(Clone, Copy)]
+pub(super) struct Work<'a> {
+    /// `(rows, inputs)`.
+    pub x: &'a [f32],
+    pub inputs: usize,
+    pub numbers: Numbers<'a>,
+    /// One a column of the panel.
+    pub bias: Option<&'a [f32]>,
+    pub update: Option<LowPanel<'a>>,
+    pub add: bool,
+}
+
+/// A low-rank update's part of one panel.
+#[derive(Clone, Copy)]
+pub(super) struct LowPanel<'a> {
+    low: &'a [f32],
+    rank: usize,
+    /// First of the ranks in `outer`.
+    from: usize,
+    outer: &'a [f32],
 }
 
 /// Columns of a row-major result that one call writes.
 #[derive(Clone, Copy)]
-struct Place {
-    start: *mut f32,
-    width: usize,
-    columns: usize,
+pub(super) struct Place {
+    /// The first column of the first row.
+    pub start: *mut f32,
+    /// Numbers from a row to the next.
+    pub width: usize,
+    /// At most [`PANEL`].
+    pub columns: usize,
+}
+
+/// Multiply rows of `x` with a panel.
+///
+/// # Safety
+/// The columns of `place` in these rows must be there, and the caller's alone.
+pub(super) unsafe fn multiply(simd: Simd, work: Work, rows: Range<usize>, place: Place) {
+    let size = match work.numbers {
+        Numbers::Full(numbers) => numbers.len() / PANEL,
+        Numbers::Half(numbers) => numbers.len() / PANEL / 2 * 2,
+    };
+    assert!(rows.end * work.inputs <= work.x.len() && size >= work.inputs);
+    assert!(work.bias.is_none_or(|bias| bias.len() == place.columns) && place.columns <= PANEL);
+    dispatch!(simd, panel_body(work: Work, rows: Range<usize>, place: Place));
 }
 
 /// # Safety
-/// The processor must have the instruction set of `L`; the columns of `place` in these rows must be the caller's alone.
+/// As [`multiply`]; the processor must have the instruction set of `L`.
 #[inline(always)]
-unsafe fn panel_body<L: Lanes>(
-    product: Product,
-    panel: usize,
-    rows: std::ops::Range<usize>,
-    place: Place,
-) {
+unsafe fn panel_body<L: Lanes>(work: Work, rows: Range<usize>, place: Place) {
     let mut row = rows.start;
     // SAFETY: the caller's promises; tiles end before `rows.end`.
     unsafe {
         if L::ROWS >= 8 {
             while row + 8 <= rows.end {
-                tile::<L, 8>(&product, panel, row, place);
+                tile::<L, 8>(&work, row, place);
                 row += 8;
             }
             if row + 4 <= rows.end {
-                tile::<L, 4>(&product, panel, row, place);
+                tile::<L, 4>(&work, row, place);
                 row += 4;
             }
         }
         if L::ROWS >= 2 {
             while row + 2 <= rows.end {
-                tile::<L, 2>(&product, panel, row, place);
+                tile::<L, 2>(&work, row, place);
                 row += 2;
             }
         }
         while row < rows.end {
-            tile::<L, 1>(&product, panel, row, place);
+            tile::<L, 1>(&work, row, place);
             row += 1;
         }
     }
@@ -220,26 +287,18 @@ unsafe fn panel_body<L: Lanes>(
 /// As [`panel_body`]; the rows must be there.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // indices name rows, and iterators would not inline
-unsafe fn tile<L: Lanes, const M: usize>(
-    product: &Product,
-    panel: usize,
-    row: usize,
-    place: Place,
-) {
-    let inputs = product.weights.inputs;
-    let x: [*const f32; M] = starts(product.x, row, inputs);
-    // SAFETY: rows of `inputs` numbers and a panel of as many rows, cut out by checked slices.
+unsafe fn tile<L: Lanes, const M: usize>(work: &Work, row: usize, place: Place) {
+    let x: [*const f32; M] = starts(work.x, row, work.inputs);
+    // SAFETY: rows of `inputs` numbers and a panel of as many, checked by `multiply` and `starts`.
     unsafe {
-        let mut sums = [[L::zero(); 2]; M];
-        if let Some(weights) = product.full(panel) {
-            full::<L, M>(&mut sums, x, weights.as_ptr(), inputs);
-        }
-        if let Some(weights) = product.half(panel) {
-            half::<L, M>(&mut sums, x, weights.as_ptr(), inputs);
-        }
-        if let Some(bias) = product.bias {
+        let zero = [[L::zero(); 2]; M];
+        let mut sums = match work.numbers {
+            Numbers::Full(numbers) => full::<L, M>(zero, x, numbers.as_ptr(), work.inputs),
+            Numbers::Half(numbers) => half::<L, M>(zero, x, numbers.as_ptr(), work.inputs),
+        };
+        if let Some(bias) = work.bias {
             let mut padded = [0f32; PANEL];
-            padded[..place.columns].copy_from_slice(&bias[panel * PANEL..][..place.columns]);
+            padded[..bias.len()].copy_from_slice(bias);
             let (first, second) = (L::load(padded.as_ptr()), L::load(padded[LANES..].as_ptr()));
             let one = L::splat(1.0);
             for m in 0..M {
@@ -247,20 +306,18 @@ unsafe fn tile<L: Lanes, const M: usize>(
                 sums[m][1] = one.fma(second, sums[m][1]);
             }
         }
-        if let Some(update) = product.update {
-            let (from, to) = update.ranks[panel];
-            let rank = update.outer.inputs;
-            let outer = &update.outer_panel(panel)[from * PANEL..to * PANEL];
-            let mut low: [*const f32; M] = starts(update.low, row, rank);
-            for m in 0..M {
-                low[m] = low[m].add(from);
+        if let Some(update) = work.update {
+            let mut low: [*const f32; M] = starts(update.low, row, update.rank);
+            for start in &mut low {
+                *start = start.add(update.from);
             }
-            full::<L, M>(&mut sums, low, outer.as_ptr(), to - from);
+            let count = update.outer.len() / PANEL;
+            sums = full::<L, M>(sums, low, update.outer.as_ptr(), count);
         }
         for m in 0..M {
             let to = place.start.add((row + m) * place.width);
             if place.columns == PANEL {
-                if product.add {
+                if work.add {
                     let one = L::splat(1.0);
                     sums[m][0] = one.fma(L::load(to), sums[m][0]);
                     sums[m][1] = one.fma(L::load(to.add(LANES)), sums[m][1]);
@@ -273,19 +330,9 @@ unsafe fn tile<L: Lanes, const M: usize>(
                 sums[m][1].store(numbers[LANES..].as_mut_ptr());
                 for (column, number) in numbers[..place.columns].iter().enumerate() {
                     let to = to.add(column);
-                    *to = if product.add { *number + *to } else { *number };
+                    *to = if work.add { *number + *to } else { *number };
                 }
             }
-        }
-    }
-}
-
-impl<'a> Update<'a> {
-    fn outer_panel(&self, panel: usize) -> &'a [f32] {
-        let size = self.outer.inputs * PANEL;
-        match &self.outer.data {
-            Data::Full(data) => &data[panel * size..(panel + 1) * size],
-            Data::Half(_) => &[],
         }
     }
 }
@@ -300,6 +347,9 @@ fn starts<const M: usize>(x: &[f32], row: usize, inputs: usize) -> [*const f32; 
     starts
 }
 
+// Sums go in and out by value, and pointers move without a checked product: with a reference, or with a panic possible
+// inside a loop, the compiler writes all sums to memory in every turn.
+
 /// Add the products of `count` inputs with an f32 panel, one after the other.
 ///
 /// # Safety
@@ -307,54 +357,167 @@ fn starts<const M: usize>(x: &[f32], row: usize, inputs: usize) -> [*const f32; 
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // as above
 unsafe fn full<L: Lanes, const M: usize>(
-    sums: &mut [[L; 2]; M],
+    mut sums: [[L; 2]; M],
     x: [*const f32; M],
-    w: *const f32,
+    mut w: *const f32,
     count: usize,
-) {
+) -> [[L; 2]; M] {
     for input in 0..count {
         // SAFETY: as promised.
         unsafe {
-            let first = L::load(w.add(input * PANEL));
-            let second = L::load(w.add(input * PANEL + LANES));
+            let (first, second) = (L::load(w), L::load(w.add(LANES)));
             for m in 0..M {
                 let x = L::splat(*x[m].add(input));
                 sums[m][0] = first.fma(x, sums[m][0]);
                 sums[m][1] = second.fma(x, sums[m][1]);
             }
+            w = w.add(PANEL);
         }
     }
+    sums
 }
 
 /// The same with a bf16 panel.
 ///
 /// # Safety
-/// As [`full`]; of an odd number of inputs, the last pair is there and its second half zero.
+/// As [`full`]; of an odd number of inputs, the last pair is there.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // as above
 unsafe fn half<L: Lanes, const M: usize>(
-    sums: &mut [[L; 2]; M],
-    x: [*const f32; M],
-    w: *const u16,
+    mut sums: [[L; 2]; M],
+    mut x: [*const f32; M],
+    mut w: *const u16,
     count: usize,
-) {
-    for pair in 0..count.div_ceil(2) {
-        // SAFETY: as promised; the second input of the last pair is looked at where it is there.
+) -> [[L; 2]; M] {
+    for _ in 0..count / 2 {
+        // SAFETY: as promised.
         unsafe {
-            let (first, first_odd) = L::load_pairs(w.add(pair * 2 * PANEL));
-            let (second, second_odd) = L::load_pairs(w.add(pair * 2 * PANEL + PANEL));
+            let (first, first_odd) = L::load_pairs(w);
+            let (second, second_odd) = L::load_pairs(w.add(PANEL));
             for m in 0..M {
-                let even = L::splat(*x[m].add(2 * pair));
+                let (even, odd) = (L::splat(*x[m]), L::splat(*x[m].add(1)));
+                sums[m][0] = first.fma(even, sums[m][0]);
+                sums[m][1] = second.fma(even, sums[m][1]);
+                sums[m][0] = first_odd.fma(odd, sums[m][0]);
+                sums[m][1] = second_odd.fma(odd, sums[m][1]);
+                x[m] = x[m].add(2);
+            }
+            w = w.add(2 * PANEL);
+        }
+    }
+    if count % 2 == 1 {
+        // SAFETY: as promised.
+        unsafe {
+            let (first, _) = L::load_pairs(w);
+            let (second, _) = L::load_pairs(w.add(PANEL));
+            for m in 0..M {
+                let even = L::splat(*x[m]);
                 sums[m][0] = first.fma(even, sums[m][0]);
                 sums[m][1] = second.fma(even, sums[m][1]);
             }
-            if 2 * pair + 1 < count {
-                for m in 0..M {
-                    let odd = L::splat(*x[m].add(2 * pair + 1));
-                    sums[m][0] = first_odd.fma(odd, sums[m][0]);
-                    sums[m][1] = second_odd.fma(odd, sums[m][1]);
-                }
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    fn random(shape: &[i64]) -> Tensor {
+        Tensor::randn(shape, (Kind::Float, Device::Cpu))
+    }
+
+    fn product(simd: Simd, product: Product, rows: usize, out: &mut [f32]) {
+        let out = Parts::new(out);
+        for panel in 0..product.weights.count() {
+            // SAFETY: one call after the other.
+            unsafe { product.panel(simd, panel, 0..rows, out) };
+        }
+    }
+
+    #[test]
+    fn products_agree_with_libtorch_whatever_is_added() {
+        tch::manual_seed(1);
+        for (rows, inputs, outputs) in [(1, 5, 3), (7, 64, 32), (13, 33, 70), (8, 576, 96)] {
+            let (x, w) = (random(&[rows, inputs]), random(&[outputs, inputs]));
+            let (bias, before) = (random(&[outputs]), random(&[rows, outputs]));
+            // Two updates side by side, whose outputs meet inside a panel.
+            let (rank, border) = (4, outputs / 2);
+            let (low, outer) = (random(&[rows, 2 * rank]), random(&[outputs, 2 * rank]));
+            let _ = outer.narrow(0, 0, border).narrow(1, rank, rank).zero_();
+            let _ = outer
+                .narrow(0, border, outputs - border)
+                .narrow(1, 0, rank)
+                .zero_();
+            let outer_panels = Panels::new(&outer);
+            let ranks: Vec<(usize, usize)> = (0..outer_panels.count())
+                .map(|panel| {
+                    let (first, last) = (panel * PANEL, (panel + 1) * PANEL);
+                    let border = border as usize;
+                    let from = if first < border { 0 } else { rank as usize };
+                    (from, if last > border { 2 * rank as usize } else { rank as usize })
+                })
+                .collect();
+            for kind in [Kind::Float, Kind::BFloat16] {
+                let w = w.to_kind(kind);
+                let panels = Panels::new(&w);
+                let expected = x.to_kind(Kind::Double).matmul(&w.to_kind(Kind::Double).tr())
+                    + bias.to_kind(Kind::Double)
+                    + low.to_kind(Kind::Double).matmul(&outer.to_kind(Kind::Double).tr())
+                    + before.to_kind(Kind::Double);
+                let mut out = numbers(&before, <[f32]>::to_vec);
+                let bias = numbers(&bias, <[f32]>::to_vec);
+                let (x, low) = (
+                    numbers(&x, <[f32]>::to_vec),
+                    numbers(&low, <[f32]>::to_vec),
+                );
+                let work = Product {
+                    x: &x,
+                    weights: &panels,
+                    bias: Some(&bias),
+                    update: Some(Update {
+                        low: &low,
+                        outer: &outer_panels,
+                        ranks: &ranks,
+                    }),
+                    add: true,
+                };
+                product(Simd::best(), work, rows as usize, &mut out);
+                let error = (Tensor::from_slice(&out).view([rows, outputs]).to_kind(Kind::Double)
+                    - expected)
+                    .abs()
+                    .max()
+                    .double_value(&[]);
+                assert!(error < 1e-4, "{rows}×{inputs}×{outputs} {kind:?}: {error}");
             }
+        }
+    }
+
+    #[test]
+    fn instruction_sets_agree_bit_for_bit() {
+        tch::manual_seed(2);
+        let best = Simd::best();
+        if best == Simd::Portable {
+            return;
+        }
+        let x = numbers(&random(&[11, 77]), <[f32]>::to_vec);
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let weights = Panels::new(&random(&[45, 77]).to_kind(kind));
+            let run = |simd| {
+                let mut out = vec![0f32; 11 * 45];
+                let work = Product {
+                    x: &x,
+                    weights: &weights,
+                    bias: None,
+                    update: None,
+                    add: false,
+                };
+                product(simd, work, 11, &mut out);
+                out
+            };
+            assert_eq!(run(best), run(Simd::Avx2), "{kind:?}");
         }
     }
 }

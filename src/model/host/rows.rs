@@ -139,3 +139,18 @@ unsafe fn gate_body<L: Lanes>(wide: &[f32], out: &mut [f32], width: usize) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exponential_is_that_of_the_library() {
+        for step in -8700..8800 {
+            let x = step as f32 * 0.01;
+            let (got, expected) = (exp::<crate::model::lanes::Portable>(x), f64::from(x).exp());
+            let error = (f64::from(got) - expected).abs() / expected;
+            assert!(error < 2.5e-7, "{x}: {got:e}, {expected:e}");
+        }
+    }
+}
