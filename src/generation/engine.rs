@@ -1,8 +1,8 @@
 //! Batched generation with a KV cache: ids in, ids out.
 //!
-//! `step` = admit waiting requests into free slots, compute one token for every running one, sample, retire those that
-//! ended. A request's tokens depend on its own prompt, seed and settings only; on the CPU in f32 that holds bit for
-//! bit, because prompts are computed alone and decoding uses kernels whose rows do not mix.
+//! Hopper GPUs and CPUs have a path of their own ([`super::continuous`], [`super::host`]); the plain one here is for other
+//! GPUs. `step` = admit waiting requests into free slots, compute one token for every running one, sample, retire those
+//! that ended. A request's draws depend on its own prompt, seed and settings only; on a CPU its tokens do, bit for bit.
 
 use std::collections::VecDeque;
 use std::fmt;

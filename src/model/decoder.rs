@@ -291,10 +291,7 @@ impl Decoder {
 
     /// Last hidden states of packed sequences, `(T, hidden)`, after the final norm.
     pub fn hidden(&self, batch: &Packed, adapter: Option<&Adapter>) -> Tensor {
-        let pass = Pass {
-            adapter,
-            row_exact: false,
-        };
+        let pass = Pass { adapter };
         let device = self.device();
         let context = Context::Packed { batch, cache: None };
         self.forward(
@@ -316,10 +313,7 @@ impl Decoder {
         let mut batch = Packed::new();
         batch.root(prompt);
         let device = self.device();
-        let pass = Pass {
-            adapter,
-            row_exact: false,
-        };
+        let pass = Pass { adapter };
         let context = Context::Packed {
             batch: &batch,
             cache: Some((cache, slot)),
@@ -336,8 +330,6 @@ impl Decoder {
     }
 
     /// Append one token to each of these slots; gives their hidden states, `(B, hidden)`.
-    ///
-    /// On the CPU in f32 a row's result does not depend on the other rows, bit for bit.
     pub fn step(
         &self,
         tokens: &[u32],
@@ -353,10 +345,7 @@ impl Decoder {
             .collect();
         let on_device = |numbers: &[i64]| Tensor::from_slice(numbers).to_device(device);
         let context = Context::Step { cache, slots };
-        let pass = Pass {
-            adapter,
-            row_exact: self.row_exact(),
-        };
+        let pass = Pass { adapter };
         let hidden = self.forward(&on_device(&ids), &on_device(&positions), &context, pass);
         cache.advance(slots, 1);
         hidden
@@ -364,16 +353,9 @@ impl Decoder {
 
     /// Next-token logits in f32, `(B, vocab)`, of hidden states of single tokens.
     pub fn next_token_logits(&self, hidden: &Tensor) -> Tensor {
-        let pass = Pass {
-            adapter: None,
-            row_exact: self.row_exact(),
-        };
-        pass.matmul(&hidden.contiguous(), &self.head)
+        hidden
+            .linear(&self.head, None::<&Tensor>)
             .to_kind(Kind::Float)
-    }
-
-    fn row_exact(&self) -> bool {
-        self.device() == Device::Cpu && self.kind() == Kind::Float
     }
 
     fn forward(

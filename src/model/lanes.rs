@@ -97,6 +97,11 @@ pub trait Lanes: Copy {
     /// # Safety
     /// The processor must have the instruction set, and sixteen numbers must be writable there.
     unsafe fn store(self, to: *mut f32);
+    /// Have the line of memory at this address brought near; nothing happens where it is none.
+    ///
+    /// # Safety
+    /// The processor must have the instruction set.
+    unsafe fn prefetch(from: *const u8);
     /// The even and the odd ones of 32 bf16 numbers.
     ///
     /// # Safety
@@ -144,6 +149,9 @@ impl Lanes for Portable {
         // SAFETY: sixteen numbers are writable, as the caller promises.
         unsafe { to.cast::<[f32; LANES]>().write_unaligned(self.0) }
     }
+
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const u8) {}
 
     #[inline(always)]
     unsafe fn load_pairs(from: *const u16) -> (Self, Self) {
@@ -207,6 +215,12 @@ mod x86 {
         unsafe fn store(self, to: *mut f32) {
             // SAFETY: the caller promises the instruction set and the memory.
             unsafe { _mm512_storeu_ps(to, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch(from: *const u8) {
+            // SAFETY: a hint, which faults at no address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
         }
 
         #[inline(always)]
@@ -274,6 +288,12 @@ mod x86 {
                 _mm256_storeu_ps(to, self.0);
                 _mm256_storeu_ps(to.add(8), self.1);
             }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch(from: *const u8) {
+            // SAFETY: a hint, which faults at no address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
         }
 
         #[inline(always)]

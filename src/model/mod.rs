@@ -15,7 +15,6 @@ pub mod weights;
 
 mod attention;
 pub mod gguf_names;
-mod kernels;
 mod lanes;
 mod linear;
 pub mod rope;

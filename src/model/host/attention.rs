@@ -270,7 +270,7 @@ mod tests {
         let mut random = |count: usize| -> Vec<f32> {
             (0..count).map(|_| draw.random_range(-1.5..1.5)).collect()
         };
-        for (dim, group, total) in [(64, 3, 53), (8, 2, 16), (128, 4, 33), (80, 1, 40)] {
+        for (dim, group, total) in [(64usize, 3usize, 53usize), (8, 2, 16), (128, 4, 33), (80, 1, 40)] {
             let padded = dim.next_multiple_of(LANES);
             let plan = PagePlan {
                 keys: 0,

@@ -350,6 +350,21 @@ fn starts<const M: usize>(x: &[f32], row: usize, inputs: usize) -> [*const f32; 
 // Sums go in and out by value, and pointers move without a checked product: with a reference, or with a panic possible
 // inside a loop, the compiler writes all sums to memory in every turn.
 
+/// Bring near what is read some dozen turns later, two lines in each turn: with few rows a turn is too short for the
+/// processor to look far enough ahead, and weights come from memory.
+///
+/// # Safety
+/// The processor must have the instruction set of `L`.
+#[inline(always)]
+unsafe fn ahead<L: Lanes>(w: *const u8) {
+    const DISTANCE: usize = 8192;
+    // SAFETY: as promised; prefetching beyond the end does nothing.
+    unsafe {
+        L::prefetch(w.wrapping_add(DISTANCE));
+        L::prefetch(w.wrapping_add(DISTANCE + 64));
+    }
+}
+
 /// Add the products of `count` inputs with an f32 panel, one after the other.
 ///
 /// # Safety
@@ -366,6 +381,7 @@ unsafe fn full<L: Lanes, const M: usize>(
         // SAFETY: as promised.
         unsafe {
             let (first, second) = (L::load(w), L::load(w.add(LANES)));
+            ahead::<L>(w.cast());
             for m in 0..M {
                 let x = L::splat(*x[m].add(input));
                 sums[m][0] = first.fma(x, sums[m][0]);
@@ -394,6 +410,7 @@ unsafe fn half<L: Lanes, const M: usize>(
         unsafe {
             let (first, first_odd) = L::load_pairs(w);
             let (second, second_odd) = L::load_pairs(w.add(PANEL));
+            ahead::<L>(w.cast());
             for m in 0..M {
                 let (even, odd) = (L::splat(*x[m]), L::splat(*x[m].add(1)));
                 sums[m][0] = first.fma(even, sums[m][0]);
