@@ -1,8 +1,8 @@
 //! Batched generation with a KV cache: ids in, ids out.
 //!
-//! `step` = admit waiting requests into free slots, compute one token for every running one, sample, retire those that
-//! ended. A request's tokens depend on its own prompt, seed and settings only; on the CPU in f32 that holds bit for
-//! bit, because prompts are computed alone and decoding uses kernels whose rows do not mix.
+//! Hopper GPUs and CPUs have a path of their own ([`super::continuous`], [`super::host`]); the plain one here is for other
+//! GPUs. `step` = admit waiting requests into free slots, compute one token for every running one, sample, retire those
+//! that ended. A request's draws depend on its own prompt, seed and settings only; on a CPU its tokens do, bit for bit.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,11 +12,15 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use super::continuous::{self, Stats};
+use super::host;
 use super::sampling::{Drawn, NotFinite, Sampling, draw};
 use crate::model::fused::MOST_ROWS;
 use crate::model::{Adapter, Decoder, KvCache};
 use crate::runtime::interrupt::{Interrupted, check};
 use crate::runtime::memory::gib;
+
+/// Sequences decoded side by side on a CPU: reading the weights and multiplying take about as long then.
+const HOST_SLOTS: usize = 32;
 
 /// Says of the tokens generated so far whether the text is to end with the last of them.
 #[derive(Clone)]
@@ -191,6 +195,10 @@ impl<'a> Engine<'a> {
         if let Some(mut fused) = self.model.fused() {
             let (adapter, slots) = (self.adapter, self.slots.unwrap_or(MOST_ROWS));
             return continuous::generate(&mut *fused, adapter, slots, requests, results, progress);
+        }
+        if let Some(mut host) = self.model.host() {
+            let (adapter, slots) = (self.adapter, self.slots.unwrap_or(HOST_SLOTS));
+            return host::generate(&mut host, adapter, slots, requests, results, progress);
         }
         Ok((
             self.generate_plainly(requests, results, progress)?,
@@ -389,8 +397,16 @@ fn draw_rows(logits: &Tensor, asked: &[(&Request, usize)]) -> Vec<Result<Drawn, 
         .to_kind(Kind::Float)
         .contiguous()
         .copy_data(&mut numbers, asked.len() * vocab);
-    numbers
-        .par_chunks(vocab)
+    draw_all(&numbers, asked)
+}
+
+/// The same of logits in memory, a row after the other.
+pub(super) fn draw_all(
+    logits: &[f32],
+    asked: &[(&Request, usize)],
+) -> Vec<Result<Drawn, NotFinite>> {
+    logits
+        .par_chunks((logits.len() / asked.len().max(1)).max(1))
         .zip(asked)
         .map(|(row, (request, index))| draw(row, &request.sampling, request.seed, *index))
         .collect()

@@ -2,6 +2,7 @@
 
 pub mod continuous;
 pub mod engine;
+mod host;
 pub mod sampling;
 
 pub use continuous::Stats;

@@ -1,9 +1,8 @@
 //! Causal attention over packed segments, and of single new tokens over a KV cache.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::batch::Packed;
-use super::kernels::{Span, decode_attention};
 use super::kv_cache::KvCache;
 
 /// Where keys and values come from and go to.
@@ -36,11 +35,7 @@ impl Context<'_> {
             }
             Self::Step { cache, slots } => {
                 cache.write_step(layer, slots, k, v);
-                if q.device() == Device::Cpu && q.kind() == Kind::Float {
-                    step_on_cpu(cache, layer, slots, q, k.size()[1])
-                } else {
-                    step(cache, layer, slots, q)
-                }
+                step(cache, layer, slots, q)
             }
         }
     }
@@ -91,28 +86,6 @@ fn packed(batch: &Packed, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
 
 fn sdpa(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, causal: bool) -> Tensor {
     Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, causal, None, false)
-}
-
-fn step_on_cpu(
-    cache: &KvCache,
-    layer: usize,
-    slots: &[usize],
-    q: &Tensor,
-    kv_heads: i64,
-) -> Tensor {
-    let buffers: Vec<_> = slots
-        .iter()
-        .map(|&slot| (cache.slot(layer, slot), cache.length(slot) + 1))
-        .collect();
-    let spans: Vec<_> = buffers
-        .iter()
-        .map(|((keys, values), length)| Span {
-            keys,
-            values,
-            length: *length,
-        })
-        .collect();
-    decode_attention(&q.contiguous(), &spans, kv_heads as usize)
 }
 
 fn step(cache: &KvCache, layer: usize, slots: &[usize], q: &Tensor) -> Tensor {

@@ -4,7 +4,7 @@
 //! (6) norm, (7) gated feed-forward.
 
 use std::cell::{OnceCell, RefCell, RefMut};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
@@ -13,6 +13,7 @@ use super::backprop::{Kernels, Pieces};
 use super::batch::Packed;
 use super::config::ModelConfig;
 use super::fused::{Fused, LayerParts, Parts};
+use super::host::Host;
 use super::kv_cache::KvCache;
 use super::linear::{Linear, Pass};
 use super::lora::{Adapter, Target};
@@ -46,6 +47,8 @@ pub struct Decoder {
     fused: OnceCell<Option<RefCell<Fused>>>,
     /// What training and scoring put between the matrix products.
     pieces: OnceLock<Pieces>,
+    /// Likewise on a CPU.
+    host: OnceLock<Option<Mutex<Host>>>,
 }
 
 impl Decoder {
@@ -73,6 +76,7 @@ impl Decoder {
             config,
             fused: OnceCell::new(),
             pieces: OnceLock::new(),
+            host: OnceLock::new(),
         })
     }
 
@@ -128,10 +132,38 @@ impl Decoder {
             .map_or(&self.norm, |layer| &layer.input_norm)
     }
 
-    /// Give up what generation holds on the GPU beside the weights: the cache of keys and values.
+    /// The fast path of generation on a CPU; the reason is logged where there is none.
+    pub fn host(&self) -> Option<MutexGuard<'_, Host>> {
+        let made = self.host.get_or_init(|| {
+            if self.device() != Device::Cpu {
+                return None;
+            }
+            match Host::new(&self.config, self.parts()) {
+                Ok(host) => Some(Mutex::new(host)),
+                Err(why) => {
+                    tracing::warn!("generation takes the plain path, which is slower: {why}");
+                    None
+                }
+            }
+        });
+        let host = made.as_ref()?.lock().unwrap_or_else(|broken| {
+            // Whoever broke it may have left pages without their keys.
+            let mut host = PoisonError::into_inner(broken);
+            host.release();
+            host
+        });
+        Some(host)
+    }
+
+    /// Give up what generation holds beside the weights: the cache of keys and values.
     pub fn release_cache(&self) {
         if let Some(Some(fused)) = self.fused.get() {
             fused.borrow_mut().release();
+        }
+        if let Some(Some(_)) = self.host.get()
+            && let Some(mut host) = self.host()
+        {
+            host.release();
         }
     }
 
@@ -146,6 +178,8 @@ impl Decoder {
             post_norm: layer.post_norm.shallow_clone(),
             joint: [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]
                 .map(|l| l.weight().shallow_clone()),
+            biases: [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]
+                .map(|l| l.bias().map(Tensor::shallow_clone)),
         });
         Parts {
             embedding: self.embedding.shallow_clone(),
@@ -202,6 +236,7 @@ impl Decoder {
             rope: RopeTable::new(config, kind, device),
             fused: OnceCell::new(),
             pieces: OnceLock::new(),
+            host: OnceLock::new(),
             config: config.clone(),
         })
     }
@@ -229,6 +264,7 @@ impl Decoder {
             head: as_kind(&self.head),
             rope: RopeTable::new(&self.config, kind, self.device()),
             fused: OnceCell::new(),
+            host: OnceLock::new(),
             pieces: OnceLock::new(),
         }
     }
@@ -255,10 +291,7 @@ impl Decoder {
 
     /// Last hidden states of packed sequences, `(T, hidden)`, after the final norm.
     pub fn hidden(&self, batch: &Packed, adapter: Option<&Adapter>) -> Tensor {
-        let pass = Pass {
-            adapter,
-            row_exact: false,
-        };
+        let pass = Pass { adapter };
         let device = self.device();
         let context = Context::Packed { batch, cache: None };
         self.forward(
@@ -280,10 +313,7 @@ impl Decoder {
         let mut batch = Packed::new();
         batch.root(prompt);
         let device = self.device();
-        let pass = Pass {
-            adapter,
-            row_exact: false,
-        };
+        let pass = Pass { adapter };
         let context = Context::Packed {
             batch: &batch,
             cache: Some((cache, slot)),
@@ -300,8 +330,6 @@ impl Decoder {
     }
 
     /// Append one token to each of these slots; gives their hidden states, `(B, hidden)`.
-    ///
-    /// On the CPU in f32 a row's result does not depend on the other rows, bit for bit.
     pub fn step(
         &self,
         tokens: &[u32],
@@ -317,10 +345,7 @@ impl Decoder {
             .collect();
         let on_device = |numbers: &[i64]| Tensor::from_slice(numbers).to_device(device);
         let context = Context::Step { cache, slots };
-        let pass = Pass {
-            adapter,
-            row_exact: self.row_exact(),
-        };
+        let pass = Pass { adapter };
         let hidden = self.forward(&on_device(&ids), &on_device(&positions), &context, pass);
         cache.advance(slots, 1);
         hidden
@@ -328,16 +353,9 @@ impl Decoder {
 
     /// Next-token logits in f32, `(B, vocab)`, of hidden states of single tokens.
     pub fn next_token_logits(&self, hidden: &Tensor) -> Tensor {
-        let pass = Pass {
-            adapter: None,
-            row_exact: self.row_exact(),
-        };
-        pass.matmul(&hidden.contiguous(), &self.head)
+        hidden
+            .linear(&self.head, None::<&Tensor>)
             .to_kind(Kind::Float)
-    }
-
-    fn row_exact(&self) -> bool {
-        self.device() == Device::Cpu && self.kind() == Kind::Float
     }
 
     fn forward(

@@ -100,6 +100,7 @@ impl KvCache {
     }
 
     /// A slot's keys and values of one layer, `(capacity, kv_heads, head_dim)`.
+    #[cfg(test)]
     pub(super) fn slot(&self, layer: usize, slot: usize) -> (Tensor, Tensor) {
         (
             self.keys[layer].get(slot as i64),

@@ -2,7 +2,6 @@
 
 use tch::{Kind, Tensor};
 
-use super::kernels::small_matmul;
 use super::lora::{Adapter, Target};
 
 /// How a forward is computed.
@@ -10,18 +9,12 @@ use super::lora::{Adapter, Target};
 pub struct Pass<'a> {
     /// The adapter that is on, if any.
     pub adapter: Option<&'a Adapter>,
-    /// One new token a sequence, on the CPU in f32: use the kernels whose rows do not depend on each other.
-    pub row_exact: bool,
 }
 
 impl Pass<'_> {
     /// `x wᵀ` for `(T, in)` and `(out, in)`.
     pub fn matmul(&self, x: &Tensor, w: &Tensor) -> Tensor {
-        if self.row_exact {
-            small_matmul(x, w)
-        } else {
-            x.linear(w, None::<&Tensor>)
-        }
+        x.linear(w, None::<&Tensor>)
     }
 }
 

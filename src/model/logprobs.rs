@@ -12,6 +12,7 @@ use tch::{Device, Kind, Tensor};
 use super::backprop::Pieces;
 use super::batch::{Packed, SegmentId};
 use super::decoder::Decoder;
+use super::host::product::{by, by_transposed};
 use crate::runtime::gpu::GpuError;
 
 /// Rows that meet the head at once: few where their logits are widened to f32, more where a kernel reads them as they are.
@@ -189,7 +190,7 @@ impl<'a> Predictors<'a> {
 
     fn logits(&self, (start, length): (i64, i64)) -> Result<Tensor, GpuError> {
         let rows = self.rows.f_narrow(0, start, length)?;
-        Ok(rows.f_linear(self.head, None::<&Tensor>)?)
+        Ok(by_transposed(&rows, self.head, None)?)
     }
 
     fn of_chunk(&self, (start, length): (i64, i64)) -> Result<(Tensor, Option<Tensor>), GpuError> {
@@ -263,7 +264,7 @@ impl<'a> Predictors<'a> {
                 &sums,
                 &slope,
             )?;
-            carried.push(d_logits.f_mm(self.head)?);
+            carried.push(by(&d_logits, self.head)?);
         }
         Ok(Tensor::f_cat(&carried, 0)?)
     }

@@ -6,6 +6,7 @@ pub mod config;
 pub mod decoder;
 pub mod footprint;
 pub mod fused;
+pub mod host;
 pub mod kv_cache;
 pub mod logprobs;
 pub mod lora;
@@ -14,7 +15,6 @@ pub mod weights;
 
 mod attention;
 pub mod gguf_names;
-mod kernels;
 mod lanes;
 mod linear;
 pub mod rope;

@@ -13,3 +13,4 @@ pub mod message;
 pub mod progress;
 pub mod ranks;
 pub mod seed;
+pub mod team;

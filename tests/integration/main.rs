@@ -13,6 +13,7 @@ mod dpo;
 mod faults;
 mod gpu;
 mod grpo;
+mod host;
 mod hub;
 mod kill;
 mod layers;

@@ -9,6 +9,7 @@ use super::gradients::{JointGradient, LiveJoint, Pending};
 use super::pieces::Pieces;
 use super::plan::Keep;
 use crate::model::decoder::Layer;
+use crate::model::host::product::{by, by_transposed};
 use crate::model::linear::Linear;
 use crate::runtime::gpu::GpuError;
 
@@ -48,7 +49,7 @@ fn joint(low: Low<'_>, index: usize) -> Option<&LiveJoint> {
 impl Projected {
     /// `x wᵀ` with bias and update, unless the update is left to the kernel that reads the output.
     fn new(linear: &Linear, x: &Tensor, low: Option<&LiveJoint>) -> Result<Self, GpuError> {
-        let mut y = x.f_mm(&linear.weight().f_tr()?)?;
+        let mut y = by_transposed(x, linear.weight(), None)?;
         if let Some(bias) = linear.bias() {
             let _ = y.f_add_(bias)?;
         }
@@ -104,7 +105,7 @@ impl<'a> Back<'a> {
 
 /// Gradient of a projection's input.
 fn input_gradient(linear: &Linear, d_y: &Tensor, back: Option<&Back>) -> Result<Tensor, GpuError> {
-    let mut d_x = d_y.f_mm(linear.weight())?;
+    let mut d_x = by(d_y, linear.weight())?;
     if let Some(back) = back {
         back.low.backward_x(&back.d_low, &mut d_x)?;
     }

@@ -8,6 +8,7 @@ use super::attention::BackList;
 use super::gradients::{LiveJoint, Pending};
 use super::kernels::Kernels;
 use crate::model::config::ModelConfig;
+use crate::model::host::product::by_transposed;
 use crate::model::linear::Linear;
 use crate::model::rope::{RopeTable, rotate};
 use crate::runtime::gpu::GpuError;
@@ -73,11 +74,8 @@ impl Pieces {
             None => None,
         };
         let pending = low.zip(z.as_ref()).and_then(|(low, z)| low.pending(z));
-        let w = linear.weight().f_tr()?;
-        let mut y = match &self.kernels {
-            Some(_) => x.f_mm(&w)?,
-            None => base.f_addmm(x, &w)?,
-        };
+        let own = self.kernels.is_none().then_some(base);
+        let mut y = by_transposed(x, linear.weight(), own)?;
         if let Some(bias) = linear.bias() {
             let _ = y.f_add_(bias)?;
         }

@@ -76,6 +76,8 @@ pub struct LayerParts {
     pub post_norm: Tensor,
     /// q k v; o; gate up; down.
     pub joint: [Tensor; 4],
+    /// Of the same, where the model has any.
+    pub biases: [Option<Tensor>; 4],
 }
 
 /// A decoder's weights, ready for the kernels, and what is under way.

@@ -44,6 +44,18 @@ impl PagePool {
         }
     }
 
+    /// Have so many in all; the further ones are blank.
+    pub fn extend(&mut self, pages: usize) {
+        let had = self.pages.len();
+        if pages > had {
+            self.pages.resize(pages, Page::default());
+            // Old ones are taken first: they may have memory already.
+            let mut blank: Vec<u32> = (had as u32..pages as u32).rev().collect();
+            blank.append(&mut self.blank);
+            self.blank = blank;
+        }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.pages.len()
