@@ -14,8 +14,8 @@ use crate::agent::{Answer, Ask, AskError, GenerationConfig, Responder, ServedErr
 use crate::artifact::table::{TableError, decode_parquet, encode_parquet};
 use crate::artifact::{ArtifactError, Checkpoints};
 use crate::runtime::interrupt::Interrupted;
-use crate::runtime::ranks::{Ended, RankError};
 use crate::runtime::progress::Progress;
+use crate::runtime::ranks::{Ended, RankError};
 use crate::runtime::seed::derive;
 use crate::scenario::choice::parse_choice;
 use crate::scenario::defence::monitor::effective;

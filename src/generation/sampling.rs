@@ -105,9 +105,7 @@ pub fn draw(
     let uniform: f64 = stream(seed, &format!("token/{index}")).random();
     let token = if sampling.top_k == 0 && sampling.top_p >= 1.0 {
         let floor = sampling.min_p;
-        let kept = weights
-            .iter()
-            .map(|&w| if w >= floor { w } else { 0.0 });
+        let kept = weights.iter().map(|&w| if w >= floor { w } else { 0.0 });
         let kept_total: f64 = if floor > 0.0 {
             kept.clone().sum()
         } else {
@@ -276,9 +274,15 @@ mod tests {
         for step in 0..200_000 {
             let x = -f64::from(step) * 0.003_511;
             let (got, expected) = (exp(x), x.exp());
-            assert!((got - expected).abs() <= 5e-16 * expected, "{x}: {got:e}, {expected:e}");
+            assert!(
+                (got - expected).abs() <= 5e-16 * expected,
+                "{x}: {got:e}, {expected:e}"
+            );
         }
-        assert_eq!((exp(0.0), exp(-708.0), exp(f64::NEG_INFINITY)), (1.0, 0.0, 0.0));
+        assert_eq!(
+            (exp(0.0), exp(-708.0), exp(f64::NEG_INFINITY)),
+            (1.0, 0.0, 0.0)
+        );
     }
 
     const LOGITS: [f32; 6] = [0.3, 2.0, -1.0, 1.2, 0.0, 1.9];

@@ -19,10 +19,10 @@ use super::engine::{Completion, Completions, GenerationError, Request, Running};
 use crate::model::Adapter;
 use crate::model::fused::pages::Key;
 use crate::model::fused::{MOST_ROWS, PAGE, PROMPT_TOKENS};
-use card::Card;
 use crate::runtime::device::is_deterministic;
 use crate::runtime::gpu::GpuError;
 use crate::runtime::interrupt::{Interrupted, check};
+use card::Card;
 
 /// Tokens of prompts that are computed together, at most; one longer prompt is computed alone.
 const BUDGET: usize = PROMPT_TOKENS;

@@ -90,7 +90,9 @@ unsafe fn attend_body<L: Lanes>(
             let mut from = 0;
             while from < plan.padded {
                 from += match (plan.padded - from) / LANES {
-                    WIDE.. => mix::<L, WIDE>(pages, plan, from, &scratch[head * width..][..seen], to),
+                    WIDE.. => {
+                        mix::<L, WIDE>(pages, plan, from, &scratch[head * width..][..seen], to)
+                    }
                     _ => mix::<L, 1>(pages, plan, from, &scratch[head * width..][..seen], to),
                 };
             }
@@ -122,10 +124,7 @@ unsafe fn scores<L: Lanes, const M: usize>(
     // SAFETY: keys of a page are `dim` rows of sixteen positions.
     unsafe {
         while block + 2 <= blocks {
-            let (first, second) = (
-                pages[block].add(plan.keys),
-                pages[block + 1].add(plan.keys),
-            );
+            let (first, second) = (pages[block].add(plan.keys), pages[block + 1].add(plan.keys));
             let mut sums = [[L::zero(); 2]; M];
             let (mut first, mut second) = (first, second);
             for d in 0..plan.dim {
@@ -229,7 +228,11 @@ unsafe fn mix<L: Lanes, const N: usize>(
                 sum.store(to.add(first));
             } else {
                 let numbers = sum.numbers();
-                for (l, number) in numbers.iter().enumerate().take(plan.dim.saturating_sub(first)) {
+                for (l, number) in numbers
+                    .iter()
+                    .enumerate()
+                    .take(plan.dim.saturating_sub(first))
+                {
                     *to.add(first + l) = *number;
                 }
             }
@@ -248,7 +251,10 @@ mod tests {
     fn exact(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>]) -> Vec<f64> {
         let factor = 1.0 / (q.len() as f64).sqrt();
         let dot = |k: &Vec<f32>| -> f64 {
-            q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+            q.iter()
+                .zip(k)
+                .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                .sum()
         };
         let weights: Vec<f64> = keys.iter().map(|k| (dot(k) * factor).exp()).collect();
         let total: f64 = weights.iter().sum();
@@ -270,7 +276,12 @@ mod tests {
         let mut random = |count: usize| -> Vec<f32> {
             (0..count).map(|_| draw.random_range(-1.5..1.5)).collect()
         };
-        for (dim, group, total) in [(64usize, 3usize, 53usize), (8, 2, 16), (128, 4, 33), (80, 1, 40)] {
+        for (dim, group, total) in [
+            (64usize, 3usize, 53usize),
+            (8, 2, 16),
+            (128, 4, 33),
+            (80, 1, 40),
+        ] {
             let padded = dim.next_multiple_of(LANES);
             let plan = PagePlan {
                 keys: 0,
@@ -304,7 +315,15 @@ mod tests {
                     let to = out[from * group * dim..].as_mut_ptr();
                     // SAFETY: pages and results are this function's, of the sizes given.
                     unsafe {
-                        attend(Simd::best(), &part, &pages, plan, &mut scratch, to, group * dim);
+                        attend(
+                            Simd::best(),
+                            &part,
+                            &pages,
+                            plan,
+                            &mut scratch,
+                            to,
+                            group * dim,
+                        );
                     }
                 }
                 out
@@ -315,9 +334,16 @@ mod tests {
             }
             for (row, got) in whole.chunks(dim).enumerate() {
                 let seen = row / group + 1;
-                let expected = exact(&queries[row * dim..(row + 1) * dim], &keys[..seen], &values[..seen]);
+                let expected = exact(
+                    &queries[row * dim..(row + 1) * dim],
+                    &keys[..seen],
+                    &values[..seen],
+                );
                 for (got, expected) in got.iter().zip(expected) {
-                    assert!((f64::from(*got) - expected).abs() < 2e-6, "{dim}, row {row}");
+                    assert!(
+                        (f64::from(*got) - expected).abs() < 2e-6,
+                        "{dim}, row {row}"
+                    );
                 }
             }
         }

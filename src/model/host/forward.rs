@@ -139,10 +139,22 @@ impl Host {
                 .collect();
             for (offset, &token) in stretch.tokens.iter().enumerate() {
                 let (row, position) = (rows.len(), stretch.position + offset);
-                copy_row(&self.embedding, token as usize, &mut scratch.x[row * hidden..][..hidden]);
+                copy_row(
+                    &self.embedding,
+                    token as usize,
+                    &mut scratch.x[row * hidden..][..hidden],
+                );
                 let half = dim / 2;
-                copy_row(&self.cosines, position, &mut scratch.cosines[row * half..][..half]);
-                copy_row(&self.sines, position, &mut scratch.sines[row * half..][..half]);
+                copy_row(
+                    &self.cosines,
+                    position,
+                    &mut scratch.cosines[row * half..][..half],
+                );
+                copy_row(
+                    &self.sines,
+                    position,
+                    &mut scratch.sines[row * half..][..half],
+                );
                 rows.push(Row {
                     position,
                     page: memory[position / PAGE],
@@ -198,10 +210,7 @@ fn copy_row(matrix: &Tensor, row: usize, out: &mut [f32]) {
         Kind::BFloat16 => {
             // SAFETY: the row is inside a contiguous matrix of this kind on the CPU.
             let numbers = unsafe {
-                std::slice::from_raw_parts(
-                    matrix.data_ptr().cast::<u16>().add(start),
-                    out.len(),
-                )
+                std::slice::from_raw_parts(matrix.data_ptr().cast::<u16>().add(start), out.len())
             };
             for (out, number) in out.iter_mut().zip(numbers) {
                 *out = f32::from_bits(u32::from(*number) << 16);
@@ -211,10 +220,7 @@ fn copy_row(matrix: &Tensor, row: usize, out: &mut [f32]) {
             assert_eq!(matrix.kind(), Kind::Float);
             // SAFETY: as above.
             let numbers = unsafe {
-                std::slice::from_raw_parts(
-                    matrix.data_ptr().cast::<f32>().add(start),
-                    out.len(),
-                )
+                std::slice::from_raw_parts(matrix.data_ptr().cast::<f32>().add(start), out.len())
             };
             out.copy_from_slice(numbers);
         }
@@ -395,7 +401,8 @@ impl Pass<'_> {
             // SAFETY: tasks have rows of their own.
             let (wide, out) = unsafe {
                 (
-                    self.wide.part(rows.start * 2 * width, rows.len() * 2 * width),
+                    self.wide
+                        .part(rows.start * 2 * width, rows.len() * 2 * width),
                     self.gated.part(rows.start * width, rows.len() * width),
                 )
             };

@@ -130,7 +130,9 @@ impl Host {
 /// Bytes of memory that can be had without swapping, where the system tells.
 pub fn free_bytes() -> Option<usize> {
     let described = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = described.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let line = described
+        .lines()
+        .find_map(|l| l.strip_prefix("MemAvailable:"))?;
     let kib: usize = line.split_whitespace().next()?.parse().ok()?;
     Some(kib * 1024)
 }

@@ -71,16 +71,14 @@ impl Panels {
             Data::Half(data) => {
                 let stored = PANEL * inputs.next_multiple_of(2);
                 let panels = data[first * stored..].par_chunks_mut(stored);
-                panels
-                    .zip(rows.par_chunks(size))
-                    .for_each(|(panel, rows)| {
-                        for (column, row) in rows.chunks_exact(inputs).enumerate() {
-                            for (input, value) in row.iter().enumerate() {
-                                panel[(input / 2 * PANEL + column) * 2 + input % 2] =
-                                    bf16::from_f32(*value).to_bits();
-                            }
+                panels.zip(rows.par_chunks(size)).for_each(|(panel, rows)| {
+                    for (column, row) in rows.chunks_exact(inputs).enumerate() {
+                        for (input, value) in row.iter().enumerate() {
+                            panel[(input / 2 * PANEL + column) * 2 + input % 2] =
+                                bf16::from_f32(*value).to_bits();
                         }
-                    });
+                    }
+                });
             }
         }
     }
@@ -474,22 +472,30 @@ mod tests {
                     let (first, last) = (panel * PANEL, (panel + 1) * PANEL);
                     let border = border as usize;
                     let from = if first < border { 0 } else { rank as usize };
-                    (from, if last > border { 2 * rank as usize } else { rank as usize })
+                    (
+                        from,
+                        if last > border {
+                            2 * rank as usize
+                        } else {
+                            rank as usize
+                        },
+                    )
                 })
                 .collect();
             for kind in [Kind::Float, Kind::BFloat16] {
                 let w = w.to_kind(kind);
                 let panels = Panels::new(&w);
-                let expected = x.to_kind(Kind::Double).matmul(&w.to_kind(Kind::Double).tr())
+                let expected = x
+                    .to_kind(Kind::Double)
+                    .matmul(&w.to_kind(Kind::Double).tr())
                     + bias.to_kind(Kind::Double)
-                    + low.to_kind(Kind::Double).matmul(&outer.to_kind(Kind::Double).tr())
+                    + low
+                        .to_kind(Kind::Double)
+                        .matmul(&outer.to_kind(Kind::Double).tr())
                     + before.to_kind(Kind::Double);
                 let mut out = numbers(&before, <[f32]>::to_vec);
                 let bias = numbers(&bias, <[f32]>::to_vec);
-                let (x, low) = (
-                    numbers(&x, <[f32]>::to_vec),
-                    numbers(&low, <[f32]>::to_vec),
-                );
+                let (x, low) = (numbers(&x, <[f32]>::to_vec), numbers(&low, <[f32]>::to_vec));
                 let work = Product {
                     x: &x,
                     weights: &panels,
@@ -502,7 +508,9 @@ mod tests {
                     add: true,
                 };
                 product(Simd::best(), work, rows as usize, &mut out);
-                let error = (Tensor::from_slice(&out).view([rows, outputs]).to_kind(Kind::Double)
+                let error = (Tensor::from_slice(&out)
+                    .view([rows, outputs])
+                    .to_kind(Kind::Double)
                     - expected)
                     .abs()
                     .max()

@@ -66,7 +66,12 @@ unsafe fn memory(tensor: &Tensor) -> &[f32] {
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
 }
 
-fn run(x: &Tensor, w: &Tensor, base: Option<&Tensor>, transposed: bool) -> Result<Tensor, TchError> {
+fn run(
+    x: &Tensor,
+    w: &Tensor,
+    base: Option<&Tensor>,
+    transposed: bool,
+) -> Result<Tensor, TchError> {
     let x = x.f_contiguous()?;
     let (w_rows, w_columns) = w.size2()?;
     let (rows, inputs) = x.size2()?;
@@ -99,9 +104,15 @@ fn run(x: &Tensor, w: &Tensor, base: Option<&Tensor>, transposed: bool) -> Resul
                 gathered.ensure(inputs * PANEL);
                 let gathered = &mut gathered[..inputs * PANEL];
                 if transposed {
-                    turn_over(&w[first * inputs..(first + columns) * inputs], inputs, gathered);
+                    turn_over(
+                        &w[first * inputs..(first + columns) * inputs],
+                        inputs,
+                        gathered,
+                    );
                 } else {
-                    for (line, row) in gathered.chunks_exact_mut(PANEL).zip(w.chunks_exact(outputs))
+                    for (line, row) in gathered
+                        .chunks_exact_mut(PANEL)
+                        .zip(w.chunks_exact(outputs))
                     {
                         line[..columns].copy_from_slice(&row[first..first + columns]);
                     }
@@ -164,11 +175,17 @@ mod tests {
     fn a_row_does_not_depend_on_its_neighbours() {
         tch::manual_seed(4);
         let options = (Kind::Float, Device::Cpu);
-        let (x, w) = (Tensor::randn([50, 96], options), Tensor::randn([70, 96], options));
+        let (x, w) = (
+            Tensor::randn([50, 96], options),
+            Tensor::randn([70, 96], options),
+        );
         let whole = by_transposed(&x, &w, None).expect("a product");
         for (from, count) in [(0, 17), (3, 16), (31, 19)] {
             let part = by_transposed(&x.narrow(0, from, count), &w, None).expect("a product");
-            assert!(part.equal(&whole.narrow(0, from, count)), "{count} rows from {from}");
+            assert!(
+                part.equal(&whole.narrow(0, from, count)),
+                "{count} rows from {from}"
+            );
         }
     }
 }

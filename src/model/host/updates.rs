@@ -88,7 +88,10 @@ impl Updates {
                 let (first, last) = ((panel * PANEL) as i64, ((panel + 1) * PANEL) as i64);
                 let mut met = spans.iter().filter(|s| s.0 < last && s.1 > first);
                 let from = met.clone().map(|s| s.2).next().unwrap_or(0);
-                (from as usize, met.next_back().map_or(from, |s| s.3) as usize)
+                (
+                    from as usize,
+                    met.next_back().map_or(from, |s| s.3) as usize,
+                )
             };
             Some(Joint {
                 inner: Panels::new(&Tensor::cat(&inner, 0)),
