@@ -324,7 +324,7 @@ impl Run {
         folders.find(is_it).expect("the stage's folder")
     }
 
-    /// All that the stages left, without the times in it.
+    /// All that the stages left, without the times in it, and the place of the model, which may be another for each run.
     pub fn results(&self) -> BTreeMap<String, Vec<u8>> {
         let mut all = results(&self.path, &TINY_STAGES);
         for stage in TINY_STAGES {
@@ -334,6 +334,15 @@ impl Run {
             for time in ["seconds", "finished"] {
                 let removed = manifest.as_object_mut().and_then(|m| m.remove(time));
                 assert!(removed.is_some(), "{time}");
+            }
+            let inputs = manifest["inputs"].as_object_mut().expect("inputs");
+            if let Some(model) = inputs.get_mut("model") {
+                assert!(
+                    model
+                        .as_str()
+                        .is_some_and(|model| Path::new(model).is_dir())
+                );
+                *model = Value::Null;
             }
             // The report tells how long its stages took.
             if stage == "report" {
