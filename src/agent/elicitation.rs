@@ -5,11 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::divided::divided;
 use super::endpoint::ServedError;
 use super::model::LoadedModel;
-use crate::generation::{
-    Engine, Finish, GenerationError, Request, Sampling, sampling::draw_option,
-};
+use crate::generation::{Engine, GenerationError, Request, Sampling, sampling::draw_option};
 use crate::model::logprobs::{Predictors, Targets, sums};
 use crate::model::{Adapter, Packed};
 use crate::runtime::gpu::GpuError;
@@ -215,9 +214,6 @@ pub enum AskError {
     Elsewhere(String),
 }
 
-/// An answer on its way to the other ranks: its finish apart, or why there is none.
-type Posted = Result<(Answer, String), String>;
-
 /// Ask for many decisions; answers come in the order of the asks. `progress` is told how many more are done here.
 ///
 /// Among ranks each gets a part of the asks and all get all answers. Asks that follow each other with the same messages
@@ -230,44 +226,21 @@ pub fn ask(
     adapter: Option<&Adapter>,
     config: &GenerationConfig,
     asks: &[Ask],
-    mut progress: impl FnMut(usize),
+    progress: impl FnMut(usize),
 ) -> Result<Vec<Result<Answer, AskError>>, Ended> {
     if model.ranks.is_alone() {
         return Ok(ask_here(model, adapter, config, asks, progress)?);
     }
-    let groups: Vec<&[Ask]> = asks.chunk_by(|a, b| a.messages == b.messages).collect();
-    let new = match config.elicitation {
-        Elicitation::Score => 0,
-        Elicitation::Free | Elicitation::Constrained => config.max_new_tokens as u64,
-    };
-    let costs: Vec<u64> = groups
-        .iter()
-        .map(|group| prompt_cost(&group[0].messages) + group.len() as u64 * new)
-        .collect();
-    let answers: Vec<Vec<Posted>> = model.ranks.share(&costs, |mine| {
-        let here: Vec<Ask> = mine.iter().flat_map(|&g| groups[g].to_vec()).collect();
-        let answers = ask_here(model, adapter, config, &here, &mut progress)?;
-        let mut posted = answers.into_iter().map(|answer| {
-            let answer = answer.map_err(|error| error.to_string())?;
-            let finish = answer.finish.to_owned();
-            Ok((answer, finish))
-        });
-        let groups = mine
-            .iter()
-            .map(|&g| posted.by_ref().take(groups[g].len()).collect());
-        Ok::<_, Ended>(groups.collect())
-    })?;
-    let received = answers.into_iter().flatten().map(|answer| {
-        let (mut answer, finish) = answer.map_err(AskError::Elsewhere)?;
-        answer.finish = Finish::named(&finish);
-        Ok(answer)
-    });
-    Ok(received.collect())
-}
-
-/// About how many tokens a prompt has.
-pub(super) fn prompt_cost(messages: &[Message]) -> u64 {
-    messages.iter().map(|m| m.content.len() as u64 / 4).sum()
+    let answers = divided(
+        &model.ranks,
+        asks,
+        |ask| &ask.messages,
+        config.new_tokens(),
+        |answer: &mut Answer| &mut answer.finish,
+        |mine| ask_here(model, adapter, config, mine, progress),
+    )?;
+    let received = answers.into_iter();
+    Ok(received.map(|a| a.map_err(AskError::Elsewhere)).collect())
 }
 
 /// As [`ask`], on this rank.

@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::elicitation::{AskError, GenerationConfig, prompt_cost};
+use super::divided::divided;
+use super::elicitation::{AskError, GenerationConfig};
 use super::model::LoadedModel;
 use crate::generation::{Engine, Finish, Halt, Request};
 use crate::model::Adapter;
@@ -125,39 +126,22 @@ pub fn solve(
     tools: &ToolConfig,
     sandbox: &Sandbox,
     asks: &[SolveAsk],
-    mut progress: impl FnMut(usize),
+    progress: impl FnMut(usize),
 ) -> Result<Vec<Result<Solution, SolveError>>, Ended> {
     if model.ranks.is_alone() {
         let here = solve_here(model, adapter, generation, tools, sandbox, asks, progress);
         return Ok(here?);
     }
-    let groups: Vec<&[SolveAsk]> = asks.chunk_by(|a, b| a.messages == b.messages).collect();
-    let new = generation.max_new_tokens as u64;
-    let costs: Vec<u64> = groups
-        .iter()
-        .map(|group| prompt_cost(&group[0].messages) + group.len() as u64 * new)
-        .collect();
-    type Posted = Result<(Solution, String), String>;
-    let solutions: Vec<Vec<Posted>> = model.ranks.share(&costs, |mine| {
-        let here: Vec<SolveAsk> = mine.iter().flat_map(|&g| groups[g].to_vec()).collect();
-        let progress = &mut progress;
-        let solutions = solve_here(model, adapter, generation, tools, sandbox, &here, progress)?;
-        let mut posted = solutions.into_iter().map(|solution| {
-            let solution = solution.map_err(|error| error.to_string())?;
-            let finish = solution.finish.to_owned();
-            Ok((solution, finish))
-        });
-        let groups = mine
-            .iter()
-            .map(|&g| posted.by_ref().take(groups[g].len()).collect());
-        Ok::<_, Ended>(groups.collect())
-    })?;
-    let received = solutions.into_iter().flatten().map(|solution| {
-        let (mut solution, finish) = solution.map_err(SolveError::Elsewhere)?;
-        solution.finish = Finish::named(&finish);
-        Ok(solution)
-    });
-    Ok(received.collect())
+    let solutions = divided(
+        &model.ranks,
+        asks,
+        |ask| &ask.messages,
+        generation.max_new_tokens as u64,
+        |solution: &mut Solution| &mut solution.finish,
+        |mine| solve_here(model, adapter, generation, tools, sandbox, mine, progress),
+    )?;
+    let received = solutions.into_iter();
+    Ok(received.map(|s| s.map_err(SolveError::Elsewhere)).collect())
 }
 
 /// As [`solve`], on this rank.

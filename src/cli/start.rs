@@ -88,7 +88,7 @@ fn tell_panic(panic: &std::panic::PanicHookInfo) {
             text.lines().next().unwrap_or(text)
         );
         eprintln!(
-            "  lower `micro_batch`, `max_new_tokens` or `max_length`, or use bf16; finished work is kept"
+            "  lower `group`, `max_new_tokens` or `max_length`, or use bf16; finished work is kept"
         );
     } else {
         let place = panic

@@ -18,6 +18,7 @@ pub use engine::{Answered, GameAsk, RowNames, play};
 pub use models::{Team, evaluate_games};
 pub use replay::prompts;
 
+use super::rounds::check_repeats;
 use crate::scenario::coordination::GameSetting;
 use crate::scenario::coordination::network::Network;
 use crate::scenario::coordination::seats::{AgentKind, Members, Mixture, population_name};
@@ -145,14 +146,7 @@ impl GameEvaluation {
 
     /// What is wrong with the settings, if anything: `(field, problem)`.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
-        if !(1..=10_000).contains(&self.rounds) {
-            let got = self.rounds;
-            return Err(("rounds", format!("expected 1 to 10000, got {got}")));
-        }
-        if !(1..=1_000_000).contains(&self.samples) {
-            let got = self.samples;
-            return Err(("samples", format!("expected 1 to 1000000, got {got}")));
-        }
+        check_repeats(self.rounds, self.samples)?;
         if self.view == View::Full && self.view_characters == 0 {
             return Err(("view_characters", "expected 1 or more, got 0".into()));
         }

@@ -58,6 +58,16 @@ impl Default for EvaluationConfig {
     }
 }
 
+/// What is wrong with how often an evaluation of games or problems repeats, if anything: `(field, problem)`.
+pub(super) fn check_repeats(rounds: u32, samples: u32) -> Result<(), (&'static str, String)> {
+    let within = |field, got: u32, most: u32| match (1..=most).contains(&got) {
+        true => Ok(()),
+        false => Err((field, format!("expected 1 to {most}, got {got}"))),
+    };
+    within("rounds", rounds, 10_000)?;
+    within("samples", samples, 1_000_000)
+}
+
 /// An evaluation that cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum EvaluationError {

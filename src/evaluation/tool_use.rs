@@ -8,7 +8,7 @@
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::rounds::{EvaluationError, Subject};
+use super::rounds::{EvaluationError, Subject, check_repeats};
 use super::tool_row::{Solved, ToolRow};
 use super::weights::Weights;
 use crate::agent::GenerationConfig;
@@ -61,15 +61,7 @@ impl ToolEvaluation {
     /// # Errors
     /// The first field that makes no sense.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
-        if !(1..=10_000).contains(&self.rounds) {
-            let got = self.rounds;
-            return Err(("rounds", format!("expected 1 to 10000, got {got}")));
-        }
-        if !(1..=1_000_000).contains(&self.samples) {
-            let got = self.samples;
-            return Err(("samples", format!("expected 1 to 1000000, got {got}")));
-        }
-        Ok(())
+        check_repeats(self.rounds, self.samples)
     }
 }
 

@@ -90,7 +90,6 @@ impl<'a> Realigned<'a> {
             seed: derive(self.place.seed, &format!("realignment/{name}")),
             folder: &folder,
             checkpoints: &Checkpoints::new(self.place.checkpoints.join(&name), 2),
-            memory_limit: None,
         };
         tracing::info!("realignment after round {round}");
         let (steps, lr) = (self.plan.steps, self.plan.lr);

@@ -15,7 +15,7 @@ use super::config::ModelConfig;
 use super::fused::{Fused, LayerParts, Parts};
 use super::host::Host;
 use super::kv_cache::KvCache;
-use super::linear::{Linear, Pass};
+use super::linear::Linear;
 use super::lora::{Adapter, Target};
 use super::rope::{RopeTable, rotate};
 use super::weights::{WeightError, Weights};
@@ -291,14 +291,13 @@ impl Decoder {
 
     /// Last hidden states of packed sequences, `(T, hidden)`, after the final norm.
     pub fn hidden(&self, batch: &Packed, adapter: Option<&Adapter>) -> Tensor {
-        let pass = Pass { adapter };
         let device = self.device();
         let context = Context::Packed { batch, cache: None };
         self.forward(
             &batch.tokens(device),
             &batch.positions(device),
             &context,
-            pass,
+            adapter,
         )
     }
 
@@ -313,7 +312,6 @@ impl Decoder {
         let mut batch = Packed::new();
         batch.root(prompt);
         let device = self.device();
-        let pass = Pass { adapter };
         let context = Context::Packed {
             batch: &batch,
             cache: Some((cache, slot)),
@@ -322,7 +320,7 @@ impl Decoder {
             &batch.tokens(device),
             &batch.positions(device),
             &context,
-            pass,
+            adapter,
         );
         cache.clear(slot);
         cache.advance(&[slot], prompt.len());
@@ -345,8 +343,7 @@ impl Decoder {
             .collect();
         let on_device = |numbers: &[i64]| Tensor::from_slice(numbers).to_device(device);
         let context = Context::Step { cache, slots };
-        let pass = Pass { adapter };
-        let hidden = self.forward(&on_device(&ids), &on_device(&positions), &context, pass);
+        let hidden = self.forward(&on_device(&ids), &on_device(&positions), &context, adapter);
         cache.advance(slots, 1);
         hidden
     }
@@ -363,12 +360,12 @@ impl Decoder {
         tokens: &Tensor,
         positions: &Tensor,
         context: &Context,
-        pass: Pass,
+        adapter: Option<&Adapter>,
     ) -> Tensor {
         let rotation = self.rope.rows(positions);
         let mut x = self.embedding.index_select(0, tokens); // (T, hidden)
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&self.config, index, x, &rotation, context, pass);
+            x = layer.forward(&self.config, index, x, &rotation, context, adapter);
         }
         self.rms_norm(&x)
     }
@@ -433,13 +430,13 @@ impl Layer {
         x: Tensor,
         rotation: &(Tensor, Tensor),
         context: &Context,
-        pass: Pass,
+        adapter: Option<&Adapter>,
     ) -> Tensor {
         let eps = config.rms_norm_eps;
         // (1) (2)
         let qkv = self
             .qkv
-            .split(&self.qkv.forward(&norm(&x, &self.input_norm, eps), pass));
+            .split(&self.qkv.forward(&norm(&x, &self.input_norm, eps), adapter));
         let heads = |t: &Tensor, n: i64| t.reshape([-1, n, config.head_dim]); // (T, H · D) → (T, H, D)
         let (q, k, v) = (
             heads(&qkv[0], config.heads),
@@ -456,12 +453,14 @@ impl Layer {
         let attended = context.attend(index, &q, &k, &v);
         let attended = attended.reshape([-1, config.heads * config.head_dim]); // (T, H, D) → (T, H · D)
         // (5)
-        let x = x + self.output.forward(&attended, pass);
+        let x = x + self.output.forward(&attended, adapter);
         // (6) (7)
-        let wide = self
-            .gate_up
-            .split(&self.gate_up.forward(&norm(&x, &self.post_norm, eps), pass));
+        let wide = self.gate_up.split(
+            &self
+                .gate_up
+                .forward(&norm(&x, &self.post_norm, eps), adapter),
+        );
         let gated = wide[0].silu() * &wide[1];
-        x + self.down.forward(&gated, pass)
+        x + self.down.forward(&gated, adapter)
     }
 }

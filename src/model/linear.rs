@@ -4,18 +4,9 @@ use tch::{Kind, Tensor};
 
 use super::lora::{Adapter, Target};
 
-/// How a forward is computed.
-#[derive(Clone, Copy)]
-pub struct Pass<'a> {
-    /// The adapter that is on, if any.
-    pub adapter: Option<&'a Adapter>,
-}
-
-impl Pass<'_> {
-    /// `x wᵀ` for `(T, in)` and `(out, in)`.
-    pub fn matmul(&self, x: &Tensor, w: &Tensor) -> Tensor {
-        x.linear(w, None::<&Tensor>)
-    }
+/// `x wᵀ` for `(T, in)` and `(out, in)`.
+fn product(x: &Tensor, w: &Tensor) -> Tensor {
+    x.linear(w, None::<&Tensor>)
 }
 
 /// Projections that share their input, stored as one matrix: q, k and v; gate and up; or one alone.
@@ -79,20 +70,20 @@ impl Linear {
         self.bias.as_ref()
     }
 
-    /// `(T, in)` to `(T, sum of outputs)`.
-    pub fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
-        let mut y = pass.matmul(x, &self.weight);
+    /// `(T, in)` to `(T, sum of outputs)`, with the adapter that is on, if any.
+    pub fn forward(&self, x: &Tensor, adapter: Option<&Adapter>) -> Tensor {
+        let mut y = product(x, &self.weight);
         if let Some(bias) = &self.bias {
             y += bias;
         }
-        match pass.adapter {
-            Some(adapter) => self.update(x, y, adapter, pass),
+        match adapter {
+            Some(adapter) => self.update(x, y, adapter),
             None => y,
         }
     }
 
     /// Add the low-rank updates to the frozen layer's output.
-    fn update(&self, x: &Tensor, y: Tensor, adapter: &Adapter, pass: Pass) -> Tensor {
+    fn update(&self, x: &Tensor, y: Tensor, adapter: &Adapter) -> Tensor {
         let updates: Vec<_> = self
             .parts
             .iter()
@@ -109,8 +100,8 @@ impl Linear {
             .zip(updates)
             .map(|((_, outputs), update)| match update {
                 Some(update) => {
-                    let low = pass.matmul(x, &update.a.to_kind(kind)); // (T, r)
-                    pass.matmul(&(low * adapter.config.scale()), &update.b.to_kind(kind)) // (T, out)
+                    let low = product(x, &update.a.to_kind(kind)); // (T, r)
+                    product(&(low * adapter.config.scale()), &update.b.to_kind(kind)) // (T, out)
                 }
                 None => Tensor::zeros([x.size()[0], *outputs], (kind, x.device())),
             })

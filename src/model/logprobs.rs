@@ -270,7 +270,7 @@ impl<'a> Predictors<'a> {
     }
 }
 
-/// The gradient of a loss with respect to log-probabilities, `(N)` on the CPU, where losses are computed.
+/// Log-probabilities as a loss takes them: `(N)` on the CPU, where losses are computed, beginning a graph of their own.
 pub fn leaf(logprobs: &Tensor) -> Result<Tensor, GpuError> {
     Ok(logprobs
         .f_to_device(Device::Cpu)?

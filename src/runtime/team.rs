@@ -147,7 +147,7 @@ fn openmp() -> Option<Parallel> {
 unsafe extern "C" fn enter<F: FnOnce(&Team) -> R, R>(data: *mut libc::c_void) {
     let call = data.cast::<Call<'_, F, R>>();
     // SAFETY: these two fields are not written while threads are at work.
-    let (team, leader) = unsafe { (&*(&raw const (*call).team), (*call).leader) };
+    let (team, leader) = unsafe { (&(*call).team, (*call).leader) };
     // SAFETY: takes nothing.
     if unsafe { libc::pthread_self() } != leader {
         // A panic is counted by the team and told by its leader; it must not unwind through foreign code.

@@ -41,9 +41,9 @@ pub struct DpoConfig {
     pub label_smoothing: f64,
     /// Passes over the pairs.
     pub epochs: u64,
-    /// Pairs computed at once.
+    /// With `accumulation`, the pairs of an optimiser step; how many are computed at once follows from memory.
     pub micro_batch: usize,
-    /// Micro-batches of one optimiser step.
+    /// An optimiser step takes `micro_batch` times so many pairs.
     pub accumulation: usize,
     /// Pairs whose prompt and longer completion exceed this many tokens are an error.
     pub max_length: usize,
@@ -165,26 +165,15 @@ fn sizes<'a>(pairs: impl Iterator<Item = &'a PairTokens>) -> Vec<usize> {
 impl DpoSums {
     /// Sums over the pairs of all ranks.
     fn reduce(&mut self, ranks: &Ranks) -> Result<(), RankError> {
-        let mut all = [
-            self.pairs,
-            self.loss,
-            self.chosen_logprob,
-            self.rejected_logprob,
-            self.chosen_reward,
-            self.rejected_reward,
-            self.accurate,
-        ];
-        ranks.sum_numbers(&mut all)?;
-        [
-            self.pairs,
-            self.loss,
-            self.chosen_logprob,
-            self.rejected_logprob,
-            self.chosen_reward,
-            self.rejected_reward,
-            self.accurate,
-        ] = all;
-        Ok(())
+        ranks.sum_numbers(&mut [
+            &mut self.pairs,
+            &mut self.loss,
+            &mut self.chosen_logprob,
+            &mut self.rejected_logprob,
+            &mut self.chosen_reward,
+            &mut self.rejected_reward,
+            &mut self.accurate,
+        ])
     }
 }
 
@@ -462,34 +451,26 @@ pub fn train_dpo(
         let TrainState {
             adapter, gradients, ..
         } = &mut state;
-        let mut update = |budget: &mut Budget| {
-            with_less(
-                budget,
-                |budget| {
-                    gradients.reset();
-                    let policy = Policy::new(model, adapter, budget)?;
-                    let mut totals = DpoSums::default();
-                    for pass in passes(&sizes(items.iter().copied()), budget.tokens) {
-                        check()?;
-                        accumulate(
-                            &policy,
-                            &items[pass.clone()],
-                            &known[pass],
-                            config,
-                            chosen.len(),
-                            gradients,
-                            &mut totals,
-                        )?;
-                    }
-                    Ok(totals)
-                },
-                TrainError::is_out_of_memory,
-            )
-        };
-        let taken = match ranks.check() {
-            Ok(()) => update(&mut budget),
-            Err(ended) => Err(ended.into()),
-        };
+        let taken = ranks.check().map_err(TrainError::from).and_then(|()| {
+            with_less(&mut budget, |budget| {
+                gradients.reset();
+                let policy = Policy::new(model, adapter, budget)?;
+                let mut totals = DpoSums::default();
+                for pass in passes(&sizes(items.iter().copied()), budget.tokens) {
+                    check()?;
+                    accumulate(
+                        &policy,
+                        &items[pass.clone()],
+                        &known[pass],
+                        config,
+                        chosen.len(),
+                        gradients,
+                        &mut totals,
+                    )?;
+                }
+                Ok(totals)
+            })
+        });
         let mut totals = match taken {
             Err(TrainError::Interrupted(stop)) => {
                 state.save(context.checkpoints, &mut logs, &[])?;

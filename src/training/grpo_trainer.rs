@@ -445,37 +445,30 @@ fn update(
         let TrainState {
             adapter, gradients, ..
         } = &mut *state;
-        let mut update = |budget: &mut Budget| {
-            with_less(
-                budget,
-                |budget| {
-                    gradients.reset();
-                    let policy = Policy::new(model, adapter, budget)?;
-                    let passes = passes(&sizes, budget.tokens);
-                    if fixed.is_none() {
-                        fixed = Some(Fixed::new(&policy, &plans, &passes, config)?);
-                    }
-                    let mut totals = GrpoSums::default();
-                    for pass in passes {
-                        check()?;
-                        let groups: Vec<Known> = pass
-                            .map(|i| Known {
-                                plan: plans[i],
-                                old: fixed.as_ref().and_then(|f| f.old.get(i)),
-                                reference: fixed.as_ref().and_then(|f| f.reference.get(i)),
-                            })
-                            .collect();
-                        accumulate(&policy, &groups, &terms, gradients, &mut totals)?;
-                    }
-                    Ok(totals)
-                },
-                TrainError::is_out_of_memory,
-            )
-        };
-        let taken = match ranks.check() {
-            Ok(()) => update(&mut course.budget),
-            Err(ended) => Err(ended.into()),
-        };
+        let taken = ranks.check().map_err(TrainError::from).and_then(|()| {
+            with_less(&mut course.budget, |budget| {
+                gradients.reset();
+                let policy = Policy::new(model, adapter, budget)?;
+                let passes = passes(&sizes, budget.tokens);
+                let fixed = match &mut fixed {
+                    Some(fixed) => fixed,
+                    none => none.insert(Fixed::new(&policy, &plans, &passes, config)?),
+                };
+                let mut totals = GrpoSums::default();
+                for pass in passes {
+                    check()?;
+                    let groups: Vec<Known> = pass
+                        .map(|i| Known {
+                            plan: plans[i],
+                            old: fixed.old.get(i),
+                            reference: fixed.reference.get(i),
+                        })
+                        .collect();
+                    accumulate(&policy, &groups, &terms, gradients, &mut totals)?;
+                }
+                Ok(totals)
+            })
+        });
         let mut totals = match taken {
             Err(TrainError::Interrupted(stop)) => {
                 if iteration == 0 {

@@ -112,15 +112,13 @@ pub struct TrainContext<'a> {
     pub folder: &'a Path,
     /// Where checkpoints go.
     pub checkpoints: &'a Checkpoints,
-    /// Bytes of the GPU that training may use; all of them where nothing is said.
-    pub memory_limit: Option<usize>,
 }
 
 impl TrainContext<'_> {
     /// Memory for training an adapter of this shape.
     fn budget(&self, lora: &LoraConfig) -> Budget {
         let model = &self.model.decoder;
-        budget(model, lora.parameters(model.config()), self.memory_limit)
+        budget(model, lora.parameters(model.config()), None)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use tch::{Device, Tensor};
 
+use super::TrainError;
 use crate::model::backprop::plan::Budget;
 use crate::model::backprop::{Gradients, Live};
 use crate::model::logprobs::{Predictors, Scored, Targets, leaf};
@@ -48,10 +49,6 @@ pub fn score(
 ) -> Result<Scored, GpuError> {
     let tape = model.forward_kept(batch, live, None)?;
     let scored = Predictors::new(model, tape.hidden(), targets)?.score()?;
-    to_cpu(&scored)
-}
-
-fn to_cpu(scored: &Scored) -> Result<Scored, GpuError> {
     Ok(Scored {
         logprobs: scored.logprobs.f_to_device(Device::Cpu)?,
         entropies: scored.entropies.f_to_device(Device::Cpu)?,
@@ -136,18 +133,17 @@ impl Drop for OneThread {
 ///
 /// # Errors
 /// Any other failure, or no memory however little is kept.
-pub fn with_less<T, E: From<GpuError>>(
+pub fn with_less<T>(
     budget: &mut Budget,
-    mut body: impl FnMut(&Budget) -> Result<T, E>,
-    is_out_of_memory: impl Fn(&E) -> bool,
-) -> Result<T, E> {
+    mut body: impl FnMut(&Budget) -> Result<T, TrainError>,
+) -> Result<T, TrainError> {
     loop {
         let error = match body(budget) {
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
         match budget.smaller() {
-            Some(smaller) if is_out_of_memory(&error) => {
+            Some(smaller) if error.is_out_of_memory() => {
                 empty_cache();
                 *budget = smaller;
                 tracing::warn!(

@@ -298,35 +298,20 @@ pub struct GrpoSums {
 impl GrpoSums {
     /// Sums over the actions of all ranks.
     pub fn reduce(&mut self, ranks: &Ranks) -> Result<(), RankError> {
-        let mut all = [
-            self.loss,
-            self.actions,
-            self.kl,
-            self.entropy,
-            self.scored,
-            self.ratios,
-            self.clipped_low,
-            self.clipped_high,
-            self.mismatch,
-            self.sampled,
-            self.correction,
-            self.corrected,
-        ];
-        ranks.sum_numbers(&mut all)?;
-        [
-            self.loss,
-            self.actions,
-            self.kl,
-            self.entropy,
-            self.scored,
-            self.ratios,
-            self.clipped_low,
-            self.clipped_high,
-            self.mismatch,
-            self.sampled,
-            self.correction,
-            self.corrected,
-        ] = all;
+        ranks.sum_numbers(&mut [
+            &mut self.loss,
+            &mut self.actions,
+            &mut self.kl,
+            &mut self.entropy,
+            &mut self.scored,
+            &mut self.ratios,
+            &mut self.clipped_low,
+            &mut self.clipped_high,
+            &mut self.mismatch,
+            &mut self.sampled,
+            &mut self.correction,
+            &mut self.corrected,
+        ])?;
         self.mismatch_max = ranks.largest(self.mismatch_max)?;
         Ok(())
     }

@@ -275,7 +275,8 @@ fn as_a_rank() {
         [0, 5]
     );
     let mut numbers = [ranks.rank() as f64, 0.5];
-    ranks.sum_numbers(&mut numbers).expect("a sum");
+    let [first, second] = &mut numbers;
+    ranks.sum_numbers(&mut [first, second]).expect("a sum");
     let size = ranks.size() as f64;
     assert_eq!(numbers, [size * (size - 1.0) / 2.0, size / 2.0]);
     assert_eq!(

@@ -176,7 +176,9 @@ impl Packer {
             let to = b + part.row * all + part.rank;
             self.entries.push([from, to, part.outputs, rank, all, 0]);
             let place = JOINT[joint].iter().position(|t| t == target);
-            place.map(|place| ranks[place] = Some(part.rank));
+            if let Some(place) = place {
+                ranks[place] = Some(part.rank);
+            }
         }
         // The gate's backward adds what the down projection's update sends back.
         let turned = (joint == 3).then(|| {

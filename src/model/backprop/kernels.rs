@@ -7,7 +7,7 @@ use super::gradients::Pending;
 use crate::kernel_arguments;
 use crate::model::config::ModelConfig;
 use crate::model::fused::shape_macros;
-use crate::runtime::gpu::{Gpu, GpuError, Kernel, Module, Shape, Stream, pointer};
+use crate::runtime::gpu::{Gpu, GpuError, Kernel, Module, Shape, Stream, addresses, pointer};
 
 /// All kernels of one model.
 #[derive(Debug)]
@@ -440,8 +440,4 @@ fn launch(
     // SAFETY: each function above lists its kernel's parameters in order and type; what it reads and writes are live
     // tensors of the shapes it says, and memory that is freed is used again in the order of this same stream.
     unsafe { kernel.launch(shape, Stream::of_libtorch(), arguments) }
-}
-
-fn addresses<const N: usize>(tensors: [&Tensor; N]) -> [u64; N] {
-    tensors.map(pointer)
 }

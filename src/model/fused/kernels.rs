@@ -8,7 +8,9 @@ use tch::Tensor;
 use super::source::{Product, source};
 use crate::kernel_arguments;
 use crate::model::config::ModelConfig;
-use crate::runtime::gpu::{Gpu, GpuError, Kernel, Module, Shape, Stream, TensorMap, pointer};
+use crate::runtime::gpu::{
+    Gpu, GpuError, Kernel, Module, Shape, Stream, TensorMap, addresses, pointer,
+};
 
 /// Rows that a step can have; a graph is recorded for each that is used.
 pub const BUCKETS: [u32; 5] = [16, 32, 64, 128, 256];
@@ -551,8 +553,4 @@ impl At {
 
 fn ring_bytes(config: &ModelConfig) -> u32 {
     RING * 2 * PAGE as u32 * config.head_dim as u32 * 2
-}
-
-fn addresses<const N: usize>(tensors: [&Tensor; N]) -> [u64; N] {
-    tensors.map(pointer)
 }

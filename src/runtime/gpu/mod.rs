@@ -179,6 +179,11 @@ pub fn pointer(tensor: &Tensor) -> u64 {
     tensor.data_ptr() as u64
 }
 
+/// Addresses of several.
+pub fn addresses<const N: usize>(tensors: [&Tensor; N]) -> [u64; N] {
+    tensors.map(pointer)
+}
+
 /// A recorded sequence of kernels.
 #[derive(Debug)]
 pub struct Graph(sys::CUgraphExec);

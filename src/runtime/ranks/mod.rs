@@ -359,7 +359,7 @@ impl Ranks {
     ///
     /// # Errors
     /// A rank that is gone.
-    pub fn sum_numbers(&self, numbers: &mut [f64]) -> Result<(), RankError> {
+    pub fn sum_numbers(&self, numbers: &mut [&mut f64]) -> Result<(), RankError> {
         if self.is_alone() {
             return Ok(());
         }
@@ -368,10 +368,10 @@ impl Ranks {
         if parts.iter().any(|part| part.len() != bytes.len()) {
             return Err(RankError::Disagree("how many numbers to add".into()));
         }
-        numbers.fill(0.0);
+        numbers.iter_mut().for_each(|number| **number = 0.0);
         for part in parts {
             for (number, bytes) in numbers.iter_mut().zip(part.chunks_exact(8)) {
-                *number += f64::from_le_bytes(bytes.try_into().unwrap_or_default());
+                **number += f64::from_le_bytes(bytes.try_into().unwrap_or_default());
             }
         }
         Ok(())

@@ -11,6 +11,7 @@ fn alone_everything_is_as_without() {
     assert_eq!(doubled.unwrap(), [0, 2]);
     assert_eq!(ranks.gather(b"x").unwrap(), [b"x"]);
     let mut numbers = [0.1, 0.2];
-    ranks.sum_numbers(&mut numbers).unwrap();
+    let [first, second] = &mut numbers;
+    ranks.sum_numbers(&mut [first, second]).unwrap();
     assert_eq!(numbers, [0.1, 0.2]);
 }

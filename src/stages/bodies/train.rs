@@ -93,7 +93,6 @@ impl Stage for TrainStage {
             seed: context.seed,
             folder: &context.out,
             checkpoints: &context.checkpoints,
-            memory_limit: None,
         };
         self.curriculum.with_lessons(
             context,
