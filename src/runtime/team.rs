@@ -74,7 +74,10 @@ impl Drop for Over<'_> {
 /// The others are those that libtorch's own loops run on, where they can be had: between two of its loops they wait
 /// awake for the next, and a second set of threads would have to share the cores with them.
 pub fn with_team<R, F: FnOnce(&Team) -> R>(lead: F) -> R {
-    let threads = tch::get_num_threads().max(1) as usize;
+    with_threads(tch::get_num_threads().max(1) as usize, lead)
+}
+
+fn with_threads<R, F: FnOnce(&Team) -> R>(threads: usize, lead: F) -> R {
     let team = Team {
         ticket: AtomicU64::new(0),
         done: AtomicUsize::new(0),
@@ -240,7 +243,7 @@ mod tests {
     fn every_task_of_every_phase_is_done_once_and_before_the_next() {
         let counts: Vec<AtomicUsize> = (0..37).map(|_| AtomicUsize::new(0)).collect();
         let phases = 3000;
-        with_team(|team| {
+        with_threads(3, |team| {
             for phase in 0..phases {
                 let tasks = 1 + phase % counts.len();
                 team.each(tasks, &|task| {
@@ -262,7 +265,7 @@ mod tests {
     #[test]
     fn a_task_that_panics_ends_the_team_and_not_the_waiting() {
         let outcome = std::panic::catch_unwind(|| {
-            with_team(|team| team.each(64, &|task| assert_ne!(task, 33)));
+            with_threads(3, |team| team.each(64, &|task| assert_ne!(task, 33)));
         });
         assert!(outcome.is_err());
     }

@@ -132,7 +132,11 @@ fn a_text_has_the_same_bits_alone_in_a_batch_and_after_others() {
             let requests: Vec<Request> = prompts(49_000, 70)
                 .into_iter()
                 .enumerate()
-                .map(|(i, prompt)| request(prompt, 3 + i % 5, i as u64))
+                .map(|(i, prompt)| {
+                    // The last one's text ends with a page, its last token never computed.
+                    let new = if i == 23 { 10 } else { 3 + i % 5 };
+                    request(prompt, new, i as u64)
+                })
                 .collect();
             model.release_cache();
             let (together, stats) = generate(&model, adapter, 7, &requests);
