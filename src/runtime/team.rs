@@ -247,6 +247,10 @@ mod tests {
             for phase in 0..phases {
                 let tasks = 1 + phase % counts.len();
                 team.each(tasks, &|task| {
+                    if task % 5 == 0 {
+                        // Whoever leads may be through with all others meanwhile.
+                        std::thread::yield_now();
+                    }
                     counts[task].fetch_add(1, Ordering::Relaxed);
                 });
                 for (task, count) in counts.iter().enumerate() {
@@ -263,10 +267,46 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_panics_ends_the_team_and_not_the_waiting() {
+    fn a_task_that_panics_beside_the_leader_is_told_by_it() {
+        let leader = std::thread::current().id();
+        let met = AtomicBool::new(false);
         let outcome = std::panic::catch_unwind(|| {
-            with_threads(3, |team| team.each(64, &|task| assert_ne!(task, 33)));
+            with_threads(2, |team| {
+                team.each(2, &|_| {
+                    if std::thread::current().id() != leader {
+                        met.store(true, Ordering::Release);
+                        panic!("as it should");
+                    }
+                    // The other task is left to the helper.
+                    while !met.load(Ordering::Acquire) {
+                        std::thread::yield_now();
+                    }
+                });
+            });
         });
         assert!(outcome.is_err());
+    }
+
+    #[test]
+    fn a_leader_that_panics_waits_for_its_helpers() {
+        let (begun, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        let leader = std::thread::current().id();
+        let outcome = std::panic::catch_unwind(|| {
+            with_threads(2, |team| {
+                team.each(2, &|_| {
+                    if std::thread::current().id() != leader {
+                        begun.store(true, Ordering::Release);
+                        std::thread::sleep(std::time::Duration::from_millis(30));
+                        ended.store(true, Ordering::Release);
+                        return;
+                    }
+                    while !begun.load(Ordering::Acquire) {
+                        std::thread::yield_now();
+                    }
+                    panic!("as it should");
+                });
+            });
+        });
+        assert!(outcome.is_err() && ended.load(Ordering::Acquire));
     }
 }
