@@ -268,6 +268,7 @@ mod tests {
 
     #[test]
     fn a_task_that_panics_beside_the_leader_is_told_by_it() {
+        assert!(openmp().is_some(), "libtorch's OpenMP");
         let leader = std::thread::current().id();
         let met = AtomicBool::new(false);
         let outcome = std::panic::catch_unwind(|| {
@@ -289,6 +290,7 @@ mod tests {
 
     #[test]
     fn a_leader_that_panics_waits_for_its_helpers() {
+        assert!(openmp().is_some(), "libtorch's OpenMP");
         let (begun, ended) = (AtomicBool::new(false), AtomicBool::new(false));
         let leader = std::thread::current().id();
         let outcome = std::panic::catch_unwind(|| {
