@@ -74,7 +74,10 @@ impl Drop for Over<'_> {
 /// The others are those that libtorch's own loops run on, where they can be had: between two of its loops they wait
 /// awake for the next, and a second set of threads would have to share the cores with them.
 pub fn with_team<R, F: FnOnce(&Team) -> R>(lead: F) -> R {
-    let threads = tch::get_num_threads().max(1) as usize;
+    with_threads(tch::get_num_threads().max(1) as usize, lead)
+}
+
+fn with_threads<R, F: FnOnce(&Team) -> R>(threads: usize, lead: F) -> R {
     let team = Team {
         ticket: AtomicU64::new(0),
         done: AtomicUsize::new(0),
@@ -240,10 +243,14 @@ mod tests {
     fn every_task_of_every_phase_is_done_once_and_before_the_next() {
         let counts: Vec<AtomicUsize> = (0..37).map(|_| AtomicUsize::new(0)).collect();
         let phases = 3000;
-        with_team(|team| {
+        with_threads(3, |team| {
             for phase in 0..phases {
                 let tasks = 1 + phase % counts.len();
                 team.each(tasks, &|task| {
+                    if task % 5 == 0 {
+                        // Whoever leads may be through with all others meanwhile.
+                        std::thread::yield_now();
+                    }
                     counts[task].fetch_add(1, Ordering::Relaxed);
                 });
                 for (task, count) in counts.iter().enumerate() {
@@ -260,10 +267,48 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_panics_ends_the_team_and_not_the_waiting() {
+    fn a_task_that_panics_beside_the_leader_is_told_by_it() {
+        assert!(openmp().is_some(), "libtorch's OpenMP");
+        let leader = std::thread::current().id();
+        let met = AtomicBool::new(false);
         let outcome = std::panic::catch_unwind(|| {
-            with_team(|team| team.each(64, &|task| assert_ne!(task, 33)));
+            with_threads(2, |team| {
+                team.each(2, &|_| {
+                    if std::thread::current().id() != leader {
+                        met.store(true, Ordering::Release);
+                        panic!("as it should");
+                    }
+                    // The other task is left to the helper.
+                    while !met.load(Ordering::Acquire) {
+                        std::thread::yield_now();
+                    }
+                });
+            });
         });
         assert!(outcome.is_err());
+    }
+
+    #[test]
+    fn a_leader_that_panics_waits_for_its_helpers() {
+        assert!(openmp().is_some(), "libtorch's OpenMP");
+        let (begun, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        let leader = std::thread::current().id();
+        let outcome = std::panic::catch_unwind(|| {
+            with_threads(2, |team| {
+                team.each(2, &|_| {
+                    if std::thread::current().id() != leader {
+                        begun.store(true, Ordering::Release);
+                        std::thread::sleep(std::time::Duration::from_millis(30));
+                        ended.store(true, Ordering::Release);
+                        return;
+                    }
+                    while !begun.load(Ordering::Acquire) {
+                        std::thread::yield_now();
+                    }
+                    panic!("as it should");
+                });
+            });
+        });
+        assert!(outcome.is_err() && ended.load(Ordering::Acquire));
     }
 }

@@ -132,7 +132,11 @@ fn a_text_has_the_same_bits_alone_in_a_batch_and_after_others() {
             let requests: Vec<Request> = prompts(49_000, 70)
                 .into_iter()
                 .enumerate()
-                .map(|(i, prompt)| request(prompt, 3 + i % 5, i as u64))
+                .map(|(i, prompt)| {
+                    // The last one's text ends with a page, its last token never computed.
+                    let new = if i == 23 { 10 } else { 3 + i % 5 };
+                    request(prompt, new, i as u64)
+                })
                 .collect();
             model.release_cache();
             let (together, stats) = generate(&model, adapter, 7, &requests);
@@ -141,11 +145,6 @@ fn a_text_has_the_same_bits_alone_in_a_batch_and_after_others() {
             let (again, warm) = generate(&model, adapter, 24, &requests);
             assert!(warm.shared_tokens > stats.shared_tokens);
             assert_eq!(together, again, "{kind:?}: after other texts");
-            for (request, text) in requests.iter().zip(&together).step_by(4) {
-                model.release_cache();
-                let (alone, _) = generate(&model, adapter, 1, std::slice::from_ref(request));
-                assert_eq!(alone[0], *text, "{kind:?}: alone");
-            }
             // A later turn begins with an earlier text, whose tokens were computed one by one.
             let later = |i: usize| {
                 let tokens = [&requests[i].prompt[..], &together[i].tokens, &[7, 8, 9]].concat();
@@ -154,6 +153,11 @@ fn a_text_has_the_same_bits_alone_in_a_batch_and_after_others() {
             let later: Vec<Request> = [17, 20, 23].map(later).to_vec();
             let (found, stats) = generate(&model, adapter, 3, &later);
             assert!(stats.shared_tokens > 0);
+            for (request, text) in requests.iter().zip(&together).step_by(4) {
+                model.release_cache();
+                let (alone, _) = generate(&model, adapter, 1, std::slice::from_ref(request));
+                assert_eq!(alone[0], *text, "{kind:?}: alone");
+            }
             model.release_cache();
             for (request, text) in later.iter().zip(&found) {
                 let (alone, stats) = generate(&model, adapter, 1, std::slice::from_ref(request));
