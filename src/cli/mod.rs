@@ -10,6 +10,7 @@ mod bench;
 mod compare;
 mod data;
 mod doctor;
+pub mod early;
 mod export;
 mod model;
 mod open;

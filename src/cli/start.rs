@@ -14,6 +14,11 @@ use crate::runtime::ranks::{self, RankError};
 
 /// Do what was asked for, and tell how it ended.
 pub fn start(cli: Cli) -> ExitCode {
+    ExitCode::from(run(cli))
+}
+
+/// The same, with the exit code as a number.
+pub(super) fn run(cli: Cli) -> u8 {
     // A file beyond the user's limit is then an error that can be told, as a full disk is.
     // SAFETY: ignoring a signal touches nothing else.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
@@ -41,25 +46,25 @@ pub fn start(cli: Cli) -> ExitCode {
         cli.execute()
     });
     match result {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(())) => 0,
         Ok(Err(error)) if error.chain().any(|cause| cause.is::<Interrupted>()) => {
             eprintln!("{Interrupted}");
-            ExitCode::from(interrupt::EXIT_CODE as u8)
+            interrupt::EXIT_CODE as u8
         }
         Ok(Err(error)) => tell_error(&error),
-        Err(_) => ExitCode::FAILURE,
+        Err(_) => 1,
     }
 }
 
 /// Say what went wrong, unless another rank or another process says it.
-fn tell_error(error: &anyhow::Error) -> ExitCode {
+fn tell_error(error: &anyhow::Error) -> u8 {
     let mut chain = error.chain();
     if let Some(lost) = chain.find_map(|cause| cause.downcast_ref::<RankError>()) {
         match lost.is_told_elsewhere() || !lost.is_told_by(ranks::place::rank()) {
             true => tracing::debug!("{}", message(error)),
             false => eprintln!("error: {lost}"),
         }
-        return ExitCode::from(ranks::BYSTANDER_CODE as u8);
+        return ranks::BYSTANDER_CODE as u8;
     }
     let by_a_rank = |cause: &(dyn std::error::Error + 'static)| {
         matches!(cause.downcast_ref(), Some(LaunchError::Failed { .. }))
@@ -68,7 +73,7 @@ fn tell_error(error: &anyhow::Error) -> ExitCode {
         true => tracing::debug!("{}", message(error)),
         false => eprintln!("error: {}", message(error)),
     }
-    ExitCode::FAILURE
+    1
 }
 
 fn tell_panic(panic: &std::panic::PanicHookInfo) {

@@ -192,6 +192,64 @@ fn quiet_is_quiet_and_colour_is_for_terminals() {
     );
 }
 
+/// The dynamic linker says what it initialises: libtorch's turn takes longer than these answers may.
+#[test]
+fn small_questions_are_answered_before_libtorch_begins() {
+    let folder = workplace();
+    let at = folder.path();
+    fs::create_dir(at.join("run")).expect("a folder");
+    let initialised = |arguments: &[&str]| {
+        let mut command = program(at, arguments);
+        command
+            .env("LD_DEBUG", "files")
+            .env("LD_DEBUG_OUTPUT", at.join("linker"));
+        let begin = Instant::now();
+        let ended = command.output().expect("a process");
+        let mut found = vec![];
+        for entry in fs::read_dir(at).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("linker."))
+            {
+                found.push(
+                    fs::read_to_string(&path)
+                        .expect("text")
+                        .contains("calling init: "),
+                );
+                fs::remove_file(&path).expect("a file of ours");
+            }
+        }
+        assert!(!found.is_empty(), "{arguments:?}: the linker said nothing");
+        println!("{arguments:?}: {:?}", begin.elapsed());
+        (
+            ended.status.code(),
+            String::from_utf8_lossy(&ended.stdout).into_owned(),
+            found.contains(&true),
+        )
+    };
+    for (arguments, code, said) in [
+        (&["--help"][..], 0, "Usage: atp-pipeline"),
+        (&["train", "--help"], 0, "--method"),
+        (&["--version"], 0, env!("CARGO_PKG_VERSION")),
+        (&["trian"], 2, ""),
+        (&["status", "run"], 0, "no stage was begun"),
+        (&["status", "nowhere"], 1, ""),
+        (&["recipe", "check", "laptop"], 0, "laptop: valid"),
+        (&["completions", "bash"], 0, "complete -F"),
+        (&["man"], 0, ".TH"),
+    ] {
+        let (ended, out, begun) = initialised(arguments);
+        assert_eq!(ended, Some(code), "{arguments:?}: {out}");
+        assert!(out.contains(said), "{arguments:?}: {out}");
+        assert!(!begun, "{arguments:?} waited for initialisers");
+    }
+    assert!(
+        initialised(&["data", "show", "nowhere"]).2,
+        "this test would see them"
+    );
+}
+
 #[test]
 fn what_changed_in_a_recipe_is_told_in_a_line() {
     let folder = workplace();
