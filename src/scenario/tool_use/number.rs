@@ -236,12 +236,16 @@ impl Numeric {
 
     /// Whether two spellings give the same answer.
     ///
-    /// Integers and fractions are compared exactly; where either is a decimal, within ±0.001. A percent sign on one side
+    /// Integers and fractions are compared exactly, those beyond exact arithmetic as floats; where either is a decimal,
+    /// within ±0.001. A percent sign on one side
     /// alone is read both ways: `25%` is the answer where 25 is right (the question asked for percent) and where 1/4 is.
     pub fn matches(&self, other: &Self) -> bool {
         let same = |a: &Value, b: &Value| {
+            let inexact = |value: &Value| matches!(value, Value::Float(_));
             if self.decimal || other.decimal {
                 a.within_tolerance(b)
+            } else if inexact(a) || inexact(b) {
+                a.float() == b.float()
             } else {
                 a == b
             }

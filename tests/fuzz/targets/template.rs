@@ -8,6 +8,7 @@ fuzz_target!(|source: &str| {
     let limits = Limits {
         steps: 20_000,
         bytes: 1 << 20,
+        memory: 1 << 30,
     };
     let Ok(template) = ChatTemplate::limited(source, Some("<s>"), Some("</s>"), limits) else {
         return;

@@ -200,3 +200,14 @@ fn hostile_text_is_read_in_linear_time() {
     }
     assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
 }
+
+#[test]
+fn a_number_beyond_exact_arithmetic_is_the_one_it_is_written_as() {
+    // Found by the fuzz target `numbers`.
+    let text = "2222222222220000000000000001791399088925821/2";
+    let number = Numeric::parse(text).expect("a number");
+    let again = Numeric::parse(&number.to_string()).expect("a number");
+    assert!(number.matches(&again) && again.matches(&number));
+    assert!(is_correct(text, &number.to_string()));
+    assert!(!is_correct(text, "1111111111120000000000000000000000000000000"));
+}
