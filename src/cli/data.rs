@@ -62,6 +62,9 @@ enum What {
         /// How the prompts of questions ask for the answer: reasoned, or direct as with elicitation `score`.
         #[arg(long, value_enum, default_value_t = Style::Reasoned)]
         style: Style,
+        /// Print JSON: the files that were written and how many rows each has.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -134,7 +137,15 @@ impl DataArgs {
                 format,
                 out,
                 style,
-            } => export(&file, format, &out, style),
+                json,
+            } => {
+                let written = export(&file, format, &out, style)?;
+                match json {
+                    true => println!("{}", serde_json::to_string_pretty(&written)?),
+                    false => written.iter().for_each(|written| println!("{written}")),
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -178,12 +189,34 @@ fn inspect_file(file: &Path, model: Option<&str>) -> anyhow::Result<Inspection> 
     })
 }
 
+/// A file that an export wrote.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Written {
+    /// A table.
+    Rows { file: PathBuf, rows: usize },
+    /// A log of inspect_ai.
+    Log { file: PathBuf, samples: usize },
+    /// LLaMA-Factory's list of sets.
+    Entry { file: PathBuf, entry: String },
+}
+
+impl std::fmt::Display for Written {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Rows { file, rows } => write!(f, "{}: {rows} rows", file.display()),
+            Self::Log { file, samples } => write!(f, "{}: {samples} samples", file.display()),
+            Self::Entry { file, entry } => write!(f, "{}: entry `{entry}`", file.display()),
+        }
+    }
+}
+
 /// The ending of a file's name.
 fn ending(path: &Path) -> &str {
     path.extension().and_then(|e| e.to_str()).unwrap_or("")
 }
 
-fn export(file: &Path, format: Format, out: &Path, style: Style) -> anyhow::Result<()> {
+fn export(file: &Path, format: Format, out: &Path, style: Style) -> anyhow::Result<Vec<Written>> {
     let endings: &[&str] = match format {
         Format::Trl => &["jsonl", "parquet"],
         Format::LlamaFactory => &["json", "jsonl"],
@@ -213,10 +246,10 @@ fn export(file: &Path, format: Format, out: &Path, style: Style) -> anyhow::Resu
         Style::Reasoned => AnswerStyle::Reasoned,
         Style::Direct => AnswerStyle::Direct,
     };
-    let rows = table.rows.len();
+    let mut written = vec![];
     let bytes = match (format, Kind::of(&table)) {
         (Format::Jsonl, _) => json_lines(&table.rows)?,
-        (Format::Inspect, _) => return export_log(file, out),
+        (Format::Inspect, _) => return Ok(vec![export_log(file, out)?]),
         (Format::Trl, Kind::Pairs) => encoded(&trl_pairs(&pairs::read(file)?), out)?,
         (Format::Trl, Kind::Questions) => {
             encoded(&trl_prompts(&questions::read(file)?, style), out)?
@@ -226,7 +259,7 @@ fn export(file: &Path, format: Format, out: &Path, style: Style) -> anyhow::Resu
         (Format::LlamaFactory, Kind::Pairs) => {
             let pairs = llama_factory_pairs(&pairs::read(file)?);
             // Before the set itself: an entry that cannot be written leaves nothing behind.
-            write_dataset_info(out)?;
+            written.push(write_dataset_info(out)?);
             match ending(out) {
                 "json" => format!("{}\n", serde_json::to_string_pretty(&pairs)?).into_bytes(),
                 _ => json_lines(&pairs)?,
@@ -243,12 +276,15 @@ fn export(file: &Path, format: Format, out: &Path, style: Style) -> anyhow::Resu
         ),
     };
     write_atomic(out, &bytes)?;
-    println!("{}: {rows} rows", out.display());
-    Ok(())
+    written.push(Written::Rows {
+        file: out.to_path_buf(),
+        rows: table.rows.len(),
+    });
+    Ok(written)
 }
 
 /// A log needs more than rows: what was evaluated, from the manifest beside them, and the questions, from the run.
-fn export_log(file: &Path, out: &Path) -> anyhow::Result<()> {
+fn export_log(file: &Path, out: &Path) -> anyhow::Result<Written> {
     let folder = file
         .canonicalize()
         .with_context(|| format!("cannot read `{}`", file.display()))?;
@@ -266,8 +302,10 @@ fn export_log(file: &Path, out: &Path) -> anyhow::Result<()> {
     let log = evaluated.inspect_ai(run)?;
     write_atomic(out, &serde_json::to_vec(&log)?)?;
     let samples = log["samples"].as_array().map_or(0, Vec::len);
-    println!("{}: {samples} samples", out.display());
-    Ok(())
+    Ok(Written::Log {
+        file: out.to_path_buf(),
+        samples,
+    })
 }
 
 /// Rows as the file's ending says.
@@ -279,7 +317,7 @@ fn encoded<T: Serialize + DeserializeOwned>(rows: &[T], out: &Path) -> anyhow::R
 }
 
 /// LLaMA-Factory finds sets by their entry in `dataset_info.json` in the same folder.
-fn write_dataset_info(out: &Path) -> anyhow::Result<()> {
+fn write_dataset_info(out: &Path) -> anyhow::Result<Written> {
     let path = out.with_file_name("dataset_info.json");
     let (name, file) = (out.file_stem(), out.file_name());
     let text =
@@ -295,6 +333,8 @@ fn write_dataset_info(out: &Path) -> anyhow::Result<()> {
     let info = dataset_info(existing.as_deref(), &text(name), &text(file))
         .map_err(|problem| anyhow::anyhow!("{}: {problem}", path.display()))?;
     write_atomic(&path, info.as_bytes())?;
-    println!("{}: entry `{}`", path.display(), text(name));
-    Ok(())
+    Ok(Written::Entry {
+        file: path,
+        entry: text(name),
+    })
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::Args;
+use serde::Serialize;
 
 use crate::agent::ModelSpec;
 use crate::artifact::Manifest;
@@ -50,21 +51,53 @@ pub struct ExportArgs {
     /// Write training metrics and evaluation rates of --run as a folder for `tensorboard --logdir`.
     #[arg(long, value_name = "FOLDER", requires = "run")]
     tensorboard: Option<PathBuf>,
+    /// Print JSON: what was written, and where.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was written.
+#[derive(Debug, Serialize)]
+struct Written {
+    what: &'static str,
+    path: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stages: Option<Vec<String>>,
 }
 
 impl ExportArgs {
     /// Write what was asked for.
     pub fn execute(self) -> anyhow::Result<()> {
+        let written = self.write()?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&written)?);
+            return Ok(());
+        }
+        for written in written {
+            match written.stages {
+                Some(stages) => println!("{}: {}", written.path.display(), stages.join(", ")),
+                None => println!("{}", written.path.display()),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self) -> anyhow::Result<Vec<Written>> {
+        let mut written = vec![];
+        let mut tell = |what, path: &Path, stages| {
+            let path = path.to_path_buf();
+            written.push(Written { what, path, stages });
+        };
         if let (Some(run), Some(folder)) = (&self.run, &self.tensorboard) {
             let stages = write_events(run, folder)?;
-            println!("{}: {}", folder.display(), stages.join(", "));
+            tell("tensorboard", folder, Some(stages));
         }
         if let (Some(adapter), Some(folder)) = (&self.adapter, &self.peft) {
             write_adapter(adapter, folder, self.base_name.as_deref())?;
-            println!("{}", folder.display());
+            tell("peft", folder, None);
         }
         if self.merged.is_none() && self.gguf.is_none() {
-            return Ok(());
+            return Ok(written);
         }
         let model = match (&self.model, &self.adapter) {
             (Some(model), _) => model.clone(),
@@ -74,13 +107,13 @@ impl ExportArgs {
         let source = Source::open(&ModelSpec::new(model), self.adapter.as_deref())?;
         if let Some(folder) = &self.merged {
             write_merged(&source, folder, self.precision, self.shard * 1_000_000)?;
-            println!("{}", folder.display());
+            tell("merged", folder, None);
         }
         if let Some(file) = &self.gguf {
             write_gguf(&source, file, self.precision)?;
-            println!("{}", file.display());
+            tell("gguf", file, None);
         }
-        Ok(())
+        Ok(written)
     }
 }
 

@@ -28,6 +28,9 @@ enum What {
         /// The built-in recipe below it.
         #[arg(long, default_value = DEFAULT_RECIPE)]
         from: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Check recipes; exits with an error if anything is wrong with one.
     Check {
@@ -66,7 +69,7 @@ impl RecipeArgs {
     /// Do it.
     pub fn execute(self) -> anyhow::Result<()> {
         match self.what {
-            What::Init { path, from } => init(&path, &from),
+            What::Init { path, from, json } => init(&path, &from, json),
             What::Check {
                 recipes,
                 assignments,
@@ -83,7 +86,7 @@ impl RecipeArgs {
     }
 }
 
-fn init(path: &Path, from: &str) -> anyhow::Result<()> {
+fn init(path: &Path, from: &str, json: bool) -> anyhow::Result<()> {
     if path.extension().is_none_or(|ending| ending != "toml") {
         bail!(
             "expected a file that ends in .toml, got `{}`",
@@ -135,6 +138,10 @@ fn init(path: &Path, from: &str) -> anyhow::Result<()> {
             .replace(['"', '\\'], "")
     );
     write_atomic(path, text.as_bytes())?;
+    if json {
+        println!("{}", json!({"path": path, "from": from}));
+        return Ok(());
+    }
     println!("{shown}: a recipe to begin with");
     println!("what it would do: `atp-pipeline run {shown} --dry-run`");
     Ok(())

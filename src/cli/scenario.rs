@@ -65,6 +65,9 @@ enum What {
         /// Where to write it: a folder, or a file called NAME.toml [default: NAME.toml].
         #[arg(long, value_name = "PATH")]
         out: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// List the built-in scenarios.
     List {
@@ -111,7 +114,12 @@ impl ScenarioArgs {
                 }
                 Ok(())
             }
-            What::New { name, kind, out } => new(&name, &kind, out),
+            What::New {
+                name,
+                kind,
+                out,
+                json,
+            } => new(&name, &kind, out, json),
             What::List { json } => list(json),
         }
     }
@@ -327,7 +335,7 @@ fn print_sheet(sheet: &ScenarioSheet, only_prompts: bool) {
     }
 }
 
-fn new(name: &str, kind: &str, out: Option<PathBuf>) -> anyhow::Result<()> {
+fn new(name: &str, kind: &str, out: Option<PathBuf>, json: bool) -> anyhow::Result<()> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if name.is_empty() || !name.chars().all(plain) {
         bail!("NAME: expected lower-case letters, digits and hyphens, got `{name}`");
@@ -359,6 +367,10 @@ fn new(name: &str, kind: &str, out: Option<PathBuf>) -> anyhow::Result<()> {
         bail!("--out: there is no folder `{}`", folder.display());
     }
     write_atomic(&path, kind.skeleton(name).as_bytes())?;
+    if json {
+        println!("{}", json!({"path": path, "kind": kind.name()}));
+        return Ok(());
+    }
     println!("{}: a {} to begin with", path.display(), kind.noun());
     println!(
         "check it with `atp-pipeline scenario check {}`",

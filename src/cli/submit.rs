@@ -1,6 +1,7 @@
 //! `submit`: a recipe as jobs of Slurm.
 
 use clap::Args;
+use serde_json::json;
 use tch::Device;
 
 use super::run::RecipeArgs;
@@ -56,6 +57,9 @@ pub struct SubmitArgs {
     /// Print the scripts; write and submit nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Print JSON: the jobs, with --dry-run the scripts.
+    #[arg(long)]
+    json: bool,
 }
 
 impl SubmitArgs {
@@ -98,12 +102,30 @@ impl SubmitArgs {
             command,
         };
         if self.dry_run {
+            let mut scripts = vec![];
             for (file, text) in submission.scripts(&groups)? {
-                println!("# {file}\n{text}");
+                match self.json {
+                    true => scripts.push(json!({"file": file, "text": text})),
+                    false => println!("# {file}\n{text}"),
+                }
+            }
+            if self.json {
+                println!("{}", serde_json::to_string_pretty(&scripts)?);
             }
             return Ok(());
         }
-        for (job, group) in submission.submit(&groups)?.iter().zip(&groups) {
+        let jobs = submission.submit(&groups)?;
+        if self.json {
+            let jobs = jobs.iter().zip(&groups).map(
+                |(job, group)| json!({"job": job.id, "name": group.name, "stages": group.stages}),
+            );
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&jobs.collect::<Vec<_>>())?
+            );
+            return Ok(());
+        }
+        for (job, group) in jobs.iter().zip(&groups) {
             let stages = group.stages.join(", ");
             println!("{}  {}: {stages}", job.id, group.name);
         }

@@ -148,6 +148,51 @@ fn lists_and_checks_are_data_too() {
 }
 
 #[test]
+fn what_is_written_is_told_as_data() {
+    let folder = workplace();
+    let at = folder.path();
+    let told = |arguments: &[&str]| call(at, arguments).json();
+    let begun = told(&["recipe", "init", "mine.toml", "--json"]);
+    assert_eq!(begun["path"], "mine.toml");
+    let begun = told(&["scenario", "new", "ferry", "--json"]);
+    assert_eq!(
+        (&begun["path"], &begun["kind"]),
+        (&"ferry.toml".into(), &"role-play".into())
+    );
+    let slurm = [
+        "submit",
+        "random.toml",
+        "--run-dir",
+        "run",
+        "--dry-run",
+        "--json",
+    ];
+    let scripts = told(&slurm);
+    for script in scripts.as_array().expect("a list") {
+        assert!(
+            script["file"].is_string()
+                && script["text"].as_str().is_some_and(|t| t.starts_with("#!"))
+        );
+    }
+    let data = call(at, &["generate", "random.toml", "--run-dir", "run"]);
+    assert_eq!(data.code, Some(0), "{}", data.err);
+    let questions = "run/latest/data/train.parquet";
+    let to = ["--format", "trl", "--out", "prompts.jsonl", "--json"];
+    let export = [&["data", "export", questions], &to[..]].concat();
+    let written = told(&export);
+    let lines = fs::read_to_string(at.join("prompts.jsonl")).expect("a table");
+    assert_eq!(written[0]["rows"], lines.lines().count());
+    let merged = ["--merged", "whole", "--json"];
+    let export = [&["export", "--model", "model"], &merged[..]].concat();
+    let written = told(&export);
+    assert_eq!(
+        (&written[0]["what"], &written[0]["path"]),
+        (&"merged".into(), &"whole".into())
+    );
+    assert!(at.join("whole/config.json").is_file());
+}
+
+#[test]
 fn a_dry_run_tells_what_it_takes_and_changes_nothing() {
     let folder = workplace();
     let plan = call(folder.path(), &["run", "random.toml", "--dry-run"]);
@@ -245,7 +290,7 @@ fn small_questions_are_answered_before_libtorch_begins() {
         assert!(!begun, "{arguments:?} waited for initialisers");
     }
     assert!(
-        initialised(&["data", "show", "nowhere"]).2,
+        initialised(&["compare", "nowhere", "nothing"]).2,
         "this test would see them"
     );
 }

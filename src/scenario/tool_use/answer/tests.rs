@@ -209,5 +209,8 @@ fn a_number_beyond_exact_arithmetic_is_the_one_it_is_written_as() {
     let again = Numeric::parse(&number.to_string()).expect("a number");
     assert!(number.matches(&again) && again.matches(&number));
     assert!(is_correct(text, &number.to_string()));
-    assert!(!is_correct(text, "1111111111120000000000000000000000000000000"));
+    assert!(!is_correct(
+        text,
+        "1111111111120000000000000000000000000000000"
+    ));
 }
