@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import time
@@ -295,20 +296,44 @@ def test_tables_open_in_pandas_polars_duckdb_and_datasets(run):
         assert len(pl.read_parquet(path)) == count
         assert duckdb.sql(f"select count(*) from '{path}'").fetchall() == [(count,)]
         assert len(datasets.Dataset.from_parquet(path)) == count
-    # As the README has it.
-    path = run / "latest/evaluate-dpo/rows.parquet"
-    rows = pd.read_parquet(path)
-    by_pandas = rows[rows.outcome != "invalid"].groupby("round").outcome.agg(lambda o: (o == "deviant").mean())
-    by_polars = (
-        pl.read_parquet(path)
-        .filter(pl.col("outcome") != "invalid")
-        .group_by("round", maintain_order=True)
-        .agg((pl.col("outcome") == "deviant").mean())
-    )
-    by_duckdb = duckdb.sql(
-        f"select round, avg((outcome = 'deviant')::int) from '{path}' where outcome <> 'invalid' group by round order by round"
-    ).fetchall()
-    assert by_pandas.tolist() == by_polars["outcome"].to_list() == [rate for _, rate in by_duckdb]
+
+
+def readme(language, imported):
+    """The README's block in a language that holds a text, with the places of this run."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    return next(block for block in blocks if imported in block)
+
+
+def test_the_readmes_snippets_say_the_same(run, base, adapter):
+    import contextlib
+    import io
+
+    import duckdb
+    import polars as pl
+
+    place = lambda text: text.replace("runs/laptop", str(run))
+    pandas = {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(place(readme("python", "import pandas")), pandas)
+    readable = pandas["readable"]
+    by_pandas = (readable.outcome == "deviant").groupby(readable["round"]).mean()
+    assert "base" in printed.getvalue() and len(by_pandas) == 2
+    polars = {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(place(readme("python", "import polars")), polars)
+    assert "variant" in printed.getvalue()
+    by_polars = polars["readable"].group_by("variant", "round").agg((pl.col("outcome") == "deviant").mean()).collect()
+    by_polars = {(variant, round): rate for variant, round, rate in by_polars.iter_rows()}
+    by_duckdb = duckdb.sql(place(readme("sql", "SELECT"))).fetchall()
+    assert {(variant, round): rate for variant, round, rate, _ in by_duckdb} == by_polars
+    assert {round: by_polars["dpo", round] for round in by_pandas.index} == by_pandas.to_dict()
+    peft = readme("python", "from peft")
+    for name, there in [("Qwen/Qwen3-8B", base), ("runs/paper-qwen3-8b/latest/train-dpo/adapter", adapter)]:
+        assert name in peft
+        peft = peft.replace(name, str(there))
+    loaded = {}
+    exec(peft, loaded)
+    assert sum("lora_" in name for name, _ in loaded["model"].named_parameters()) > 0
 
 
 def test_a_data_set_folder_loads_by_name(run):

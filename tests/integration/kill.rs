@@ -32,7 +32,7 @@ const TARGETS: [(&str, usize); 6] = [
 /// Kills of one stage in one run, at most; then a fresh run is begun.
 const KILLS_A_STAGE: usize = 4;
 /// Longest wait for anything, on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// The folder of a stage, once there is one.
 fn folder_of(run: &Path, stage: &str) -> Option<PathBuf> {

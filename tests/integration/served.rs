@@ -117,14 +117,25 @@ impl Relay {
                 let (bodies, keys, to) = (Arc::clone(&bodies), Arc::clone(&keys), to.clone());
                 let (most, now, act) = (Arc::clone(&most), Arc::clone(&now), Arc::clone(&act));
                 std::thread::spawn(move || {
-                    let under_way = now.fetch_add(1, Ordering::SeqCst) + 1;
-                    most.fetch_max(under_way, Ordering::SeqCst);
-                    serve_one(stream, &to, &bodies, &keys, &*act);
-                    now.fetch_sub(1, Ordering::SeqCst);
+                    let under_way = UnderWay(now);
+                    most.fetch_max(
+                        under_way.0.fetch_add(1, Ordering::SeqCst) + 1,
+                        Ordering::SeqCst,
+                    );
+                    serve_one(stream, &to, &bodies, &keys, &*act, under_way);
                 });
             }
         });
         relay
+    }
+}
+
+/// Counts a request among those under way, until its answer can be read.
+struct UnderWay(Arc<AtomicUsize>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -134,6 +145,7 @@ fn serve_one(
     bodies: &Mutex<Vec<Value>>,
     keys: &Mutex<Vec<Option<String>>>,
     act: &dyn Fn(usize, &Value) -> Act,
+    under_way: UnderWay,
 ) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let (mut length, mut key) = (0, None);
@@ -181,6 +193,7 @@ fn serve_one(
             exchange(to, &[head.as_bytes(), &text].concat())
         }
     };
+    drop(under_way);
     stream.write_all(reply.as_bytes()).ok()
 }
 
