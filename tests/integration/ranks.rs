@@ -499,6 +499,59 @@ fn without_a_starter_of_ours_the_others_name_the_lost_rank() {
     }
 }
 
+/// Ranks that come to differ end before anything of it is written: here one has another learning rate.
+#[test]
+fn ranks_that_drift_apart_end_with_one_message() {
+    let folder = disk::workplace();
+    let _turn = heavy();
+    let folder = folder.path();
+    finish(folder, "whole", "2");
+    for (setting, method, step) in [
+        ("dpo.optim.lr=1e-3", "train-dpo", 2),
+        ("grpo.lora.alpha=3", "train-grpo", 1),
+    ] {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = free.local_addr().expect("an address").port();
+        drop(free);
+        let start = |rank: usize| {
+            let mut command = program(folder, &["run", "random.toml", "--run-dir", "run"]);
+            if rank == 1 {
+                command.args(["--set", setting]);
+            }
+            command
+                .env("ATP_THREADS", "1")
+                .env("TMPDIR", folder)
+                .env("XDG_CACHE_HOME", folder.join("cache"))
+                .env("RANK", rank.to_string())
+                .env("WORLD_SIZE", "2")
+                .env("MASTER_ADDR", "127.0.0.1")
+                .env("MASTER_PORT", port.to_string());
+            command.spawn().expect("a process")
+        };
+        let ranks: Vec<Child> = (0..2).map(start).collect();
+        let mut said = String::new();
+        for child in ranks {
+            let ended = Ended::from(child.wait_with_output().expect("an end"));
+            assert_eq!(ended.code, Some(1), "{}", ended.err);
+            said.push_str(&ended.err);
+        }
+        let told: Vec<&str> = said
+            .lines()
+            .filter(|line| line.contains("error:"))
+            .collect();
+        let says = format!("on the adapter after step {step}: rank 1 has another than rank 0");
+        assert!(told.len() == 1 && told[0].contains(&says), "{said}");
+        let stages = fs::read_dir(folder.join("run/stages")).expect("stages");
+        let metrics = stages
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.to_string_lossy().contains(method))
+            .map(|path| lines(&path.join("metrics.jsonl")).len());
+        assert_eq!(metrics.sum::<usize>(), step - 1, "{method}");
+    }
+    finish(folder, "run", "2");
+    assert_same(&left(&folder.join("run")), &left(&folder.join("whole")));
+}
+
 /// SIGTERM stops all at one point; another number of ranks goes on from there, and says that it is another.
 #[test]
 fn ranks_stop_on_request_together_and_others_go_on() {
