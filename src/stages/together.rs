@@ -71,8 +71,21 @@ pub(super) fn lead(ranks: &Ranks, stage: &dyn Stage, context: &StageContext) -> 
     };
     tell(ranks, &Order::Make(Box::new(make)))?;
     // The others copy what there is before it changes.
-    ranks.barrier()?;
+    agree_on(ranks, stage)?;
     stage.run(context)
+}
+
+/// All ranks, once they are ready, are about to make the same of this stage: another recipe or model is told here.
+fn agree_on(ranks: &Ranks, stage: &dyn Stage) -> anyhow::Result<()> {
+    let settings = serde_json::to_string(&(
+        stage.kind(),
+        stage.format(),
+        stage.config(),
+        stage.model_identity(),
+        stage.seed(),
+    ))?;
+    let what = format!("the settings or the model of stage `{}`", stage.name());
+    Ok(ranks.agree_on(&what, &digest_bytes(settings.as_bytes()).to_string())?)
 }
 
 /// Rank 0: no stage follows. Not to be called where one failed that is shared: the others may be in the middle of it,
@@ -112,7 +125,7 @@ pub(super) fn follow(ranks: &Ranks, root: &Path, stages: &[Box<dyn Stage>]) -> a
             .find(|stage| stage.name() == make.name)
             .with_context(|| format!("rank 0 asks for the unknown stage `{}`", make.name))?;
         let place = Place::copy(ranks.rank(), root, &make)?;
-        ranks.barrier()?;
+        agree_on(ranks, stage.as_ref())?;
         let result = stage.run(&StageContext {
             name: make.name.clone(),
             key: make.key,

@@ -429,11 +429,13 @@ impl Ranks {
             .collect();
         match others.len() {
             0 => Ok(()),
-            several => Err(RankError::Disagree(format!(
-                "{what}: rank{} {} ha{} another than rank 0",
-                if several > 1 { "s" } else { "" },
-                others.join(", "),
-                if several > 1 { "ve" } else { "s" },
+            1 => Err(RankError::Disagree(format!(
+                "{what}: rank {} differs from rank 0",
+                others[0]
+            ))),
+            _ => Err(RankError::Disagree(format!(
+                "{what}: ranks {} differ from rank 0",
+                others.join(", ")
             ))),
         }
     }
