@@ -161,9 +161,20 @@ impl RunLock {
         Ok(Self { file, path, signs })
     }
 
-    /// Who holds this run directory now; `None` if nobody does. Changes nothing on disk.
+    /// Who works in this run directory now, of several who make stages one of them; `None` if nobody does. Changes nothing
+    /// on disk.
     pub fn holder(directory: &Path) -> Result<Option<Holder>, ArtifactError> {
-        let path = directory.join(LOCK);
+        let mut locks = vec![directory.join(LOCK)];
+        locks.extend(stage_locks(directory));
+        for lock in locks {
+            if let Some(holder) = Self::holder_of(lock)? {
+                return Ok(Some(holder));
+            }
+        }
+        Ok(None)
+    }
+
+    fn holder_of(path: PathBuf) -> Result<Option<Holder>, ArtifactError> {
         let mut file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -278,6 +289,18 @@ mod tests {
         drop(first);
         assert_eq!(RunLock::holder(&directory).unwrap(), None);
         RunLock::acquire(&directory).unwrap();
+    }
+
+    #[test]
+    fn one_who_makes_a_stage_beside_others_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let _beside = RunLock::acquire_beside(folder.path()).unwrap();
+        assert_eq!(RunLock::holder(folder.path()).unwrap(), None);
+        let stage = RunLock::acquire_stage(folder.path(), "data").unwrap();
+        let holder = RunLock::holder(folder.path()).unwrap().unwrap();
+        assert_eq!(holder.pid, std::process::id());
+        drop(stage);
+        assert_eq!(RunLock::holder(folder.path()).unwrap(), None);
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub(super) fn first_alive(
     }
     for (_, holder, _) in &seen {
         tracing::warn!(
-            "no sign of life of {holder} for {} s: it is taken for dead",
+            "no sign of life of {holder} for {} s",
             patience.as_secs()
         );
     }
