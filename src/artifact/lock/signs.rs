@@ -72,10 +72,7 @@ pub(super) fn first_alive(
         }
     }
     for (_, holder, _) in &seen {
-        tracing::warn!(
-            "no sign of life of {holder} for {} s",
-            patience.as_secs()
-        );
+        tracing::warn!("no sign of life of {holder} for {} s", patience.as_secs());
     }
     None
 }
