@@ -154,5 +154,8 @@ fn a_run_by_way_of_a_copy_is_the_same_run() {
     }
     // Other runs read the same copy; and what was made with it is up to date without.
     let said = go("copied", "");
-    assert!(said.contains("`report`: up to date") && !said.contains("running"), "{said}");
+    assert!(
+        said.contains("`report`: up to date") && !said.contains("running"),
+        "{said}"
+    );
 }
