@@ -4,6 +4,7 @@
 mod divided;
 pub mod elicitation;
 pub mod endpoint;
+pub mod local;
 pub mod model;
 mod repository;
 mod responder;

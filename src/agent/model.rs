@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 use super::endpoint::{EndpointConfig, is_endpoint};
+use super::local::{LocalError, near};
 use super::repository::{Fetched, cached, fetch, is_needed};
 use crate::artifact::{ArtifactError, Digest, digest_bytes};
 use crate::hub::{Hub, HubError};
@@ -111,6 +112,9 @@ pub enum ModelError {
     /// A file cannot be read.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    /// No copy of it can be made where one is asked for.
+    #[error(transparent)]
+    Local(#[from] LocalError),
     /// Weights and tokenizer do not belong together.
     #[error(
         "{path}: the tokenizer has {tokens} tokens, the model's embedding only {rows} rows; they do not belong together"
@@ -137,8 +141,9 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// Load from a resolved path.
+    /// Load from a resolved path, by way of this machine's copy where one is asked for ([`super::local`]).
     pub fn load(path: &Path, precision: Precision, device: Device) -> Result<Self, ModelError> {
+        let path = &near(path)?;
         let weights = Weights::open(path)?;
         let codec = codec_of(&weights, path)?;
         let (tokens, rows) = (codec.tokenizer().vocab_size(), weights.config().vocab_size);
@@ -322,6 +327,16 @@ fn embedded() -> Result<PathBuf, ModelError> {
 ///
 /// Digests of large files are remembered by path, size, inode and times of change in the user's cache folder.
 pub fn identity(path: &Path) -> Result<String, ModelError> {
+    let mut text = String::new();
+    for (file, digest) in file_digests(path)? {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        text.push_str(&format!("{name} {digest}\n"));
+    }
+    Ok(digest_bytes(text.as_bytes()).to_string())
+}
+
+/// The model's files, in order of their names, with their digests.
+pub(super) fn file_digests(path: &Path) -> Result<Vec<(PathBuf, Digest)>, ArtifactError> {
     let files: Vec<PathBuf> = if path.is_file() {
         vec![path.into()]
     } else {
@@ -340,15 +355,46 @@ pub fn identity(path: &Path) -> Result<String, ModelError> {
         files.sort();
         files
     };
-    let mut text = String::new();
-    for file in files {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        text.push_str(&format!("{name} {}\n", remembered_digest(&file)?));
-    }
-    Ok(digest_bytes(text.as_bytes()).to_string())
+    let with_digest = |file: PathBuf| {
+        let digest = remembered_digest(&file)?;
+        Ok((file, digest))
+    };
+    files.into_iter().map(with_digest).collect()
 }
 
-fn remembered_digest(file: &Path) -> Result<Digest, ArtifactError> {
+/// The digest of a file, read anew only where nothing is remembered of it as it is.
+pub(super) fn remembered_digest(file: &Path) -> Result<Digest, ArtifactError> {
+    let memory = memory_of(file)?;
+    if let Some(known) = memory
+        .as_ref()
+        .and_then(|m| std::fs::read_to_string(m).ok())
+        && let Ok(digest) = known.trim().parse()
+    {
+        return Ok(digest);
+    }
+    let digest = crate::artifact::digest_file(file)?;
+    write_memory(memory, &digest);
+    Ok(digest)
+}
+
+/// This file has just been read, and has this digest.
+pub(super) fn remember_digest(file: &Path, digest: &Digest) -> Result<(), ArtifactError> {
+    write_memory(memory_of(file)?, digest);
+    Ok(())
+}
+
+/// Only a memory: without it the digest is computed again.
+fn write_memory(memory: Option<PathBuf>, digest: &Digest) {
+    if let Some(memory) = memory
+        && let Some(parent) = memory.parent()
+    {
+        let _ = std::fs::create_dir_all(parent);
+        let _ = crate::artifact::write_atomic(&memory, digest.to_string().as_bytes());
+    }
+}
+
+/// Where the digest of a file as it is now is remembered; none where there is no place for it.
+fn memory_of(file: &Path) -> Result<Option<PathBuf>, ArtifactError> {
     let absolute = std::fs::canonicalize(file).map_err(ArtifactError::io("find", file))?;
     let meta = std::fs::metadata(&absolute).map_err(ArtifactError::io("examine", file))?;
     // Nobody can set the time of the last change of an inode, and a replaced file is another inode: a file that was put
@@ -364,24 +410,8 @@ fn remembered_digest(file: &Path) -> Result<Digest, ArtifactError> {
         meta.dev(),
         meta.ino()
     );
-    let cache = cache_folder().map(|f| {
-        f.join("digests")
-            .join(digest_bytes(stamp.as_bytes()).to_string())
-    });
-    if let Some(known) = cache.as_ref().and_then(|c| std::fs::read_to_string(c).ok())
-        && let Ok(digest) = known.trim().parse()
-    {
-        return Ok(digest);
-    }
-    let digest = crate::artifact::digest_file(&absolute)?;
-    if let Some(cache) = cache
-        && let Some(parent) = cache.parent()
-    {
-        // Only a memory: without it the digest is computed again.
-        let _ = std::fs::create_dir_all(parent);
-        let _ = crate::artifact::write_atomic(&cache, digest.to_string().as_bytes());
-    }
-    Ok(digest)
+    let folder = cache_folder().map(|folder| folder.join("digests"));
+    Ok(folder.map(|folder| folder.join(digest_bytes(stamp.as_bytes()).to_string())))
 }
 
 fn cache_folder() -> Option<PathBuf> {

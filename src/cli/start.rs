@@ -64,7 +64,11 @@ fn tell_error(error: &anyhow::Error) -> u8 {
             true => tracing::debug!("{}", message(error)),
             false => eprintln!("error: {lost}"),
         }
-        return ranks::BYSTANDER_CODE as u8;
+        // They fail together, none because another did, and would again.
+        return match lost {
+            RankError::Disagree(_) => 1,
+            _ => ranks::BYSTANDER_CODE as u8,
+        };
     }
     let by_a_rank = |cause: &(dyn std::error::Error + 'static)| {
         matches!(cause.downcast_ref(), Some(LaunchError::Failed { .. }))

@@ -70,7 +70,7 @@ pub fn run(root: &Path, stages: &[Box<dyn Stage>], options: &RunOptions) -> Run 
             summary: RunSummary::new(root, options.dry_run),
             result: match options.dry_run {
                 true => Ok(()),
-                false => together::follow(&options.ranks, root, stages),
+                false => together::follow(&options.ranks, root, stages, options.beside),
             },
         };
     }

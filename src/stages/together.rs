@@ -71,8 +71,21 @@ pub(super) fn lead(ranks: &Ranks, stage: &dyn Stage, context: &StageContext) -> 
     };
     tell(ranks, &Order::Make(Box::new(make)))?;
     // The others copy what there is before it changes.
-    ranks.barrier()?;
+    agree_on(ranks, stage)?;
     stage.run(context)
+}
+
+/// All ranks, once they are ready, are about to make the same of this stage: another recipe or model is told here.
+fn agree_on(ranks: &Ranks, stage: &dyn Stage) -> anyhow::Result<()> {
+    let settings = serde_json::to_string(&(
+        stage.kind(),
+        stage.format(),
+        stage.config(),
+        stage.model_identity(),
+        stage.seed(),
+    ))?;
+    let what = format!("the settings or the model of stage `{}`", stage.name());
+    Ok(ranks.agree_on(&what, &digest_bytes(settings.as_bytes()).to_string())?)
 }
 
 /// Rank 0: no stage follows. Not to be called where one failed that is shared: the others may be in the middle of it,
@@ -92,8 +105,19 @@ fn tell(ranks: &Ranks, order: &Order) -> anyhow::Result<()> {
     Ok(ranks.broadcast(&bytes).map(|_| ())?)
 }
 
-/// Every other rank: do as rank 0 tells until the run is over.
-pub(super) fn follow(ranks: &Ranks, root: &Path, stages: &[Box<dyn Stage>]) -> anyhow::Result<()> {
+/// Every other rank: do as rank 0 tells until the run is over. `beside` other jobs of the run, folders of a rank's own may be
+/// theirs; otherwise those that killed ranks left are removed.
+pub(super) fn follow(
+    ranks: &Ranks,
+    root: &Path,
+    stages: &[Box<dyn Stage>],
+    beside: bool,
+) -> anyhow::Result<()> {
+    if !beside {
+        sweep(&Place::prefix(root)?, |rank| {
+            rank == ranks.rank() || rank >= ranks.size()
+        });
+    }
     let mut stopped = None;
     loop {
         let order: Order =
@@ -112,7 +136,7 @@ pub(super) fn follow(ranks: &Ranks, root: &Path, stages: &[Box<dyn Stage>]) -> a
             .find(|stage| stage.name() == make.name)
             .with_context(|| format!("rank 0 asks for the unknown stage `{}`", make.name))?;
         let place = Place::copy(ranks.rank(), root, &make)?;
-        ranks.barrier()?;
+        agree_on(ranks, stage.as_ref())?;
         let result = stage.run(&StageContext {
             name: make.name.clone(),
             key: make.key,
@@ -129,15 +153,35 @@ pub(super) fn follow(ranks: &Ranks, root: &Path, stages: &[Box<dyn Stage>]) -> a
     }
 }
 
+/// Remove the folders of a run that belong to these ranks; best effort.
+fn sweep(prefix: &str, of: impl Fn(usize) -> bool) {
+    let entries = fs::read_dir(std::env::temp_dir());
+    for entry in entries.into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let rank = name.strip_prefix(prefix);
+        let rank = rank.and_then(|rest| rest.rsplit_once("-rank-")?.1.parse().ok());
+        if rank.is_some_and(&of)
+            && let Err(error) = remove_folder(&entry.path())
+        {
+            tracing::debug!("{error}");
+        }
+    }
+}
+
 /// The folder of a rank's own, removed with this.
 struct Place(PathBuf);
 
 impl Place {
+    /// How the names of a run's folders begin.
+    fn prefix(root: &Path) -> anyhow::Result<String> {
+        let run = digest_bytes(std::path::absolute(root)?.as_os_str().as_encoded_bytes());
+        Ok(format!("atp-{}-", run.short()))
+    }
+
     /// A copy of the stage's folder as rank 0 has it. Its name is of the run, the stage and the rank: one left by a killed
     /// process is found and cleared, and jobs that make other stages of the run on the same machine have their own.
     fn copy(rank: usize, root: &Path, make: &Make) -> anyhow::Result<Self> {
-        let run = digest_bytes(std::path::absolute(root)?.as_os_str().as_encoded_bytes());
-        let name = format!("atp-{}-{}-rank-{rank}", run.short(), make.name);
+        let name = format!("{}{}-rank-{rank}", Self::prefix(root)?, make.name);
         let place = Self(std::env::temp_dir().join(name));
         remove_folder(&place.0)?;
         create_folder(&place.0.join(CHECKPOINTS))?;
@@ -180,5 +224,32 @@ fn wait_for(path: &Path, length: u64) -> anyhow::Result<()> {
                 path.display()
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_killed_ranks_left_is_removed_and_nothing_of_others() {
+        let mine = format!("atp-test{}-", std::process::id());
+        let at = |name: &str| std::env::temp_dir().join(name);
+        let names = [
+            "data-rank-1",
+            "train-dpo.s2-rank-5",
+            "data-rank-2",
+            "rank-x",
+        ]
+        .map(|name| format!("{mine}{name}"));
+        names
+            .iter()
+            .for_each(|name| create_folder(&at(name)).unwrap());
+        sweep(&mine, |rank| rank == 1 || rank >= 4);
+        let left = names.each_ref().map(|name| at(name).exists());
+        names
+            .iter()
+            .for_each(|name| remove_folder(&at(name)).unwrap());
+        assert_eq!(left, [false, false, true, true]);
     }
 }

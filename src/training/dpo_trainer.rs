@@ -428,6 +428,7 @@ pub fn train_dpo(
         ),
     };
     let mut logs = state.resume(context.checkpoints, context.folder, &[METRICS_FILE])?;
+    state.agree(ranks)?;
     let batch = config.micro_batch * config.accumulation;
     let steps_per_epoch = pairs.len().div_ceil(batch) as u64;
     let total = steps_per_epoch * config.epochs;
@@ -499,6 +500,7 @@ pub fn train_dpo(
             });
         }
         state.step += 1;
+        state.agree(ranks)?;
         let mean = |sum: f64| sum / totals.pairs;
         let metrics = DpoMetrics {
             step: state.step,

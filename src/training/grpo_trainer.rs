@@ -299,6 +299,7 @@ pub fn train_grpo(
         context.folder,
         &[METRICS_FILE, SAMPLES_FILE],
     )?;
+    state.agree(&context.model.ranks)?;
     let mut pending = read_pending(context, state.step)?;
     let generations_per_epoch = source.prompts().div_ceil(config.prompts_per_step) as u64;
     let total = generations_per_epoch * config.epochs * config.iterations;
@@ -500,6 +501,7 @@ fn update(
             });
         }
         state.step += 1;
+        state.agree(ranks)?;
         let epoch = state.step as f64 / (course.generations_per_epoch * config.iterations) as f64;
         write_logs(
             logs,

@@ -6,14 +6,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::TrainError;
 use super::optim::{AdamW, OptimConfig};
-use crate::artifact::{Checkpoint, Checkpoints, LogMark, MetricsLog};
+use crate::artifact::{Checkpoint, Checkpoints, Digest, LogMark, MetricsLog, digest_bytes};
 use crate::model::backprop::Gradients;
 use crate::model::tensors::{decode_safetensors, encode_safetensors};
 use crate::model::{Adapter, LoraConfig, ModelConfig};
+use crate::runtime::ranks::{RankError, Ranks};
 
 const ADAPTER: &str = "adapter.safetensors";
 const MOMENTS: &str = "moments.safetensors";
@@ -25,6 +26,21 @@ struct Saved {
     step: u64,
     /// Log files and how much of each this step saw.
     logs: BTreeMap<String, LogMark>,
+}
+
+/// A digest of a tensor of f32, of which little leaves the device: the numbers' bits are summed as integers, exactly and in
+/// any order, every 4096th to one sum. One flipped bit changes it.
+fn fingerprint(flat: &Tensor) -> Digest {
+    const SUMS: i64 = 4096;
+    let bits = flat.detach().view([-1]).view_dtype(Kind::Int);
+    let even = bits.size()[0] / SUMS * SUMS;
+    let rows = bits.narrow(0, 0, even).view([-1, SUMS]);
+    let sums = rows.sum_dim_intlist([0].as_slice(), false, Kind::Int64);
+    let rest = bits.narrow(0, even, bits.size()[0] - even);
+    let all = Tensor::cat(&[sums, rest.to_kind(Kind::Int64)], 0).to_device(Device::Cpu);
+    let numbers = Vec::<i64>::try_from(all).unwrap_or_default();
+    let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
+    digest_bytes(&bytes)
 }
 
 /// Adapter and optimiser at a step.
@@ -67,6 +83,19 @@ impl TrainState {
         let norm = self.optimiser.step(lr, &[self.gradients.flat()]);
         self.gradients.reset();
         norm
+    }
+
+    /// All ranks stand at this step with this adapter, bit for bit. A broken or other kind of machine, or another recipe,
+    /// so ends the run before anything is written that comes of it.
+    ///
+    /// # Errors
+    /// They differ, or a rank is gone.
+    pub fn agree(&self, ranks: &Ranks) -> Result<(), RankError> {
+        if ranks.is_alone() {
+            return Ok(());
+        }
+        let found = format!("{} {}", self.step, fingerprint(self.adapter.flat()));
+        ranks.agree_on(&format!("the adapter after step {}", self.step), &found)
     }
 
     /// Moments by name, as views of the optimiser's.
@@ -177,5 +206,25 @@ impl TrainState {
         self.optimiser.set_steps(saved.step);
         self.step = saved.step;
         Ok(saved.logs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_flipped_bit_is_another_fingerprint() {
+        for length in [1, 4095, 4096, 3 * 4096 + 7] {
+            let flat = Tensor::arange(length, (Kind::Float, Device::Cpu)) / 7.0;
+            let before = fingerprint(&flat);
+            assert_eq!(fingerprint(&flat.copy()), before);
+            for place in [0, length / 2, length - 1] {
+                let other = flat.copy();
+                let bits = other.view_dtype(Kind::Int);
+                let _ = bits.narrow(0, place, 1).bitwise_xor_(1);
+                assert_ne!(fingerprint(&other), before, "{place} of {length}");
+            }
+        }
     }
 }

@@ -17,6 +17,7 @@ mod host;
 mod hub;
 mod kill;
 mod layers;
+mod local_cache;
 mod lora;
 mod model;
 mod optim;

@@ -4,6 +4,8 @@
 //! On the program itself with the random model of two layers, and on processes of this test for single gradients.
 //! `ATP_RANK_KILLS` is the number of `kill -9`; two without it.
 
+mod drift;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
@@ -268,6 +270,10 @@ fn as_a_rank() {
     // Bytes of any length, empty ones too, in rank order.
     let own = vec![ranks.rank() as u8; ranks.rank() * 3];
     let all = ranks.gather(&own).expect("all");
+    // A wait in the middle of the work is none for ranks to come.
+    if ranks.size() == 2 && ranks.is_first() {
+        std::thread::sleep(Duration::from_secs(8));
+    }
     let expected: Vec<Vec<u8>> = (0..ranks.size()).map(|r| vec![r as u8; r * 3]).collect();
     assert_eq!(all, expected);
     assert_eq!(
@@ -301,16 +307,17 @@ fn as_a_rank() {
     ranks.conclude(Ok(())).expect("a good end");
 }
 
-/// This very program as so many ranks.
-fn start(folder: &Path, size: usize) -> Vec<Child> {
+/// A test of this very program as so many ranks.
+fn start_as(test: &str, folder: &Path, size: usize) -> Vec<Child> {
     let free = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = free.local_addr().expect("an address").port();
     drop(free);
     let rank = |rank: usize| {
         let program = std::env::current_exe().expect("this program");
         Command::new(program)
-            .args(["--exact", "ranks::as_a_rank", "--ignored", "--nocapture"])
+            .args(["--exact", test, "--ignored", "--nocapture"])
             .env("ATP_TEST_RANK", folder)
+            .env("ATP_RANKS_TIMEOUT", if size == 2 { "6" } else { "60" })
             .env("RANK", rank.to_string())
             .env("WORLD_SIZE", size.to_string())
             .env("MASTER_ADDR", "127.0.0.1")
@@ -328,7 +335,7 @@ fn gradients_of_several_ranks_are_those_of_one() {
     let expected = gradients(&Ranks::alone());
     for size in [2, 4] {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-        for mut child in start(folder.path(), size) {
+        for mut child in start_as("ranks::as_a_rank", folder.path(), size) {
             assert!(child.wait().expect("an end").success());
         }
         let of = |rank: usize| folder.path().join(format!("gradients-{rank}.safetensors"));

@@ -12,6 +12,10 @@ namespace {
 using Store = c10::intrusive_ptr<c10d::Store>;
 using Group = c10::intrusive_ptr<c10d::ProcessGroupGloo>;
 
+// How long a rank waits in the middle of the work for the others: one may download a model, write a report or have the
+// longest texts. One that is gone is told by its heart-beat, not by this.
+constexpr std::chrono::hours Patience{24};
+
 // What `body` gives, or `otherwise` with a message the caller frees.
 template <typename T, typename F>
 T guarded(char** error, T otherwise, F&& body) {
@@ -94,7 +98,9 @@ extern "C" void atp_gloo_close(Group* group) { delete group; }
 extern "C" int atp_gloo_sum(Group* group, const at::Tensor* tensor, char** error) {
     return guarded(error, 0, [&] {
         std::vector<at::Tensor> tensors{*tensor};
-        (*group)->allreduce(tensors)->wait();
+        c10d::AllreduceOptions options;
+        options.timeout = Patience;
+        (*group)->allreduce(tensors, options)->wait();
         return 1;
     });
 }
@@ -103,7 +109,9 @@ extern "C" int atp_gloo_sum(Group* group, const at::Tensor* tensor, char** error
 extern "C" int atp_gloo_gather(Group* group, const at::Tensor* part, const at::Tensor* all, char** error) {
     return guarded(error, 0, [&] {
         at::Tensor input = *part, output = *all;
-        (*group)->_allgather_base(output, input)->wait();
+        c10d::AllgatherOptions options;
+        options.timeout = Patience;
+        (*group)->_allgather_base(output, input, options)->wait();
         return 1;
     });
 }
@@ -114,6 +122,7 @@ extern "C" int atp_gloo_broadcast(Group* group, const at::Tensor* tensor, int ro
         std::vector<at::Tensor> tensors{*tensor};
         c10d::BroadcastOptions options;
         options.rootRank = root;
+        options.timeout = Patience;
         (*group)->broadcast(tensors, options)->wait();
         return 1;
     });

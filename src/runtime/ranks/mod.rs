@@ -79,7 +79,8 @@ pub enum RankError {
     Communication(String),
     /// Ranks that should have computed the same did not.
     #[error(
-        "the ranks do not agree on {0}; all must run the same program on the same files and the same kind of machine"
+        "the ranks do not agree on {0}; all must run the same program and recipe on the same files and the same kind of \
+         machine; the last checkpoint stands"
     )]
     Disagree(String),
 }
@@ -421,9 +422,21 @@ impl Ranks {
     /// They differ, or a rank is gone.
     pub fn agree_on(&self, what: &str, text: &str) -> Result<(), RankError> {
         let all = self.gather(text.as_bytes())?;
-        match all.iter().all(|other| other == text.as_bytes()) {
-            true => Ok(()),
-            false => Err(RankError::Disagree(what.to_owned())),
+        let other = |rank: &usize| all[*rank] != all[0];
+        let others: Vec<String> = (0..all.len())
+            .filter(other)
+            .map(|rank| rank.to_string())
+            .collect();
+        match others.len() {
+            0 => Ok(()),
+            1 => Err(RankError::Disagree(format!(
+                "{what}: rank {} differs from rank 0",
+                others[0]
+            ))),
+            _ => Err(RankError::Disagree(format!(
+                "{what}: ranks {} differ from rank 0",
+                others.join(", ")
+            ))),
         }
     }
 

@@ -268,11 +268,12 @@ impl Listener {
 }
 
 impl RankError {
-    /// Whether this rank is the one to tell of a loss: the first that is left.
+    /// Whether this rank is the one to tell of it: the first that is left.
     pub fn is_told_by(&self, rank: usize) -> bool {
         match self {
             Self::Lost { rank: 0, .. } => rank == 1,
-            Self::Lost { .. } => rank == 0,
+            // All see it at the same point.
+            Self::Lost { .. } | Self::Disagree(_) => rank == 0,
             _ => true,
         }
     }

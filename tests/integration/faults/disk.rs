@@ -189,6 +189,8 @@ pub struct World {
     pub fail: Option<(usize, i32)>,
     /// Refuse locks with this error number.
     pub lock: Option<i32>,
+    /// Be a machine of this name, whose locks others do not see.
+    pub host: Option<&'static str>,
     /// Each look at the clock gives this many seconds less.
     pub back: Option<u64>,
 }
@@ -271,6 +273,9 @@ impl Run {
         }
         if let Some(error) = world.lock {
             command.env("ATP_LOCK_ERROR", error.to_string());
+        }
+        if let Some(host) = world.host {
+            command.env("ATP_HOST", host).env("ATP_LOCK_SILENCE", "7");
         }
         if let Some(seconds) = world.back {
             command.env("ATP_CLOCK_BACK", seconds.to_string());

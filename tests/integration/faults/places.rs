@@ -246,20 +246,83 @@ fn a_lock_held_elsewhere_is_told_and_a_dead_ones_is_taken() {
         before,
         "a refused process changes nothing"
     );
-    // A file system without locks.
-    let refused = run.go(&World {
-        lock: Some(libc::ENOLCK),
-        ..World::default()
-    });
-    assert_eq!(refused.code, Some(1), "{}", refused.err);
-    assert!(
-        refused.err.contains("run.lock") && refused.err.contains("gives no locks"),
-        "{}",
-        refused.err
-    );
-    // Nobody holds it, whatever its text says.
-    run.finish();
+    // A file system without locks: the one who is named gives no sign of life.
+    let silent = |lock| {
+        let world = World {
+            lock,
+            ..World::default()
+        };
+        let mut command = run.command(&world, &[]);
+        Ended::from(
+            command
+                .env("ATP_LOCK_SILENCE", "1")
+                .output()
+                .expect("a process"),
+        )
+    };
+    let taken = silent(Some(libc::ENOLCK));
+    assert_eq!(taken.code, Some(0), "{}", taken.err);
+    for said in [
+        "gives no locks",
+        "no sign of life of process 4711 on node-17",
+    ] {
+        assert!(taken.err.contains(said), "{}", taken.err);
+    }
     run.assert_finished();
+    // One with locks that machines do not see of each other: the name is watched as well.
+    fs::write(run.path.join("run.lock"), other).expect("a lock");
+    let taken = silent(None);
+    assert!(taken.out.contains("nothing to do"), "{}", taken.out);
+    assert!(taken.err.contains("no sign of life"), "{}", taken.err);
+    assert_eq!(fs::read(run.path.join("run.lock")).expect("a lock"), b"");
+}
+
+/// Two machines that do not see each other's locks: the second is told of the first while that one lives, and takes over
+/// once it is silent; one that was only held up finds that out and ends.
+#[test]
+fn two_machines_do_not_write_one_run() {
+    let on = |host| World {
+        host: Some(host),
+        ..World::default()
+    };
+    let run = Run::new();
+    let start = |arguments: &[&str]| {
+        let mut first = run
+            .command(&on("node-1"), arguments)
+            .spawn()
+            .expect("a process");
+        let lock = run.path.join("run.lock");
+        let named = format!("\"pid\":{},", first.id());
+        while !fs::read_to_string(&lock)
+            .unwrap_or_default()
+            .contains(&named)
+        {
+            assert!(first.try_wait().expect("a status").is_none(), "it ended");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        first
+    };
+    let mut first = start(&["--set", "grpo.epochs=2000"]);
+    let second = run.go(&on("node-2"));
+    let alive = first.try_wait().expect("a status").is_none();
+    first.kill().expect("a signal");
+    first.wait().expect("an end");
+    assert!(alive, "the first ended too early for this test");
+    assert_eq!(second.code, Some(1), "{}", second.err);
+    let held = format!("is in use by process {} on node-1", first.id());
+    assert!(second.err.contains(&held), "{}", second.err);
+    let first = start(&["--set", "grpo.epochs=2000"]);
+    // SAFETY: plain system calls, on a child that is not waited for yet.
+    let signal = |signal| unsafe { libc::kill(first.id() as i32, signal) };
+    assert_eq!(signal(libc::SIGSTOP), 0);
+    let second = run.go(&on("node-2"));
+    assert_eq!(signal(libc::SIGCONT), 0);
+    let late = Ended::from(first.wait_with_output().expect("an end"));
+    assert_eq!(second.code, Some(0), "{}", second.err);
+    assert!(second.err.contains("no sign of life"), "{}", second.err);
+    assert_eq!(late.code, Some(1), "{}", late.err);
+    assert!(late.err.contains("took over by"), "{}", late.err);
+    assert_same(&run.results(), &reference().results);
 }
 
 #[test]
