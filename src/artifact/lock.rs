@@ -1,7 +1,7 @@
 //! One run directory, one writer: an advisory lock on `run.lock`, which the system frees however its holder ends.
 //!
 //! Such a lock may hold on one machine alone (a mount with local locks) or not at all (a file system without them). So the
-//! holder writes its name into the file and touches it every few seconds ([`signs`]): who finds the name of a process on
+//! holder writes its name into the file and touches it every few seconds (`signs`): who finds the name of a process on
 //! another machine there waits until that one is seen alive, and then leaves, or was silent for long, and then goes on.
 
 mod signs;

@@ -1,6 +1,6 @@
 //! Batched generation with a KV cache: ids in, ids out.
 //!
-//! Hopper GPUs and CPUs have a path of their own ([`super::continuous`], [`super::host`]); the plain one here is for other
+//! Hopper GPUs and CPUs have a path of their own (`super::continuous`, `super::host`); the plain one here is for other
 //! GPUs. `step` = admit waiting requests into free slots, compute one token for every running one, sample, retire those
 //! that ended. A request's draws depend on its own prompt, seed and settings only; on a CPU its tokens do, bit for bit.
 

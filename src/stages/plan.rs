@@ -99,7 +99,7 @@ pub(super) fn check(stages: &[Box<dyn Stage>]) -> Result<(), PlanError> {
 }
 
 /// For each stage, whether it is among `targets` or one of them reads from it, directly or not; all without targets.
-/// The list must have passed [`check`].
+/// The list must have passed `check`.
 pub fn select(
     stages: &[Box<dyn Stage>],
     targets: Option<&[String]>,

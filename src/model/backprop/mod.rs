@@ -6,7 +6,7 @@
 //! needed. No gradient of a frozen weight exists. What the gradients are is held to autograd and to TRL by tests.
 //!
 //! On a Hopper GPU in bf16, norms, rotation and gate are kernels of our own and attention is libtorch's flash attention,
-//! each with its backward ([`pieces`], [`attention`]); elsewhere the same functions are plain tensor operations.
+//! each with its backward (`pieces`, `attention`); elsewhere the same functions are plain tensor operations.
 
 use tch::{Kind, Tensor};
 

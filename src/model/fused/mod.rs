@@ -44,7 +44,7 @@ struct Layer {
     input_norm: Tensor,
     qk_norm: Option<(Tensor, Tensor)>,
     post_norm: Tensor,
-    /// In the order of [`adapters::JOINT`].
+    /// In the order of `adapters::JOINT`.
     joint: [Matrix; 4],
 }
 

@@ -1,12 +1,12 @@
 //! Processes that work on one run together: how they find each other, sum, gather, agree to stop, and tell a loss.
 //!
-//! Communication is c10d's, libtorch's own: a store over TCP to find each other, Gloo among CPUs ([`native`]), and NCCL
-//! among GPUs ([`nccl`]). Every rank runs the same program over the same data; where work can be divided it is shared out
+//! Communication is c10d's, libtorch's own: a store over TCP to find each other, Gloo among CPUs (`native`), and NCCL
+//! among GPUs (`nccl`). Every rank runs the same program over the same data; where work can be divided it is shared out
 //! by a rule that all know ([`share`]), and every rank gets all results in one order. So nothing but the place where the
 //! work is done differs from a run alone.
 //!
 //! A stop on request counts once all ranks know of it ([`Ranks::check`]); otherwise one would leave while another waits
-//! for it. A rank that is lost is noticed by its heart-beat ([`watch`]) and named.
+//! for it. A rank that is lost is noticed by its heart-beat (`watch`) and named.
 
 pub mod launch;
 mod native;
