@@ -171,6 +171,7 @@ fn check(recipes: Vec<String>, assignments: &[String], json: bool) -> anyhow::Re
     }
     match wrong {
         0 => Ok(()),
+        1 if recipes.len() == 1 => bail!("the recipe cannot be used"),
         wrong => bail!("{wrong} of {} recipes cannot be used", recipes.len()),
     }
 }

@@ -50,50 +50,60 @@ pub fn parse_toml<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, Rec
     Document::from_text(path, text)?.decode()
 }
 
+/// A recipe's text as it was found.
+#[derive(Debug)]
+pub struct Text {
+    /// The text.
+    pub text: String,
+    /// It is part of the program, and so is what it extends.
+    pub is_built_in: bool,
+}
+
+/// Finds a recipe's text by its path; also told whether the recipe that extends it is part of the program.
+pub type Read<'a> = dyn Fn(&Path, bool) -> io::Result<Text> + 'a;
+
 impl Document {
     /// Read a recipe and those it extends.
     pub fn load(path: &Path) -> Result<Self, RecipeError> {
-        Self::load_with(path, &|path| fs::read_to_string(path))
+        Self::load_with(path, &read_file)
     }
 
-    /// As [`Document::load`], with the files read by `read`: for recipes that are part of the program.
-    pub fn load_with(
-        path: &Path,
-        read: &dyn Fn(&Path) -> io::Result<String>,
-    ) -> Result<Self, RecipeError> {
+    /// As [`Document::load`], with the texts read by `read`: for recipes that are part of the program.
+    pub fn load_with(path: &Path, read: &Read<'_>) -> Result<Self, RecipeError> {
         let text = read_as(path, None, read)?;
         Self::gather(path, text, read)
     }
 
     /// A recipe whose own text is given; files it extends are read.
     pub fn from_text(path: &Path, text: &str) -> Result<Self, RecipeError> {
-        Self::gather(path, text.to_string(), &|path| fs::read_to_string(path))
+        let text = Text {
+            text: text.to_string(),
+            is_built_in: false,
+        };
+        Self::gather(path, text, &read_file)
     }
 
-    fn gather(
-        path: &Path,
-        text: String,
-        read: &dyn Fn(&Path) -> io::Result<String>,
-    ) -> Result<Self, RecipeError> {
+    fn gather(path: &Path, mut text: Text, read: &Read<'_>) -> Result<Self, RecipeError> {
         let mut sources = Vec::new();
         let mut chain = vec![path.to_path_buf()];
-        let mut text = text;
         loop {
             let path = chain[chain.len() - 1].clone();
+            let is_built_in = text.is_built_in;
             let source = Source {
                 label: path.display().to_string(),
-                text,
+                text: text.text,
                 is_file: true,
             };
             let base = base_of(&source, &path)?;
             sources.insert(0, source);
             let Some(base) = base else { break };
-            let circle = chain.iter().any(|other| clean(other) == clean(&base));
+            // Those of the program extend only each other, whatever files of their names there are.
+            let circle = !is_built_in && chain.iter().any(|other| clean(other) == clean(&base));
             chain.push(base.clone());
             if circle {
                 return Err(RecipeError::Circle { chain });
             }
-            text = read_as(&base, Some(&path), read)?;
+            text = read_as(&base, Some((&path, is_built_in)), read)?;
         }
         Ok(Self {
             sources,
@@ -273,14 +283,18 @@ impl Overrides {
     }
 }
 
-fn read_as(
-    path: &Path,
-    by: Option<&Path>,
-    read: &dyn Fn(&Path) -> io::Result<String>,
-) -> Result<String, RecipeError> {
-    read(path).map_err(|source| RecipeError::Read {
+fn read_file(path: &Path, _: bool) -> io::Result<Text> {
+    Ok(Text {
+        text: fs::read_to_string(path)?,
+        is_built_in: false,
+    })
+}
+
+/// `by` is the recipe that extends this one, and whether it is part of the program.
+fn read_as(path: &Path, by: Option<(&Path, bool)>, read: &Read<'_>) -> Result<Text, RecipeError> {
+    read(path, by.is_some_and(|(_, is_built_in)| is_built_in)).map_err(|source| RecipeError::Read {
         path: path.to_path_buf(),
-        by: by.map(Path::to_path_buf),
+        by: by.map(|(by, _)| by.to_path_buf()),
         source,
     })
 }

@@ -85,6 +85,8 @@ pub fn open(choice: DeviceChoice) -> Result<Device, DeviceError> {
                 return Ok(Device::Cuda(index));
             }
             let problem = match (&found.error, &found.library) {
+                // Libraries would not help.
+                _ if !gpu_present() => "this machine shows no NVIDIA driver".to_owned(),
                 (Some(error), _) => error.clone(),
                 (None, None) => found.origin,
                 (None, Some(_)) => format!("{count} GPUs answer"),

@@ -84,6 +84,40 @@ fn a_recipe_is_begun_checked_and_explained() {
 }
 
 #[test]
+fn every_built_in_recipe_can_be_built_upon() {
+    let folder = workplace();
+    let at = folder.path();
+    let list = call(at, &["recipe", "list", "--json"]).json();
+    let names: Vec<&str> = list
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|recipe| recipe["name"].as_str().expect("a name"))
+        .collect();
+    assert!(names.len() > 4, "{names:?}");
+    for name in names {
+        let file = format!("on-{name}.toml");
+        let begun = call(at, &["recipe", "init", &file, "--from", name]);
+        assert_eq!(begun.code, Some(0), "{}", begun.err);
+        let checked = call(at, &["recipe", "check", &file]);
+        assert_eq!(
+            checked.code,
+            Some(0),
+            "{name}: {}{}",
+            checked.out,
+            checked.err
+        );
+    }
+    // A file of one's own that has the name of one below.
+    fs::write(at.join("laptop.toml"), "extends = \"smoke\"\n").expect("a file");
+    let own = call(at, &["recipe", "explain", "laptop.toml", "--json"]);
+    assert_eq!(own.code, Some(0), "{}", own.err);
+    fs::write(at.join("bad.toml"), "extends = \"smok\"\n").expect("a file");
+    let bad = call(at, &["recipe", "check", "bad.toml"]);
+    assert!(bad.out.contains("did you mean `smoke`?"), "{}", bad.out);
+}
+
+#[test]
 fn shells_and_the_manual_know_every_command() {
     let folder = workplace();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
