@@ -3,6 +3,7 @@
 //! A [`Document`] gathers the sources of a recipe: the files it `extends`, itself, and `--set` assignments. It decodes
 //! into any serde type; whatever is wrong is said with the place it came from, the line, and the nearest known key.
 
+mod built_in;
 pub mod defences;
 mod document;
 mod error;
