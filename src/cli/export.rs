@@ -71,20 +71,19 @@ impl ExportArgs {
         let written = self.write()?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&written)?);
-            return Ok(());
-        }
-        for written in written {
-            match written.stages {
-                Some(stages) => println!("{}: {}", written.path.display(), stages.join(", ")),
-                None => println!("{}", written.path.display()),
-            }
         }
         Ok(())
     }
 
+    /// Each part is told as soon as it is there: a later one may fail.
     fn write(&self) -> anyhow::Result<Vec<Written>> {
         let mut written = vec![];
-        let mut tell = |what, path: &Path, stages| {
+        let mut tell = |what, path: &Path, stages: Option<Vec<String>>| {
+            match &stages {
+                _ if self.json => {}
+                Some(stages) => println!("{}: {}", path.display(), stages.join(", ")),
+                None => println!("{}", path.display()),
+            }
             let path = path.to_path_buf();
             written.push(Written { what, path, stages });
         };
