@@ -3,7 +3,7 @@
 //! The binary is built and linked against the CPU library alone. `libtorch_cuda.so` of the same version registers
 //! itself when it is opened, so one binary serves both.
 
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
@@ -66,6 +66,7 @@ pub fn open(choice: DeviceChoice) -> Result<Device, DeviceError> {
         DeviceChoice::Auto => {
             let found = open_cuda();
             if Cuda::is_available() {
+                make_current(0)?;
                 return Ok(Device::Cuda(0));
             }
             let why = found.error.unwrap_or(found.origin);
@@ -82,6 +83,7 @@ pub fn open(choice: DeviceChoice) -> Result<Device, DeviceError> {
                 0
             };
             if index < count {
+                make_current(index)?;
                 return Ok(Device::Cuda(index));
             }
             let problem = match (&found.error, &found.library) {
@@ -93,6 +95,31 @@ pub fn open(choice: DeviceChoice) -> Result<Device, DeviceError> {
             };
             Err(DeviceError { index, problem })
         }
+    }
+}
+
+/// Have this GPU be the thread's own: libtorch goes back to it after each of its operations, and our kernels and streams
+/// are in its context.
+fn make_current(index: usize) -> Result<(), DeviceError> {
+    let name = c"cudaSetDevice";
+    // SAFETY: a plain look-up among the libraries that are loaded; the CUDA runtime is libtorch's.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    let fail = |problem: String| DeviceError { index, problem };
+    if found.is_null() {
+        return match index {
+            // The first one is current anyway.
+            0 => Ok(()),
+            _ => Err(fail("`cudaSetDevice` is not there: the CUDA runtime was not loaded".into())),
+        };
+    }
+    // SAFETY: the function as the CUDA runtime declares it.
+    let code = unsafe {
+        let set: unsafe extern "C" fn(c_int) -> c_int = std::mem::transmute(found);
+        set(index as c_int)
+    };
+    match code {
+        0 => Ok(()),
+        code => Err(fail(format!("the CUDA runtime refuses it (error {code})"))),
     }
 }
 

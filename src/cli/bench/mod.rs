@@ -4,6 +4,7 @@ mod generate;
 mod probe;
 mod rounds;
 mod scale;
+mod step;
 mod train;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -30,6 +31,8 @@ enum What {
     Rounds(rounds::RoundsArgs),
     /// One rank against several: a DPO step and a generation, shared out as training and evaluation do it.
     Scale(scale::ScaleArgs),
+    /// The kernels of a step of generation, timed apart (Hopper GPUs).
+    Step(step::StepArgs),
     /// A DPO or GRPO step of many sequences: speed, memory, and where the time goes.
     Train(train::TrainArgs),
     /// One LoRA DPO step on one pair: reference, forward, backward, AdamW.
@@ -43,6 +46,7 @@ impl BenchArgs {
             What::Generate(args) => args.execute(),
             What::Rounds(args) => args.execute(),
             What::Scale(args) => args.execute(),
+            What::Step(args) => args.execute(),
             What::Train(args) => args.execute(),
             What::DpoStep(args) => args.execute(),
         }

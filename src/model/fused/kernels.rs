@@ -60,7 +60,7 @@ impl Matrix {
     /// Prepare a weight.
     pub fn new(weight: &Tensor, multiprocessors: u32) -> Result<Self, GpuError> {
         let mut maps = BTreeMap::new();
-        for groups in [2, 3] {
+        for groups in Product::GROUPS {
             maps.insert(groups, TensorMap::new(weight, 64 * groups)?);
         }
         Ok(Self {
@@ -191,6 +191,17 @@ impl Kernels {
             .iter()
             .flat_map(|&n| BUCKETS.map(|columns| Product::for_shape(n, columns, multiprocessors)))
             .collect();
+        Self::with_products(gpu, config, rank, products)
+    }
+
+    /// The same with these builds of the product.
+    pub fn with_products(
+        gpu: &Gpu,
+        config: &ModelConfig,
+        rank: i64,
+        products: BTreeSet<Product>,
+    ) -> Result<Self, GpuError> {
+        let multiprocessors = gpu.multiprocessors()?;
         let module = Module::compile(gpu, &source(config, rank, &products))?;
         let products = products.into_iter().map(|product| {
             let kernel = module
@@ -252,20 +263,27 @@ impl Kernels {
         y: &Tensor,
         low: Option<&Low>,
     ) -> Result<(), GpuError> {
-        let product = w.product(columns);
+        self.product_as(at, w.product(columns), w, x, y, low)
+    }
+
+    /// The same by this build of the product.
+    pub fn product_as(
+        &self,
+        at: At,
+        product: Product,
+        w: &Matrix,
+        x: &TensorMap,
+        y: &Tensor,
+        low: Option<&Low>,
+    ) -> Result<(), GpuError> {
+        let columns = product.columns;
         let (outputs, inner) = w.shape();
         let (outputs, inner, rows) = (outputs as i32, inner as i32, columns as i32);
         let weights = &w.maps[&product.groups];
         let updates = low.map_or(weights, |low| &low.a.maps[&product.groups]);
         let update_rows = low.map_or(0, |low| low.a.shape().0 as i32);
         let (y, out) = (pointer(y), low.map_or(0, |low| pointer(low.out)));
-        let tile = 64 * product.groups;
-        let tiles = (outputs as u32).div_ceil(tile) + (update_rows as u32).div_ceil(tile);
-        let shape = Shape {
-            shared: product.shared(),
-            cluster: product.split,
-            ..Shape::new((tiles * product.split, 1), product.threads())
-        };
+        let shape = product.launch(outputs as u32, update_rows as u32);
         at.launch(
             self.products[&product],
             shape,
@@ -281,6 +299,13 @@ impl Kernels {
                 rows
             ],
         )
+    }
+
+    /// Blocks of this build, for a matrix of so many outputs, and how many of them the GPU runs at a time.
+    pub fn blocks(&self, product: Product, outputs: u32) -> Result<(u32, u32), GpuError> {
+        let shape = product.launch(outputs, 0);
+        let at_once = self.products[&product].clusters_at_once(shape)?;
+        Ok((shape.grid.0, at_once * product.split))
     }
 
     /// residual = embedding of each row's token, then out = norm(residual). `tokens` are by slot where `slots` are given.

@@ -10,6 +10,7 @@
 mod adapters;
 mod decode;
 mod kernels;
+pub mod measure;
 pub mod pages;
 mod prefill;
 pub mod source;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::model::config::ModelConfig;
+use crate::runtime::gpu::Shape;
 
 /// One build of the matrix product `y = x wᵀ` for at most `columns` rows of x (`kernels/gemm.cu`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +38,11 @@ impl Product {
         } else {
             2
         };
+        Self::new(groups, columns, split)
+    }
+
+    /// A build with as many tiles under way as there is room for.
+    pub fn new(groups: u32, columns: u32, split: u32) -> Self {
         let stage = (groups * 64 + columns) * 128;
         Self {
             groups,
@@ -44,6 +50,27 @@ impl Product {
             stages: (SHARED / stage).min(8),
             split,
         }
+    }
+
+    /// Heights of a tile that are built.
+    pub const GROUPS: [u32; 3] = [1, 2, 3];
+
+    /// How it is launched on a matrix of so many outputs, with so many rows of adapters' A beside it.
+    pub fn launch(self, outputs: u32, update_rows: u32) -> Shape {
+        let tile = 64 * self.groups;
+        let tiles = outputs.div_ceil(tile) + update_rows.div_ceil(tile);
+        Shape {
+            shared: self.shared(),
+            cluster: self.split,
+            ..Shape::new((tiles * self.split, 1), self.threads())
+        }
+    }
+
+    /// Three tiles are under way, and their memory holds the sums afterwards.
+    pub fn has_room(self) -> bool {
+        let tile = 64 * self.groups;
+        let sums = self.columns * (tile + 4) * 4;
+        self.stages >= 3 && sums <= self.stages * (tile + self.columns) * 128
     }
 
     /// Name of the kernel.
@@ -204,13 +231,7 @@ mod tests {
         for outputs in [960, 4096, 6144, 24_576, 28_672, 151_936] {
             for columns in [16, 32, 64, 128, 256] {
                 let p = Product::for_shape(outputs, columns, 132);
-                assert!(p.shared() <= 232_448, "{p:?}");
-                let sums = p.columns * (64 * p.groups + 4) * 4;
-                assert!(
-                    sums <= p.stages * (p.groups * 64 + p.columns) * 128,
-                    "{p:?}"
-                );
-                assert!(p.stages >= 3, "{p:?}");
+                assert!(p.shared() <= 232_448 && p.has_room(), "{p:?}");
             }
         }
     }

@@ -299,6 +299,58 @@ pub struct Shape {
 }
 
 impl Shape {
+    fn attributes(&self) -> Vec<sys::CUlaunchAttribute> {
+        use sys::CUlaunchAttributeID_enum as Id;
+        let attribute = |id, value| sys::CUlaunchAttribute {
+            id,
+            pad: [0; 4],
+            value,
+        };
+        let mut attributes = Vec::with_capacity(2);
+        if self.overlap {
+            attributes.push(attribute(
+                Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                sys::CUlaunchAttributeValue {
+                    programmaticStreamSerializationAllowed: 1,
+                },
+            ));
+        }
+        if self.cluster > 1 {
+            let dimensions = sys::CUlaunchAttributeValue_union__bindgen_ty_1 {
+                x: self.cluster,
+                y: 1,
+                z: 1,
+            };
+            attributes.push(attribute(
+                Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+                sys::CUlaunchAttributeValue {
+                    clusterDim: dimensions,
+                },
+            ));
+        }
+        attributes
+    }
+
+    /// As the driver takes it; it points to the attributes.
+    fn config(
+        &self,
+        stream: Stream,
+        attributes: &mut [sys::CUlaunchAttribute],
+    ) -> sys::CUlaunchConfig {
+        sys::CUlaunchConfig {
+            gridDimX: self.grid.0,
+            gridDimY: self.grid.1,
+            gridDimZ: 1,
+            blockDimX: self.block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.shared,
+            hStream: stream.0,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
+        }
+    }
+
     /// A plain launch.
     pub fn new(grid: (u32, u32), block: u32) -> Self {
         Self {
@@ -320,6 +372,16 @@ impl Kernel {
         Ok(self)
     }
 
+    /// Clusters of this shape that the GPU runs at a time.
+    pub fn clusters_at_once(self, shape: Shape) -> Result<u32, GpuError> {
+        let mut attributes = shape.attributes();
+        let config = shape.config(Stream::of_libtorch(), &mut attributes);
+        let mut count = 0;
+        // SAFETY: a number to be written; the configuration is valid for the length of the call.
+        unsafe { sys::cuOccupancyMaxActiveClusters(&mut count, self.0, &config) }.result()?;
+        Ok(count as u32)
+    }
+
     /// Put it on a stream.
     ///
     /// # Safety
@@ -331,46 +393,8 @@ impl Kernel {
         stream: Stream,
         arguments: &mut [*mut c_void],
     ) -> Result<(), GpuError> {
-        use sys::CUlaunchAttributeID_enum as Id;
-        let attribute = |id, value| sys::CUlaunchAttribute {
-            id,
-            pad: [0; 4],
-            value,
-        };
-        let mut attributes = Vec::with_capacity(2);
-        if shape.overlap {
-            attributes.push(attribute(
-                Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-                sys::CUlaunchAttributeValue {
-                    programmaticStreamSerializationAllowed: 1,
-                },
-            ));
-        }
-        if shape.cluster > 1 {
-            let dimensions = sys::CUlaunchAttributeValue_union__bindgen_ty_1 {
-                x: shape.cluster,
-                y: 1,
-                z: 1,
-            };
-            attributes.push(attribute(
-                Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
-                sys::CUlaunchAttributeValue {
-                    clusterDim: dimensions,
-                },
-            ));
-        }
-        let config = sys::CUlaunchConfig {
-            gridDimX: shape.grid.0,
-            gridDimY: shape.grid.1,
-            gridDimZ: 1,
-            blockDimX: shape.block,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: shape.shared,
-            hStream: stream.0,
-            attrs: attributes.as_mut_ptr(),
-            numAttrs: attributes.len() as u32,
-        };
+        let mut attributes = shape.attributes();
+        let config = shape.config(stream, &mut attributes);
         // SAFETY: the caller's promise; the configuration is valid for the length of the call.
         unsafe {
             sys::cuLaunchKernelEx(&config, self.0, arguments.as_mut_ptr(), null_mut()).result()?;
