@@ -39,6 +39,14 @@ pub enum TableError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A folder stands where a file is expected.
+    #[error("table {}: expected a Parquet file, got a folder; {tables}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What tables it has, in words.
+        tables: String,
+    },
     /// A problem inside a file that was read from disk.
     #[error("table {}: {problem}", path.display())]
     InFile {

@@ -1,9 +1,9 @@
 //! The fused kernels of a Hopper GPU against the plain path and against themselves: `make test-gpu`.
 
+mod curves;
+
 use std::collections::BTreeSet;
 
-use atp_pipeline::agent::LoadedModel;
-use atp_pipeline::agent::model::Precision;
 use atp_pipeline::generation::sampling::draw;
 use atp_pipeline::generation::{Engine, Request, Sampling};
 use atp_pipeline::model::backprop::Keep;
@@ -13,18 +13,11 @@ use atp_pipeline::model::lora::Target;
 use atp_pipeline::model::{Adapter, Decoder, LoraConfig, ModelConfig, Packed};
 use atp_pipeline::runtime::device;
 use atp_pipeline::runtime::seed::stream;
-use atp_pipeline::text::{Message, RenderOptions, Speaker};
-use atp_pipeline::training::dpo_trainer::{
-    DpoConfig, DpoSums, PairTokens, accumulate, reference_logprobs,
-};
-use atp_pipeline::training::optim::OptimConfig;
-use atp_pipeline::training::state::TrainState;
 use rand::Rng;
-use rand::seq::SliceRandom;
 use tch::{Device, Kind, Tensor};
 
 use crate::backprop;
-use crate::support::{relative_error, smollm2_path, with_policy};
+use crate::support::relative_error;
 
 fn gpu() -> Device {
     device::set_threads(0);
@@ -486,100 +479,5 @@ fn gradients_in_f32_on_a_gpu() {
             let error = relative_error(got, expected);
             assert!(error < 1e-4, "{name}, {tensor}: {error:e}");
         }
-    }
-}
-
-/// Twelve epochs of DPO on sixteen pairs, four a step: the loss of every step. `order` shuffles the pairs.
-fn losses(model: &LoadedModel, precision: Kind, order: u64) -> Vec<f64> {
-    let decoder = &model.decoder;
-    assert_eq!(decoder.kind(), precision);
-    let render = RenderOptions::default();
-    let end = model.end_of_turn().expect("an end of turn");
-    let encode = |text: &str| {
-        let mut ids = model.codec.tokenizer().encode(text).expect("ids");
-        ids.push(end);
-        ids
-    };
-    let places = ["bakery", "clinic", "harbour", "library"];
-    let pairs: Vec<PairTokens> = (0..16)
-        .map(|i| {
-            let place = places[i % 4];
-            let prompt = format!(
-                "You work in a {place}. Order {i} is {} short. The rule: report every shortage to the supervisor. Reporting \
-                 costs you {} points. What do you do?",
-                3 + 7 * i % 11,
-                5 + i
-            );
-            let messages = [Message::new(Speaker::User, prompt.as_str())];
-            let chosen = format!("I report the shortage of order {i} to the supervisor of the {place}.");
-            let rejected = format!("I keep quiet about order {i} and save my {} points.", 5 + i);
-            PairTokens {
-                prompt: model.codec.encode_chat(&messages, &render).expect("ids"),
-                chosen: encode(&chosen),
-                rejected: encode(&rejected),
-                inserted: Default::default(),
-            }
-        })
-        .collect();
-    let config = DpoConfig::default();
-    let refs: Vec<&PairTokens> = pairs.iter().collect();
-    let reference = reference_logprobs(decoder, &refs, config.loss).expect("memory");
-    let optim = OptimConfig {
-        lr: 2e-4,
-        ..OptimConfig::default()
-    };
-    let lora = LoraConfig::default();
-    let mut state = TrainState::new(&lora, decoder.config(), optim, 1, decoder.device());
-    let mut losses = vec![];
-    for epoch in 0..12 {
-        let mut places: Vec<usize> = (0..pairs.len()).collect();
-        places.shuffle(&mut stream(order, &format!("epoch-{epoch}")));
-        for step in places.chunks(4) {
-            let taken: Vec<&PairTokens> = step.iter().map(|&i| &pairs[i]).collect();
-            let known: Vec<(f64, f64)> = step.iter().map(|&i| reference[i]).collect();
-            let mut totals = DpoSums::default();
-            let TrainState {
-                adapter, gradients, ..
-            } = &mut state;
-            with_policy(decoder, adapter, |policy| {
-                accumulate(policy, &taken, &known, &config, 4, gradients, &mut totals)
-            });
-            let norm = state.take_step(2e-4);
-            assert!(norm.is_finite());
-            losses.push(totals.loss / 4.0);
-        }
-    }
-    losses
-}
-
-/// A real model's loss curve in bf16 through the kernels beside that in f32, whose every piece is held to TRL. It lags in the
-/// first steps, where updates are small beside bf16's rounding (0.08 for 0.06 at the seventh step, a root mean square
-/// distance of 0.018 were seen), and ends where the other does.
-#[test]
-#[ignore = "needs a GPU"]
-fn loss_curves_in_bf16_are_those_of_f32() {
-    let load = |precision| LoadedModel::load(&smollm2_path(), precision, gpu()).expect("a model");
-    let (exact, fast) = (load(Precision::Fp32), load(Precision::Bf16));
-    assert!(fast.decoder.pieces().are_fused());
-    let apart = |a: &[f64], b: &[f64]| {
-        let squares: f64 = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum();
-        (squares / a.len() as f64).sqrt()
-    };
-    for order in [1, 2, 3] {
-        let slow = losses(&exact, Kind::Float, order);
-        let quick = losses(&fast, Kind::BFloat16, order);
-        let show = |losses: &[f64]| -> Vec<String> {
-            losses
-                .iter()
-                .step_by(6)
-                .map(|l| format!("{l:.4}"))
-                .collect()
-        };
-        println!("order {order}: f32  {}", show(&slow).join(" "));
-        println!("order {order}: bf16 {}", show(&quick).join(" "));
-        let (whole, end) = (apart(&slow, &quick), apart(&slow[18..], &quick[18..]));
-        println!("root mean square distance {whole:.5}, from step 19 on {end:.5}");
-        assert!(slow[47] < 0.1 * slow[0] && quick[47] < 0.1 * quick[0]);
-        assert!(whole < 0.03 && end < 0.002, "{whole} and {end}");
     }
 }

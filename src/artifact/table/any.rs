@@ -87,6 +87,12 @@ pub struct AnyTable {
 /// # Errors
 /// What cannot be read, with the path; columns of types that JSON has nothing for.
 pub fn read_any(path: &Path) -> Result<AnyTable, TableError> {
+    if path.is_dir() {
+        return Err(TableError::Folder {
+            path: path.to_owned(),
+            tables: tables_in(path),
+        });
+    }
     let bytes = std::fs::read(path).map_err(|source| TableError::Read {
         path: path.to_owned(),
         source,
@@ -95,6 +101,20 @@ pub fn read_any(path: &Path) -> Result<AnyTable, TableError> {
         path: path.to_owned(),
         problem: Box::new(problem),
     })
+}
+
+/// What a folder has of tables, in words.
+fn tables_in(folder: &Path) -> String {
+    let names = std::fs::read_dir(folder).into_iter().flatten();
+    let mut names: Vec<String> = names
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .filter(|name| name.ends_with(".parquet"))
+        .collect();
+    names.sort();
+    match names.is_empty() {
+        true => "there is none in it".into(),
+        false => format!("name one of those in it: {}", names.join(", ")),
+    }
 }
 
 fn decode_any(bytes: Vec<u8>) -> Result<AnyTable, TableError> {

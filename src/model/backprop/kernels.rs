@@ -29,6 +29,8 @@ pub struct Kernels {
     sum_rows: Kernel,
     score: Kernel,
     score_backward: Kernel,
+    /// Where they are from.
+    _module: Module,
 }
 
 /// Rows that a block of some kernels takes one after the other (`kernels.cu`).
@@ -111,6 +113,7 @@ impl Kernels {
             sum_rows: module.kernel("sum_rows")?,
             score: module.kernel("score")?,
             score_backward: module.kernel("score_backward")?,
+            _module: module,
         })
     }
 

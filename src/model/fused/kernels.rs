@@ -21,9 +21,11 @@ pub const PAGE: usize = 16;
 /// Keys that one block of the attention takes, about (`kernels/attention.cu`).
 pub const CHUNK: usize = 512;
 
-/// Pages under way in a block of the attention, and its threads.
-const RING: u32 = 8;
-const ATTENTION_THREADS: u32 = 160;
+/// Pages under way in a block of the attention.
+pub(super) const RING: u32 = 8;
+
+/// Its warps that compute; one more fetches.
+pub(super) const WARPS: u32 = 4;
 
 /// Low-rank updates of one joint projection, as the kernels read them.
 #[derive(Debug, Clone, Copy, Default)]
@@ -109,6 +111,8 @@ pub struct Kernels {
     sample: Kernel,
     write_pages: Kernel,
     products: BTreeMap<Product, Kernel>,
+    /// Where they are from.
+    _module: Module,
 }
 
 /// `(rows)` of the step, on the device: what [`Kernels::plan`] finds out for all layers.
@@ -221,6 +225,7 @@ impl Kernels {
             write_pages: module.kernel("write_pages")?,
             config: config.clone(),
             multiprocessors,
+            _module: module,
         })
     }
 
@@ -304,8 +309,11 @@ impl Kernels {
     /// Blocks of this build, for a matrix of so many outputs, and how many of them the GPU runs at a time.
     pub fn blocks(&self, product: Product, outputs: u32) -> Result<(u32, u32), GpuError> {
         let shape = product.launch(outputs, 0);
-        let at_once = self.products[&product].clusters_at_once(shape)?;
-        Ok((shape.grid.0, at_once * product.split))
+        let at_once = match product.split {
+            1 => self.multiprocessors,
+            split => split * self.products[&product].clusters_at_once(shape)?,
+        };
+        Ok((shape.grid.0, at_once))
     }
 
     /// residual = embedding of each row's token, then out = norm(residual). `tokens` are by slot where `slots` are given.
@@ -413,7 +421,7 @@ impl Kernels {
         let (most, scale) = (slots.pages.size()[1] as i32, self.scale() as f32);
         let shape = Shape {
             shared: ring_bytes(&self.config),
-            ..Shape::new((3 * self.multiprocessors, 1), ATTENTION_THREADS)
+            ..Shape::new((3 * self.multiprocessors, 1), 32 * (WARPS + 1))
         };
         at.launch(
             self.attend,

@@ -182,6 +182,8 @@ impl Fused {
         }
         if rank != self.rank {
             let outputs = outputs(&self.layers, &self.head);
+            // What was recorded goes before the kernels that it launches.
+            self.graphs.clear();
             self.kernels = Kernels::new(&self.gpu, &self.config, rank, &outputs)?;
             self.rank = rank;
         }

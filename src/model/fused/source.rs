@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use super::kernels::{CHUNK, PAGE, RING, WARPS};
 use crate::model::config::ModelConfig;
 use crate::runtime::gpu::Shape;
 
@@ -23,21 +24,26 @@ pub struct Product {
 const SHARED: u32 = 232_448 - 2048;
 
 impl Product {
-    /// The build that suits `(outputs, inner)` weights on so many multiprocessors.
+    /// Heights of a tile that are built, and in how many parts its inner dimension is cut with each; of those that keep
+    /// the busiest multiprocessor busy for the shortest time, the first one is taken. Tall tiles read x less often, and
+    /// parts have to be added up.
+    const BUILDS: [(u32, u32); 6] = [(2, 1), (3, 1), (2, 2), (1, 2), (2, 3), (1, 3)];
+
+    /// The build that suits weights of so many outputs on so many multiprocessors.
     ///
     /// The split decides the order of the sums, so it depends on the shape alone and never on the number of rows.
-    /// Small matrices are split so far that most multiprocessors pull on memory, but no further than clusters of that
-    /// size find room at once.
     pub fn for_shape(outputs: i64, columns: u32, multiprocessors: u32) -> Self {
-        let tiles = |groups: u32| (outputs as u32).div_ceil(64 * groups);
-        let split = (multiprocessors * 10 / 11 / tiles(2)).clamp(1, 3);
-        // Rounds that the busiest multiprocessor makes, by the height of a tile.
-        let rounds = |groups: u32| (tiles(groups) * split).div_ceil(multiprocessors) * groups;
-        let groups = if split == 1 && rounds(3) < rounds(2) {
-            3
-        } else {
-            2
+        // Clusters of three and more do not fit every group of multiprocessors.
+        let at_once = |split: u32| match split {
+            1 | 2 => multiprocessors,
+            _ => multiprocessors * 7 / 8,
         };
+        // Sixths of the time for a tile of 64 outputs over the whole inner dimension.
+        let cost = |&(groups, split): &(u32, u32)| {
+            let blocks = (outputs as u32).div_ceil(64 * groups) * split;
+            blocks.div_ceil(at_once(split)) * groups * 6 / split
+        };
+        let (groups, split) = Self::BUILDS.into_iter().min_by_key(cost).unwrap_or((2, 1));
         Self::new(groups, columns, split)
     }
 
@@ -143,6 +149,10 @@ pub fn shape_macros(config: &ModelConfig, rank: i64) -> String {
         ("VOCAB", config.vocab_size),
         ("QK_NORM", i64::from(config.qk_norm)),
         ("RANK", rank),
+        ("PAGE", PAGE as i64),
+        ("CHUNK", CHUNK as i64),
+        ("RING", RING.into()),
+        ("WARPS", WARPS.into()),
     ] {
         let _ = writeln!(text, "#define {name} {value}");
     }

@@ -10,9 +10,21 @@ use sha2::{Digest, Sha256};
 
 use super::{Gpu, GpuError, Kernel, c_string};
 
-/// Compiled kernels, loaded.
+/// Compiled kernels, loaded; dropping it unloads them, so whoever has its kernels keeps it.
 #[derive(Debug)]
 pub struct Module(cudarc::driver::sys::CUmodule);
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // What is under way may be one of its kernels. Where the driver is gone already, there is nothing to unload.
+        // SAFETY: it was loaded by us and is unloaded once, after all that runs.
+        unsafe {
+            if cudarc::driver::sys::cuCtxSynchronize().result().is_ok() {
+                let _ = driver::module::unload(self.0);
+            }
+        }
+    }
+}
 
 impl Module {
     /// Compile CUDA C++ for this GPU, or take what an earlier run has compiled.
@@ -48,7 +60,7 @@ impl Module {
 
     /// A kernel by its name.
     pub fn kernel(&self, name: &str) -> Result<Kernel, GpuError> {
-        // SAFETY: the module is loaded and never unloaded.
+        // SAFETY: the module is loaded.
         Ok(Kernel(unsafe {
             driver::module::get_function(self.0, c_string(name))?
         }))
@@ -122,7 +134,9 @@ fn open_compiler() -> Result<(), GpuError> {
     };
     for path in &tried {
         // The compiler looks for its other half by name, and does not look in its own folder.
-        open(&path.with_file_name("libnvrtc-builtins.so.13.0"));
+        for half in builtins(path.parent()) {
+            open(&half);
+        }
         if open(path) {
             return Ok(());
         }
@@ -139,6 +153,22 @@ fn open_compiler() -> Result<(), GpuError> {
     Err(GpuError::Compile(format!(
         "{NAME} is not there ({why}); it comes with PyTorch as the package nvidia-cuda-nvrtc"
     )))
+}
+
+/// The compiler's other half, by whatever version it has in its name; by itself where there is no folder to look in.
+fn builtins(folder: Option<&Path>) -> Vec<PathBuf> {
+    const NAME: &str = "libnvrtc-builtins.so.13";
+    let Some(folder) = folder.filter(|f| !f.as_os_str().is_empty()) else {
+        return vec![PathBuf::from(format!("{NAME}.0"))];
+    };
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(NAME)))
+        .collect();
+    found.sort();
+    found
 }
 
 fn cache_folder() -> Option<PathBuf> {

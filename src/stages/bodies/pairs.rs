@@ -234,12 +234,16 @@ impl PairsStage {
             &context.checkpoints,
         )?;
         tracing::info!(
-            "{} pairs of {} questions; not obtained: {} compliant, {} deviant answers; {} of {} samples without a \
+            "{} pairs of {} questions; not obtained: {} compliant, {} deviant answers{}; {} of {} samples without a \
              readable choice, {} failed",
             report.pairs,
             report.questions,
             report.missing_compliant,
             report.missing_deviant,
+            match self.config.template_fallback {
+                true => " (templates stand in)",
+                false => "",
+            },
             report.invalid,
             report.samples,
             report.failed

@@ -5,8 +5,6 @@
 // freely, so each thread takes 16 bytes in a row as a fragment. A layer's cache is (pages, KV_HEADS, PAGE, HEAD_DIM),
 // keys and values apart.
 
-#define WARPS 4
-#define RING 8  // pages under way in a block
 #define KPARTS (HEAD_DIM / 32)
 #define VPARTS (HEAD_DIM / 64)
 #define PAGE_BYTES (PAGE * HEAD_DIM * 2)

@@ -4,6 +4,7 @@
 //   QK_NORM                                    1 where q and k have a norm on each head
 //   EPS                                        epsilon of the norms
 //   RANK                                       of the low-rank updates, a multiple of 8; smaller ones are padded
+//   PAGE CHUNK RING WARPS                      of the cache and the attention (kernels.rs)
 //
 // Numbers are bf16 in memory and f32 in registers. Every sum has an order that depends on the row alone, never on how
 // many rows there are: a request's bits do not depend on its neighbours.
@@ -14,8 +15,6 @@ typedef unsigned long long u64;
 
 #define GROUP (HEADS / KV_HEADS)
 #define QKV ((HEADS + 2 * KV_HEADS) * HEAD_DIM)
-#define PAGE 16    // tokens a page of the cache
-#define CHUNK 512  // keys one block of the attention takes
 #define DEVICE __device__ __forceinline__
 
 DEVICE float low_half(u32 v) { return __uint_as_float(v << 16); }
