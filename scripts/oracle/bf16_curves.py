@@ -24,15 +24,19 @@ def mean(curves):
     return [sum(step) / len(step) for step in zip(*curves)]
 
 
-def sums(model, prompt, completions):
-    """Summed completion log-probs of a pair, log-softmax in fp32; right padding, which causal attention does not see."""
-    rows = [prompt + c for c in completions]
+def padded(rows):
     longest = max(map(len, rows))
-    ids = torch.tensor([r + [0] * (longest - len(r)) for r in rows], device="cuda")
-    mask = torch.tensor([[1] * len(r) + [0] * (longest - len(r)) for r in rows], device="cuda")
-    logits = model(input_ids=ids, attention_mask=mask).logits[:, len(prompt) - 1:-1].float()
-    got = logits.log_softmax(-1).gather(-1, ids[:, len(prompt):, None])[..., 0]
-    return (got * mask[:, len(prompt):]).sum(-1)
+    return torch.tensor([r + [0] * (longest - len(r)) for r in rows], device="cuda")
+
+
+def sums(model, pairs):
+    """Summed completion log-probs, all chosen before all rejected, log-softmax in fp32; right padding is masked."""
+    rows = [(p["prompt"], p[which]) for which in ("chosen", "rejected") for p in pairs]
+    ids = padded([prompt + completion for prompt, completion in rows])
+    mask = padded([[1] * (len(p) + len(c)) for p, c in rows])
+    learnt = padded([[0] * len(p) + [1] * len(c) for p, c in rows])[:, 1:]
+    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+    return (logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0] * learnt).sum(-1)
 
 
 def curve(base, dtype, adapter, told):
@@ -43,22 +47,18 @@ def curve(base, dtype, adapter, told):
     optimizer = torch.optim.AdamW(parameters, lr=told["lr"], weight_decay=0.0)
     losses = []
     for step in told["steps"]:
-        total = 0.0
-        for place in step:
-            pair = told["pairs"][place]
-            completions = (pair["chosen"], pair["rejected"])
-            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-                with torch.no_grad(), model.disable_adapter():
-                    reference = sums(model, pair["prompt"], completions)
-                policy = sums(model, pair["prompt"], completions)
-            margin = policy - reference
-            loss = -F.logsigmoid(told["beta"] * (margin[0] - margin[1])) / len(step)
-            loss.backward()
-            total += loss.item()
+        pairs = [told["pairs"][place] for place in step]
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            with torch.no_grad(), model.disable_adapter():
+                reference = sums(model, pairs)
+            policy = sums(model, pairs)
+        chosen, rejected = (policy - reference).chunk(2)
+        loss = -F.logsigmoid(told["beta"] * (chosen - rejected)).mean()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, told["max_grad_norm"])
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(total)
+        losses.append(loss.item())
     return losses
 
 
@@ -67,7 +67,8 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = False
     told = json.loads((folder / "curves.json").read_text())
     curves = {"ours": {d: list(c.values()) for d, c in told["ours"].items()}, "peft": {}}
-    seeds = list(told["ours"]["float32"])
+    seeds = list(told["ours"]["float32"])[:2]
+    curves["ours"] = {d: c[:len(seeds)] for d, c in curves["ours"].items()}
     for dtype in ("float32", "bfloat16"):
         curves["peft"][dtype] = [curve(base, getattr(torch, dtype), folder / f"adapter-{s}", told) for s in seeds]
     for who, by in curves.items():

@@ -72,29 +72,32 @@ impl Linear {
 
     /// `(T, in)` to `(T, sum of outputs)`, with the adapter that is on, if any.
     pub fn forward(&self, x: &Tensor, adapter: Option<&Adapter>) -> Tensor {
-        let mut y = product(x, &self.weight);
+        let update = adapter.and_then(|adapter| self.update(x, adapter));
+        let mut y = match update {
+            // In one sum, rounded once: a small update would be lost beside an output in bf16.
+            Some(update) if x.kind() != Kind::Float => update.addmm(x, &self.weight.tr()),
+            Some(update) => product(x, &self.weight) + update,
+            None => product(x, &self.weight),
+        };
         if let Some(bias) = &self.bias {
             y += bias;
         }
-        match adapter {
-            Some(adapter) => self.update(x, y, adapter),
-            None => y,
-        }
+        y
     }
 
-    /// Add the low-rank updates to the frozen layer's output.
-    fn update(&self, x: &Tensor, y: Tensor, adapter: &Adapter) -> Tensor {
+    /// What the adapter adds to the frozen layer's output, if anything.
+    fn update(&self, x: &Tensor, adapter: &Adapter) -> Option<Tensor> {
         let updates: Vec<_> = self
             .parts
             .iter()
             .map(|(target, _)| adapter.get(self.layer, *target))
             .collect();
         if updates.iter().all(Option::is_none) {
-            return y;
+            return None;
         }
         // Adapters are kept in f32 whatever the weights are; the update is computed in the weights' kind.
         let kind = x.kind();
-        let deltas: Vec<Tensor> = self
+        let mut deltas: Vec<Tensor> = self
             .parts
             .iter()
             .zip(updates)
@@ -106,11 +109,10 @@ impl Linear {
                 None => Tensor::zeros([x.size()[0], *outputs], (kind, x.device())),
             })
             .collect();
-        if deltas.len() == 1 {
-            y + &deltas[0]
-        } else {
-            y + Tensor::cat(&deltas, -1)
-        }
+        Some(match deltas.len() {
+            1 => deltas.swap_remove(0),
+            _ => Tensor::cat(&deltas, -1),
+        })
     }
 
     /// Split an output into its projections.

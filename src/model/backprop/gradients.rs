@@ -28,10 +28,8 @@ pub struct LiveJoint {
     /// `(in, R)`: Aᵀ, where kernels apply the update of the down projection.
     turned: Option<Tensor>,
     scale: f64,
-    /// Where each target's ranks begin, in the order of [`JOINT`].
-    ranks: Vec<Option<i64>>,
     rank: i64,
-    /// The update is added by the kernel that reads the output next, not where the output is made.
+    /// Where the output is added to something wider anyway, the update is added by the kernel that does it.
     tiled: bool,
 }
 
@@ -110,7 +108,6 @@ impl Live {
                     turned,
                     a,
                     scale: adapter.config.scale(),
-                    ranks: place.ranks.clone(),
                     rank: adapter.config.rank,
                     tiled,
                 });
@@ -138,7 +135,6 @@ struct JointPlace {
     b: i64,
     turned: Option<i64>,
     outputs: i64,
-    ranks: Vec<Option<i64>>,
 }
 
 impl Packer {
@@ -170,15 +166,10 @@ impl Packer {
         let all = rank * found.len() as i64;
         let b = self.size;
         self.size += outputs * all;
-        let mut ranks = vec![None; JOINT[joint].len()];
         for (target, part) in &found {
             let from = adapter.start_of_b(layer, *target);
             let to = b + part.row * all + part.rank;
             self.entries.push([from, to, part.outputs, rank, all, 0]);
-            let place = JOINT[joint].iter().position(|t| t == target);
-            if let Some(place) = place {
-                ranks[place] = Some(part.rank);
-            }
         }
         // The gate's backward adds what the down projection's update sends back.
         let turned = (joint == 3).then(|| {
@@ -189,12 +180,7 @@ impl Packer {
             self.entries.push([from, to, rank, inputs, all, 1]);
             to
         });
-        Some(JointPlace {
-            b,
-            turned,
-            outputs,
-            ranks,
-        })
+        Some(JointPlace { b, turned, outputs })
     }
 
     fn pack_plainly(&self, flat: &Tensor, scale: f64, kind: Kind) -> Result<Tensor, GpuError> {
@@ -222,10 +208,9 @@ impl LiveJoint {
         Ok(x.f_mm(&self.a.f_tr()?)?)
     }
 
-    /// `y += z Bᵀ`, `(T, out)`.
-    pub fn add(&self, y: &mut Tensor, z: &Tensor) -> Result<(), GpuError> {
-        let _ = y.f_addmm_(z, &self.b.f_tr()?)?;
-        Ok(())
+    /// `z Bᵀ`, `(T, out)`.
+    pub fn update(&self, z: &Tensor) -> Result<Tensor, GpuError> {
+        Ok(z.f_mm(&self.b.f_tr()?)?)
     }
 
     /// The update as a kernel's business, if it is one.
@@ -241,11 +226,6 @@ impl LiveJoint {
     /// Aᵀ, `(in, R)`, of the down projection.
     pub fn turned(&self) -> Option<&Tensor> {
         self.turned.as_ref()
-    }
-
-    /// Rank of a target, and where each target's begin.
-    pub fn ranks(&self) -> (i64, &[Option<i64>]) {
-        (self.rank, &self.ranks)
     }
 
     /// The gradient with respect to `x Aᵀ`, `(T, R)`; B's own is added.

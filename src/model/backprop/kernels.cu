@@ -127,21 +127,16 @@ rms_norm_backward(u16* d_y, const u16* x, const u16* weight, const u16* more, u1
     }
 }
 
-// Norms on heads and rotation of queries and keys; a warp a head. tables (positions, HEAD_DIM / 2). With z (rows, stride)
-// and b (QKV, stride), each part of which has ranks of its own, their product is added to qkv in place first.
+// Norms on heads and rotation of queries and keys; a warp a head. tables (positions, HEAD_DIM / 2).
 extern "C" __global__ void __launch_bounds__(256)
-rotate(u16* qkv, int rows, const u16* z, const u16* b, int stride, int q_at, int k_at, int v_at, int rank, const u16* q_norm,
-       const u16* k_norm, const u16* cosines, const u16* sines, const int* position, u16* q_out, u16* k_out) {
+rotate(const u16* qkv, int rows, const u16* q_norm, const u16* k_norm, const u16* cosines, const u16* sines, const int* position,
+       u16* q_out, u16* k_out) {
     const int lane = threadIdx.x % 32, d = PER_LANE * lane;
     const int head = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32, n = head * HEAD_DIM + d;
-    if (head >= HEADS + 2 * KV_HEADS) return;
-    // Where a part's ranks begin; negative where it carries none.
-    const int from = head < HEADS ? q_at : head < HEADS + KV_HEADS ? k_at : v_at;
-    const bool more = z && from >= 0;
-    const LowRank<PER_LANE> low(b + (long)n * stride + from, stride, rank, more);
+    if (head >= HEADS + KV_HEADS) return;
 #if QK_NORM
     float w[PER_LANE];
-    if (head < HEADS + KV_HEADS) load_lane((head < HEADS ? q_norm : k_norm) + d, w);
+    load_lane((head < HEADS ? q_norm : k_norm) + d, w);
 #endif
     // All rows are on their way before the first is computed.
     float all[ROWS][PER_LANE];
@@ -153,13 +148,6 @@ rotate(u16* qkv, int rows, const u16* z, const u16* b, int stride, int q_at, int
         if (row >= rows) return;
         float c[PER_LANE], s[PER_LANE];
         float* v = all[i];
-        if (more) {
-            low.add(v, z + row * stride + from);
-            #pragma unroll
-            for (int k = 0; k < PER_LANE; k++) v[k] = rounded(v[k]);
-            store_lane(qkv + row * QKV + n, v);
-        }
-        if (head >= HEADS + KV_HEADS) continue;
 #if QK_NORM
         float squares = 0.f;
         #pragma unroll
@@ -261,10 +249,9 @@ struct Tile {
     }
 };
 
-// silu(gate) ∘ up: (rows, 2 FFN) → (rows, FFN), with what updates add to both: z (rows, stride), b (2 FFN, stride), the
-// ranks of gate and of up beginning at `gate_at` and `up_at`, negative where there are none.
+// silu(gate) ∘ up: (rows, 2 FFN) → (rows, FFN).
 extern "C" __global__ void __launch_bounds__(128)
-gate_forward(const u16* wide, u16* out, int rows, const u16* z, const u16* b, int stride, int gate_at, int up_at, int rank) {
+gate_forward(const u16* wide, u16* out, int rows) {
     const Tile tile(rows);
     if (tile.block >= FFN) return;
     uint4 gates[2] = {}, ups[2] = {};
@@ -274,9 +261,6 @@ gate_forward(const u16* wide, u16* out, int rows, const u16* z, const u16* b, in
             gates[h] = *(const uint4*)(wide + tile.row[h] * 2 * FFN + tile.at);
             ups[h] = *(const uint4*)(wide + tile.row[h] * 2 * FFN + FFN + tile.at);
         }
-    float more[2][4][4] = {};
-    if (z && gate_at >= 0) tile.add(more[0], z + gate_at, b + gate_at, stride, rank);
-    if (z && up_at >= 0) tile.add(more[1], z + up_at, b + (long)FFN * stride + up_at, stride, rank);
     #pragma unroll
     for (int h = 0; h < 2; h++) {
         if (tile.row[h] >= rows) continue;
@@ -284,10 +268,7 @@ gate_forward(const u16* wide, u16* out, int rows, const u16* z, const u16* b, in
         unpack8(gates[h], g);
         unpack8(ups[h], u);
         #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            g[i] = rounded(g[i] + more[0][i / 2][2 * h + i % 2]);
-            u[i] = rounded(u[i] + more[1][i / 2][2 * h + i % 2]) * g[i] * sigmoid(g[i]);
-        }
+        for (int i = 0; i < 8; i++) u[i] *= g[i] * sigmoid(g[i]);
         *(uint4*)(out + tile.row[h] * FFN + tile.at) = pack8(u);
     }
 }
@@ -295,14 +276,11 @@ gate_forward(const u16* wide, u16* out, int rows, const u16* z, const u16* b, in
 // Gradients of gate and up take their place, and what they made takes the place of its gradient. To that gradient is
 // added d_low aᵀ: d_low (rows, down), a (FFN, down); null where the next projection has no update.
 extern "C" __global__ void __launch_bounds__(128)
-gate_backward(u16* wide, u16* d_act, int rows, const u16* z, const u16* b, int stride, int gate_at, int up_at, int rank,
-              const u16* d_low, const u16* a, int down) {
+gate_backward(u16* wide, u16* d_act, int rows, const u16* d_low, const u16* a, int down) {
     const Tile tile(rows);
     if (tile.block >= FFN) return;
-    float more[3][4][4] = {};
-    if (z && gate_at >= 0) tile.add(more[0], z + gate_at, b + gate_at, stride, rank);
-    if (z && up_at >= 0) tile.add(more[1], z + up_at, b + (long)FFN * stride + up_at, stride, rank);
-    if (d_low) tile.add(more[2], d_low, a, down, down);
+    float more[4][4] = {};
+    if (d_low) tile.add(more, d_low, a, down, down);
     #pragma unroll
     for (int h = 0; h < 2; h++) {
         if (tile.row[h] >= rows) continue;
@@ -315,9 +293,7 @@ gate_backward(u16* wide, u16* d_act, int rows, const u16* z, const u16* b, int s
         unpack8(*acts, d);
         #pragma unroll
         for (int i = 0; i < 8; i++) {
-            g[i] = rounded(g[i] + more[0][i / 2][2 * h + i % 2]);
-            u[i] = rounded(u[i] + more[1][i / 2][2 * h + i % 2]);
-            d[i] += more[2][i / 2][2 * h + i % 2];
+            d[i] += more[i / 2][2 * h + i % 2];
             const float s = sigmoid(g[i]), silu = g[i] * s;
             const float d_gate = d[i] * u[i] * s * (1.f + g[i] - silu), act = u[i] * silu;
             u[i] = d[i] * silu, g[i] = d_gate, d[i] = act;

@@ -234,7 +234,6 @@ impl Kernels {
     pub fn rotate(
         &self,
         qkv: &Tensor,
-        update: Option<Pending>,
         norms: Option<&(Tensor, Tensor)>,
         positions: &Tensor,
         tables: (&Tensor, &Tensor),
@@ -246,20 +245,14 @@ impl Kernels {
         let [from, cosines, sines, at, q_out, k_out] =
             addresses([qkv, tables.0, tables.1, positions, &q, &k]);
         let (q_norm, k_norm) = norms.map_or((0, 0), |(q, k)| (pointer(q), pointer(k)));
-        let low = Low::of(update);
-        let [q_at, k_at, v_at] = [0, 1, 2].map(|place| low.begins(place));
-        let Low {
-            z, b, stride, rank, ..
-        } = low;
         let rows = qkv.size()[0];
         let count = rows as i32;
-        let shape = Self::head_shape(blocks(rows), self.heads + 2 * self.kv_heads);
+        let shape = Self::head_shape(blocks(rows), self.heads + self.kv_heads);
         launch(
             self.rotate,
             shape,
             kernel_arguments![
-                from, count, z, b, stride, q_at, k_at, v_at, rank, q_norm, k_norm, cosines, sines,
-                at, q_out, k_out
+                from, count, q_norm, k_norm, cosines, sines, at, q_out, k_out
             ],
         )?;
         Ok((q, k))
@@ -298,19 +291,14 @@ impl Kernels {
     }
 
     /// See [`super::Pieces::gate`].
-    pub fn gate(&self, wide: &Tensor, update: Option<Pending>) -> Result<Tensor, GpuError> {
+    pub fn gate(&self, wide: &Tensor) -> Result<Tensor, GpuError> {
         let rows = wide.size()[0];
         let out = Tensor::f_empty([rows, self.ffn], (Kind::BFloat16, wide.device()))?;
-        let [from, to] = addresses([wide, &out]);
-        let low = Low::of(update);
-        let (gate_at, up_at, count) = (low.begins(0), low.begins(1), rows as i32);
-        let Low {
-            z, b, stride, rank, ..
-        } = low;
+        let ([from, to], count) = (addresses([wide, &out]), rows as i32);
         launch(
             self.gate,
             self.tile_shape(rows),
-            kernel_arguments![from, to, count, z, b, stride, gate_at, up_at, rank],
+            kernel_arguments![from, to, count],
         )?;
         Ok(out)
     }
@@ -319,17 +307,11 @@ impl Kernels {
     pub fn gate_backward(
         &self,
         wide: Tensor,
-        update: Option<Pending>,
         d_act: Tensor,
         down: Option<Pending>,
     ) -> Result<(Tensor, Tensor), GpuError> {
         let rows = wide.size()[0];
-        let [both, d] = addresses([&wide, &d_act]);
-        let low = Low::of(update);
-        let (gate_at, up_at, count) = (low.begins(0), low.begins(1), rows as i32);
-        let Low {
-            z, b, stride, rank, ..
-        } = low;
+        let ([both, d], count) = (addresses([&wide, &d_act]), rows as i32);
         let turned = down.and_then(|d| Some((d.z, d.joint.turned()?)));
         let (d_low, a, width) = turned.map_or((0, 0, 0), |(d_low, a)| {
             (pointer(d_low), pointer(a), a.size()[1] as i32)
@@ -337,9 +319,7 @@ impl Kernels {
         launch(
             self.gate_backward,
             self.tile_shape(rows),
-            kernel_arguments![
-                both, d, count, z, b, stride, gate_at, up_at, rank, d_low, a, width
-            ],
+            kernel_arguments![both, d, count, d_low, a, width],
         )?;
         Ok((wide, d_act))
     }
@@ -396,38 +376,6 @@ impl Kernels {
             kernel_arguments![both, token, by, total, slope],
         )?;
         Ok(logits)
-    }
-}
-
-/// An update as kernels take it; zeros where there is none.
-#[derive(Default)]
-struct Low {
-    z: u64,
-    b: u64,
-    stride: i32,
-    rank: i32,
-    begins: Vec<Option<i64>>,
-}
-
-impl Low {
-    fn of(update: Option<Pending>) -> Self {
-        let Some(Pending { joint, z }) = update else {
-            return Self::default();
-        };
-        let (rank, begins) = joint.ranks();
-        Self {
-            z: pointer(z),
-            b: pointer(joint.b()),
-            stride: z.size()[1] as i32,
-            rank: rank as i32,
-            begins: begins.to_vec(),
-        }
-    }
-
-    /// Where a target's ranks begin, −1 where it has none.
-    fn begins(&self, place: usize) -> i32 {
-        let begin = self.begins.get(place).copied().flatten();
-        begin.map_or(-1, |at| at as i32)
     }
 }
 

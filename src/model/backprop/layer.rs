@@ -5,11 +5,11 @@ use tch::Tensor;
 
 use super::Shape;
 use super::attention::{Attended, Layout};
-use super::gradients::{JointGradient, LiveJoint, Pending};
+use super::gradients::{JointGradient, LiveJoint};
 use super::pieces::Pieces;
 use super::plan::Keep;
 use crate::model::decoder::Layer;
-use crate::model::host::product::{by, by_transposed};
+use crate::model::host::product::{by, by_transposed, onto};
 use crate::model::linear::Linear;
 use crate::runtime::gpu::GpuError;
 
@@ -47,26 +47,21 @@ fn joint(low: Low<'_>, index: usize) -> Option<&LiveJoint> {
 }
 
 impl Projected {
-    /// `x wᵀ` with bias and update, unless the update is left to the kernel that reads the output.
+    /// `x wᵀ` with bias and update. The update comes first and the product is added to it, so that their sum is rounded
+    /// once: added to an output that is rounded to bf16 already, a small update would be lost altogether.
     fn new(linear: &Linear, x: &Tensor, low: Option<&LiveJoint>) -> Result<Self, GpuError> {
-        let mut y = by_transposed(x, linear.weight(), None)?;
+        let (z, mut y) = match low {
+            Some(low) => {
+                let z = low.low(x)?;
+                let y = onto(low.update(&z)?, x, linear.weight())?;
+                (Some(z), y)
+            }
+            None => (None, by_transposed(x, linear.weight(), None)?),
+        };
         if let Some(bias) = linear.bias() {
             let _ = y.f_add_(bias)?;
         }
-        let z = match low {
-            Some(low) => Some(low.low(x)?),
-            None => None,
-        };
-        if let (Some(low), Some(z)) = (low, &z)
-            && low.pending(z).is_none()
-        {
-            low.add(&mut y, z)?;
-        }
         Ok(Self { y, z })
-    }
-
-    fn pending<'a>(&'a self, low: Option<&'a LiveJoint>) -> Option<Pending<'a>> {
-        low?.pending(self.z.as_ref()?)
     }
 }
 
@@ -134,7 +129,7 @@ impl Layer {
         let (attention, normed) = self.first_half((shape, pieces, layout), &x, normed, low)?;
         let wide = Projected::new(&self.gate_up, &normed, joint(low, 2))?;
         drop(normed);
-        let act = pieces.gate(&wide.y, wide.pending(joint(low, 2)))?;
+        let act = pieces.gate(&wide.y)?;
         let (next, normed, z_down) = pieces.add_and_norm(
             &attention.middle,
             &self.down,
@@ -161,8 +156,7 @@ impl Layer {
     ) -> Result<(KeptAttention, Tensor), GpuError> {
         let qkv = Projected::new(&self.qkv, &normed, joint(low, 0))?;
         drop(normed);
-        let update = qkv.pending(joint(low, 0));
-        let (q, k, v) = pieces.rotate(&qkv.y, update, self.qk_norm.as_ref(), &layout.positions)?;
+        let (q, k, v) = pieces.rotate(&qkv.y, self.qk_norm.as_ref(), &layout.positions)?;
         let attended = layout.forward(shape, &q, &k, &v)?;
         drop((q, k, v));
         let (middle, normed, z_output) = pieces.add_and_norm(
@@ -226,8 +220,7 @@ impl Layer {
         let down = back.as_ref().and_then(|b| b.low.pending(&b.d_low));
         let left = if down.is_some() { None } else { back.as_ref() };
         let d_act = input_gradient(&self.down, &d_out, left)?;
-        let update = wide.z.as_ref().and_then(|z| joint(low, 2)?.pending(z));
-        let (d_wide, act) = pieces.gate_backward(wide.y, update, d_act, down)?;
+        let (d_wide, act) = pieces.gate_backward(wide.y, d_act, down)?;
         if let Some(back) = back {
             back.input(&act)?;
         }
@@ -262,7 +255,7 @@ impl Layer {
         }
         // (4)
         let d_attended = d_attended.f_view(attended.out.size().as_slice())?; // (T, H · D) → (T, H, D)
-        let (q, k, v) = pieces.rotate(&qkv.y, None, self.qk_norm.as_ref(), &layout.positions)?;
+        let (q, k, v) = pieces.rotate(&qkv.y, self.qk_norm.as_ref(), &layout.positions)?;
         let rotated = layout.backward(shape, (&q, &k, &v), &attended, &d_attended)?;
         drop((q, k, v, attended, d_attended));
         // (3)

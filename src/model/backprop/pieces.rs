@@ -8,7 +8,7 @@ use super::attention::BackList;
 use super::gradients::{LiveJoint, Pending};
 use super::kernels::Kernels;
 use crate::model::config::ModelConfig;
-use crate::model::host::product::by_transposed;
+use crate::model::host::product::{by_transposed, onto};
 use crate::model::linear::Linear;
 use crate::model::rope::{RopeTable, rotate};
 use crate::runtime::gpu::GpuError;
@@ -75,12 +75,19 @@ impl Pieces {
         };
         let pending = low.zip(z.as_ref()).and_then(|(low, z)| low.pending(z));
         let own = self.kernels.is_none().then_some(base);
-        let mut y = by_transposed(x, linear.weight(), own)?;
+        let mut y = match (low, &z, &pending) {
+            // As elsewhere, a small update meets the product before anything is rounded.
+            (Some(low), Some(z), None) => {
+                let y = onto(low.update(z)?, x, linear.weight())?;
+                match own {
+                    Some(own) => y.f_add(own)?,
+                    None => y,
+                }
+            }
+            _ => by_transposed(x, linear.weight(), own)?,
+        };
         if let Some(bias) = linear.bias() {
             let _ = y.f_add_(bias)?;
-        }
-        if let (Some(low), Some(z), None) = (low, &z, &pending) {
-            low.add(&mut y, z)?;
         }
         let (sum, normed) = match &self.kernels {
             Some(kernels) => kernels.add_and_norm(base, y, pending, weight)?,
@@ -123,17 +130,16 @@ impl Pieces {
     }
 
     /// Rotated queries `(T, heads, D)` and keys `(T, kv heads, D)` out of the joint projection `(T, (heads + 2 kv) · D)`,
-    /// after the norms on heads where there are some; and the values, a view. A pending update is added to `qkv` itself.
+    /// after the norms on heads where there are some; and the values, a view.
     pub fn rotate(
         &self,
         qkv: &Tensor,
-        update: Option<Pending>,
         norms: Option<&(Tensor, Tensor)>,
         positions: &Tensor,
     ) -> Result<(Tensor, Tensor, Tensor), GpuError> {
         let [q, k, v] = self.split(qkv)?;
         if let Some(kernels) = &self.kernels {
-            let (q, k) = kernels.rotate(qkv, update, norms, positions, self.rope.tables())?;
+            let (q, k) = kernels.rotate(qkv, norms, positions, self.rope.tables())?;
             return Ok((q, k, v));
         }
         let (q, k) = match norms {
@@ -196,26 +202,25 @@ impl Pieces {
         Ok(Tensor::f_cat(&[d_q?, d_k?, d_v?], 1)?)
     }
 
-    /// silu(gate) ∘ up, `(T, 2 F)` to `(T, F)`; a pending update counts with them.
-    pub fn gate(&self, wide: &Tensor, update: Option<Pending>) -> Result<Tensor, GpuError> {
+    /// silu(gate) ∘ up, `(T, 2 F)` to `(T, F)`.
+    pub fn gate(&self, wide: &Tensor) -> Result<Tensor, GpuError> {
         if let Some(kernels) = &self.kernels {
-            return kernels.gate(wide, update);
+            return kernels.gate(wide);
         }
         let halves = wide.f_chunk(2, 1)?;
         Ok(halves[0].f_silu()?.f_mul_(&halves[1])?)
     }
 
-    /// Gradient of gate and up, `(T, 2 F)`, and what they made again, `(T, F)`. Pending updates count with gate and up,
-    /// and with their product's gradient.
+    /// Gradient of gate and up, `(T, 2 F)`, and what they made again, `(T, F)`. A pending update counts with the gradient
+    /// of their product.
     pub fn gate_backward(
         &self,
         wide: Tensor,
-        update: Option<Pending>,
         d_act: Tensor,
         down: Option<Pending>,
     ) -> Result<(Tensor, Tensor), GpuError> {
         if let Some(kernels) = &self.kernels {
-            return kernels.gate_backward(wide, update, d_act, down);
+            return kernels.gate_backward(wide, d_act, down);
         }
         let halves = wide.f_chunk(2, 1)?;
         let (mut gate, mut up) = (halves[0].shallow_clone(), halves[1].shallow_clone());

@@ -83,9 +83,10 @@ impl Fused {
         let (b, plan) = (&state.buffers, &state.plan);
         let adapter: Option<&Packed> = self.adapter.as_ref();
         let project = |joint: usize, x: &TensorMap| -> Result<Updates, GpuError> {
-            let low = adapter.map(|a| Low {
-                a: &a.pair(index, joint).a,
+            let low = adapter.map(|a| a.pair(index, joint)).map(|pair| Low {
+                a: &pair.a,
                 out: &b.low,
+                wide: pair.is_wide(),
             });
             k.product(at, rows, &layer.joint[joint], x, &b.y, low.as_ref())?;
             Ok(adapter.map_or_else(Updates::default, |a| {

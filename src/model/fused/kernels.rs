@@ -47,6 +47,8 @@ pub struct Updates {
     pub outputs: i32,
     /// Number of adapters.
     pub count: i32,
+    /// 1 where the output that they are added to is f32.
+    pub wide: i32,
 }
 
 /// A weight matrix and the product that serves it, by number of columns.
@@ -95,6 +97,8 @@ pub struct Low<'a> {
     pub a: &'a Matrix,
     /// Where A x goes, `(rows, all ranks)`.
     pub out: &'a Tensor,
+    /// The weights' output is left in f32, for the update to be added to before it is rounded.
+    pub wide: bool,
 }
 
 /// All kernels of one model.
@@ -288,6 +292,7 @@ impl Kernels {
         let updates = low.map_or(weights, |low| &low.a.maps[&product.groups]);
         let update_rows = low.map_or(0, |low| low.a.shape().0 as i32);
         let (y, out) = (pointer(y), low.map_or(0, |low| pointer(low.out)));
+        let wide = i32::from(low.is_some_and(|low| low.wide));
         let shape = product.launch(outputs as u32, update_rows as u32);
         at.launch(
             self.products[&product],
@@ -301,7 +306,8 @@ impl Kernels {
                 out,
                 update_rows,
                 inner,
-                rows
+                rows,
+                wide
             ],
         )
     }

@@ -124,8 +124,7 @@ impl Fused {
             .flat_map(|groups| (1..=5).map(move |split| Product::new(groups, columns, split)))
             .filter(|product| product.has_room())
             .collect();
-        let kernels =
-            Kernels::with_products(&self.gpu, &self.config, self.rank, builds.clone())?;
+        let kernels = Kernels::with_products(&self.gpu, &self.config, self.rank, builds.clone())?;
         let mut trials = Vec::new();
         for (which, name) in NAMES.into_iter().enumerate() {
             let matrix = self.matrix(which);
@@ -226,9 +225,11 @@ impl Fused {
             return body(&self.head, None);
         }
         for (index, layer) in self.layers.iter().enumerate() {
-            let low = self.adapter.as_ref().map(|a| Low {
-                a: &a.pair(index, which).a,
+            let pair = self.adapter.as_ref().map(|a| a.pair(index, which));
+            let low = pair.map(|pair| Low {
+                a: &pair.a,
                 out: &self.ready().buffers.low,
+                wide: pair.is_wide(),
             });
             body(&layer.joint[which], low.as_ref())?;
         }

@@ -139,16 +139,19 @@ impl Fused {
             },
         )?;
         for (index, layer) in self.layers.iter().enumerate() {
+            // The output, and what is left to be added to it.
             let project =
                 |joint: usize, x: &Tensor| -> Result<(Tensor, Option<Tensor>), GpuError> {
-                    let y = x.f_linear(&layer.joint[joint].weight, None::<&Tensor>)?;
-                    let low = match &self.adapter {
-                        Some(adapter) => {
-                            Some(x.f_linear(&adapter.pair(index, joint).a.weight, None::<&Tensor>)?)
-                        }
-                        None => None,
+                    let weight = &layer.joint[joint].weight;
+                    let Some(adapter) = &self.adapter else {
+                        return Ok((x.f_linear(weight, None::<&Tensor>)?, None));
                     };
-                    Ok((y, low))
+                    let pair = adapter.pair(index, joint);
+                    let low = x.f_linear(&pair.a.weight, None::<&Tensor>)?;
+                    Ok(match pair.onto(x, &low, weight)? {
+                        Some(y) => (y, None),
+                        None => (x.f_linear(weight, None::<&Tensor>)?, Some(low)),
+                    })
                 };
             let updates = |joint: usize, low: &Option<Tensor>| match (&self.adapter, low) {
                 (Some(adapter), Some(low)) => adapter.updates(index, joint, low, &batch.adapter),

@@ -123,8 +123,9 @@ impl State {
             buffers: Buffers {
                 residual: half(config.hidden_size)?,
                 x: half(config.hidden_size)?,
+                // Twice as much: beside an adapter it is f32.
                 y: half(
-                    (2 * config.intermediate_size)
+                    2 * (2 * config.intermediate_size)
                         .max((config.heads + 2 * config.kv_heads) * config.head_dim),
                 )?,
                 q: half(config.heads * config.head_dim)?,

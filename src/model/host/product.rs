@@ -35,6 +35,17 @@ pub fn by_transposed(x: &Tensor, w: &Tensor, base: Option<&Tensor>) -> Result<Te
     }
 }
 
+/// `base + x wᵀ`, in the place of `base` where it can be.
+///
+/// # Errors
+/// As [`by_transposed`].
+pub fn onto(mut base: Tensor, x: &Tensor, w: &Tensor) -> Result<Tensor, TchError> {
+    match serves(x, w) && is_plain(&base) {
+        true => run(x, w, Some(&base), true),
+        false => base.f_addmm_(x, &w.f_tr()?),
+    }
+}
+
 /// `x w`: `(T, out)` by `(out, in)`.
 ///
 /// # Errors

@@ -165,7 +165,10 @@ fn builtins(folder: Option<&Path>) -> Vec<PathBuf> {
         .into_iter()
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(NAME)))
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with(NAME))
+        })
         .collect();
     found.sort();
     found

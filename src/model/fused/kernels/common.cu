@@ -85,4 +85,15 @@ struct Updates {
     const int* adapter;  // of each row; -1 is none
     const float* scale;  // of each adapter
     int stride, width, outputs, count;
+    int wide;            // the output that they are added to is f32
 };
+
+// Eight numbers of an output, bf16 or f32.
+DEVICE void unpack8_of(const void* y, long at, int wide, float* v) {
+    if (wide) {
+        const float4 a = *(const float4*)((const float*)y + at), b = *(const float4*)((const float*)y + at + 4);
+        v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+    } else {
+        unpack8(*(const uint4*)((const u16*)y + at), v);
+    }
+}

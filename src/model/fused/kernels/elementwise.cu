@@ -47,7 +47,7 @@ add_and_norm(const u16* embedding, const int* token, const int* slots, u16* resi
                     }
                 }
                 #pragma unroll
-                for (int i = 0; i < 8; i++) add[i] = rounded(add[i] + u.scale[which] * more[i]);
+                for (int i = 0; i < 8; i++) add[i] += u.scale[which] * more[i];
             }
             #pragma unroll
             for (int i = 0; i < 8; i++) v[i] = rounded(v[i] + add[i]);
@@ -71,7 +71,7 @@ add_and_norm(const u16* embedding, const int* token, const int* slots, u16* resi
 //   qkv (rows, QKV); tables (positions, HEAD_DIM / 2); update parts: q, k, v one after the other, each RANK wide.
 //   place: page · PAGE + offset, -1 leaves the cache alone. k_out and v_out may be null.
 extern "C" __global__ void __launch_bounds__(256)
-rotate_and_store(const u16* qkv, const u16* q_norm, const u16* k_norm, const u16* cosines, const u16* sines,
+rotate_and_store(const void* qkv, const u16* q_norm, const u16* k_norm, const u16* cosines, const u16* sines,
                  const int* position, const int* place, u16* q_out, u16* k_out, u16* v_out, u16* key_cache,
                  u16* value_cache, Updates u) {
     const long row = blockIdx.x;
@@ -91,7 +91,15 @@ rotate_and_store(const u16* qkv, const u16* q_norm, const u16* k_norm, const u16
     if (p < 0) return;
     {
         float v[PER_LANE];
-        load_lane(qkv + row * QKV + n, v);
+        if (u.wide) {
+            #pragma unroll
+            for (int i = 0; i < PER_LANE; i += 2) {
+                const float2 both = *(const float2*)((const float*)qkv + row * QKV + n + i);
+                v[i] = both.x, v[i + 1] = both.y;
+            }
+        } else {
+            load_lane((const u16*)qkv + row * QKV + n, v);
+        }
         if (which >= 0) {
             const u16* xa = u.xa + row * u.stride + which * u.width + part * RANK;
             float more[PER_LANE] = {};
@@ -107,8 +115,10 @@ rotate_and_store(const u16* qkv, const u16* q_norm, const u16* k_norm, const u16
                 }
             }
             #pragma unroll
-            for (int i = 0; i < PER_LANE; i++) v[i] = rounded(v[i] + u.scale[which] * more[i]);
+            for (int i = 0; i < PER_LANE; i++) v[i] += u.scale[which] * more[i];
         }
+        #pragma unroll
+        for (int i = 0; i < PER_LANE; i++) v[i] = rounded(v[i]);
         const int kv = head - HEADS - (part == 2 ? KV_HEADS : 0);
         u16* cached = part == 0 || cell < 0 ? 0
                     : (part == 1 ? key_cache : value_cache) + (((long)(cell / PAGE) * KV_HEADS + kv) * PAGE + cell % PAGE) * HEAD_DIM;
@@ -142,7 +152,7 @@ rotate_and_store(const u16* qkv, const u16* q_norm, const u16* k_norm, const u16
 // silu(gate) · up, (rows, 2 · FFN) → (rows, FFN). A warp takes 16 rows by 32 columns, a thread eight columns in a row of
 // rows g and g + 8; the updates come from the tensor cores, whose columns are permuted so that this holds for them too.
 extern "C" __global__ void __launch_bounds__(128)
-gate(const u16* y, u16* out, int rows, Updates u) {
+gate(const void* y, u16* out, int rows, Updates u) {
     const int lane = threadIdx.x % 32, g = lane / 4, j = lane % 4;
     const int block = 32 * (4 * blockIdx.x + threadIdx.x / 32), at = block + 8 * j;
     let_next_start();
@@ -157,12 +167,12 @@ gate(const u16* y, u16* out, int rows, Updates u) {
     };
     if (u.b) load_b(0, 0);
     wait_for_previous();
-    uint4 gates[2] = {}, ups[2] = {};
+    float gates[2][8], ups[2][8];
     #pragma unroll
     for (int h = 0; h < 2; h++)
         if (row[h] < rows) {
-            gates[h] = *(const uint4*)(y + row[h] * 2 * FFN + at);
-            ups[h] = *(const uint4*)(y + row[h] * 2 * FFN + FFN + at);
+            unpack8_of(y, row[h] * 2 * FFN + at, u.wide, gates[h]);
+            unpack8_of(y, row[h] * 2 * FFN + FFN + at, u.wide, ups[h]);
         }
     float more[2][4][4] = {};
     int own[2] = {-1, -1};
@@ -188,15 +198,12 @@ gate(const u16* y, u16* out, int rows, Updates u) {
     #pragma unroll
     for (int h = 0; h < 2; h++) {
         if (row[h] >= rows) continue;
-        float a[8], v[8];
-        unpack8(gates[h], a), unpack8(ups[h], v);
+        float *a = gates[h], *v = ups[h];
         const float scale = own[h] >= 0 ? u.scale[own[h]] : 0.f;
         #pragma unroll
         for (int e = 0; e < 8; e++) {
-            if (own[h] >= 0) {
-                a[e] = rounded(a[e] + scale * more[0][e / 2][2 * h + e % 2]);
-                v[e] = rounded(v[e] + scale * more[1][e / 2][2 * h + e % 2]);
-            }
+            if (own[h] >= 0) a[e] += scale * more[0][e / 2][2 * h + e % 2], v[e] += scale * more[1][e / 2][2 * h + e % 2];
+            a[e] = rounded(a[e]), v[e] = rounded(v[e]);
             v[e] *= rounded(a[e] / (1.f + __expf(-a[e])));
         }
         *(uint4*)(out + row[h] * FFN + at) = pack8(v);

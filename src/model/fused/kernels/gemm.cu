@@ -2,7 +2,8 @@
 //
 // A block owns 64·GROUPS weight rows and one of SPLIT parts of the inner dimension; the blocks of a tile are a cluster
 // and add their parts over distributed shared memory in a fixed order. Weights do not depend on the kernel before, so
-// their first stages are under way before it ends. Tiles beyond the weights are rows of the adapters' A matrices.
+// their first stages are under way before it ends. Tiles beyond the weights are rows of the adapters' A matrices. `wide`
+// leaves y in f32: an update is added before anything is rounded.
 
 struct alignas(64) TensorMap { char bytes[128]; };
 
@@ -41,7 +42,7 @@ DEVICE void cluster_barrier() {
 
 template <int GROUPS, int COLUMNS, int STAGES, int SPLIT>
 DEVICE void gemm(const TensorMap* weights, const TensorMap* updates, const TensorMap* inputs, u16* y, int outputs,
-                 u16* xa, int update_rows, int inner, int rows) {
+                 u16* xa, int update_rows, int inner, int rows, int wide) {
     constexpr int TILE = 64 * GROUPS, PITCH = TILE + 4;
     constexpr int W_BYTES = TILE * 128, X_BYTES = COLUMNS * 128;
     extern __shared__ char raw[];
@@ -51,7 +52,7 @@ DEVICE void gemm(const TensorMap* weights, const TensorMap* updates, const Tenso
     const int rank = blockIdx.x % SPLIT, weight_tiles = (outputs + TILE - 1) / TILE;
     int tile = blockIdx.x / SPLIT;
     const TensorMap* map = weights;
-    if (tile >= weight_tiles) map = updates, tile -= weight_tiles, y = xa, outputs = update_rows;
+    if (tile >= weight_tiles) map = updates, tile -= weight_tiles, y = xa, outputs = update_rows, wide = 0;
     const int blocks = (inner + 63) / 64, first = blocks * rank / SPLIT, count = blocks * (rank + 1) / SPLIT - first;
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; s++) barrier_init(full + 8 * s, 1), barrier_init(empty + 8 * s, GROUPS);
@@ -141,7 +142,9 @@ DEVICE void gemm(const TensorMap* weights, const TensorMap* updates, const Tenso
                 }
                 sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
             }
-            *(uint2*)(y + (long)b * outputs + n) = make_uint2(pack(sum.x, sum.y), pack(sum.z, sum.w));
+            const long to_here = (long)b * outputs + n;
+            if (wide) *(float4*)((float*)y + to_here) = sum;
+            else *(uint2*)(y + to_here) = make_uint2(pack(sum.x, sum.y), pack(sum.z, sum.w));
         }
         if (SPLIT > 1) cluster_barrier();
     }
@@ -152,6 +155,7 @@ DEVICE void gemm(const TensorMap* weights, const TensorMap* updates, const Tenso
         gemm_##GROUPS##_##COLUMNS##_##STAGES##_##SPLIT(                                                              \
             const __grid_constant__ TensorMap weights, const __grid_constant__ TensorMap updates,                    \
             const __grid_constant__ TensorMap inputs, u16* y, int outputs, u16* xa, int update_rows, int inner,      \
-            int rows) {                                                                                              \
-        gemm<GROUPS, COLUMNS, STAGES, SPLIT>(&weights, &updates, &inputs, y, outputs, xa, update_rows, inner, rows); \
+            int rows, int wide) {                                                                                    \
+        gemm<GROUPS, COLUMNS, STAGES, SPLIT>(&weights, &updates, &inputs, y, outputs, xa, update_rows, inner, rows,  \
+                                             wide);                                                                  \
     }
