@@ -5,6 +5,7 @@ use std::ffi::c_void;
 
 use tch::Tensor;
 
+pub use super::arguments::{Norm, Rotation};
 use super::source::{Product, source};
 use crate::kernel_arguments;
 use crate::model::config::ModelConfig;
@@ -528,40 +529,6 @@ impl Kernels {
             kernel_arguments![pages, most, changes, count],
         )
     }
-}
-
-/// What a norm reads and writes.
-#[derive(Debug, Clone, Copy)]
-pub struct Norm<'a> {
-    /// `(rows, hidden)`, what the layers add up to.
-    pub residual: &'a Tensor,
-    /// `(hidden)`.
-    pub weight: &'a Tensor,
-    /// `(rows, hidden)`.
-    pub out: &'a Tensor,
-}
-
-/// What [`Kernels::rotate`] reads and writes beside the projection.
-#[derive(Debug, Clone, Copy)]
-pub struct Rotation<'a> {
-    /// Weights of the norms on each head.
-    pub norms: Option<(&'a Tensor, &'a Tensor)>,
-    /// `(positions, head width / 2)`.
-    pub cosines: &'a Tensor,
-    /// The same.
-    pub sines: &'a Tensor,
-    /// `(rows)`.
-    pub position: &'a Tensor,
-    /// `(rows)`.
-    pub place: &'a Tensor,
-    /// `(rows, heads, head width)`.
-    pub q: &'a Tensor,
-    /// `(rows, kv heads, head width)` each.
-    pub packed: Option<(&'a Tensor, &'a Tensor)>,
-    /// `(pages, kv heads, PAGE, head width)`.
-    pub key_cache: &'a Tensor,
-    /// The same.
-    pub value_cache: &'a Tensor,
 }
 
 /// Where a kernel is put: a stream, and whether it may overlap the one before it.

@@ -8,6 +8,7 @@
 //! a packed prompt's may, by libtorch's choice of algorithms for another number of rows.
 
 mod adapters;
+mod arguments;
 mod decode;
 mod kernels;
 pub mod measure;
