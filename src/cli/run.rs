@@ -9,10 +9,10 @@ use super::DeviceArgs;
 use crate::artifact::free_space;
 use crate::recipe::Recipe;
 use crate::recipe::plan::DEFAULT_RECIPE;
-use crate::recipe::raw::StageKind;
+use crate::recipe::raw::{StageKind, Variant};
 use crate::runtime::ranks::{Place, Ranks, launch};
 use crate::scenario::Testbed;
-use crate::stages::bodies::{Machine, REPORT_PAGE, pipeline};
+use crate::stages::bodies::{Machine, Pipeline, REPORT_PAGE, pipeline};
 use crate::stages::{RunOptions, run};
 
 /// Which recipe, with what laid over it, and where its results go.
@@ -109,6 +109,32 @@ enum Method {
     Dpo,
     /// Group-relative policy optimisation.
     Grpo,
+    /// GRPO, which begins with the adapter of DPO.
+    DpoGrpo,
+}
+
+/// The stages that a command is about.
+enum About<'a> {
+    /// Those of these kinds; without any, what the recipe wants.
+    Kinds(&'a [StageKind]),
+    /// Those that train a variant.
+    Training(Variant),
+}
+
+impl About<'_> {
+    fn is_all(&self) -> bool {
+        matches!(self, Self::Kinds([]))
+    }
+
+    fn stages(&self, pipeline: &Pipeline) -> Vec<String> {
+        match self {
+            Self::Kinds(kinds) => {
+                let of = kinds.iter().flat_map(|&kind| pipeline.of_kind(kind));
+                of.collect()
+            }
+            Self::Training(variant) => pipeline.training(*variant),
+        }
+    }
 }
 
 /// Options of `train`.
@@ -142,9 +168,10 @@ pub struct TrainArgs {
 impl TrainArgs {
     /// Train.
     pub fn execute(mut self) -> anyhow::Result<()> {
-        let (table, kind) = match self.method {
-            Method::Dpo => ("dpo", StageKind::TrainDpo),
-            Method::Grpo => ("grpo", StageKind::TrainGrpo),
+        let (table, variant) = match self.method {
+            Method::Dpo => ("dpo", Variant::Dpo),
+            Method::Grpo => ("grpo", Variant::Grpo),
+            Method::DpoGrpo => ("grpo", Variant::DpoGrpo),
         };
         if self.group.is_some() && self.method == Method::Dpo {
             anyhow::bail!("--group is of GRPO; DPO has no groups");
@@ -163,29 +190,26 @@ impl TrainArgs {
             let (all, here) = (&recipe.settings, recipe.of(**testbed));
             all.dpo != here.dpo || all.grpo != here.grpo
         };
-        let tables: Vec<String> = [table.to_owned()]
-            .into_iter()
-            .chain(
-                recipe
-                    .settings
-                    .testbeds
-                    .iter()
-                    .filter(own)
-                    .map(|testbed| format!("{}.{table}", testbed.key())),
-            )
-            .collect();
+        let beds: Vec<&Testbed> = recipe.settings.testbeds.iter().filter(own).collect();
         for (key, value) in given {
-            for table in value.iter().flat_map(|_| &tables) {
-                let value = value.as_deref().unwrap_or_default();
-                self.run
-                    .recipe
-                    .assignments
-                    .push(format!("{table}.{key}={value}"));
+            let Some(value) = value else { continue };
+            // Where one adapter is trained by both methods, both say its shape.
+            let both = key == "lora.rank" && recipe.settings.variants.contains(&Variant::DpoGrpo);
+            let tables = if both {
+                vec!["dpo", "grpo"]
+            } else {
+                vec![table]
+            };
+            for table in tables {
+                let own = beds.iter().map(|bed| format!("{}.{table}", bed.key()));
+                let places = [table.to_owned()].into_iter().chain(own);
+                let assignments = places.map(|place| format!("{place}.{key}={value}"));
+                self.run.recipe.assignments.extend(assignments);
             }
         }
         let out = self.out.clone();
         let quiet = self.run.quiet;
-        let folders = self.run.run_stages(&[kind])?;
+        let folders = self.run.run_stages(&About::Training(variant))?;
         match (out, &folders[..]) {
             // A starter of ranks, or a rank that is not the first: what there is to say, that one says.
             (_, []) => {}
@@ -218,7 +242,7 @@ pub struct ReportArgs {
 impl ReportArgs {
     /// Write the report.
     pub fn execute(self) -> anyhow::Result<()> {
-        let folders = self.run.run_stages(&[StageKind::Report])?;
+        let folders = self.run.run_stages(&About::Kinds(&[StageKind::Report]))?;
         match (self.open, folders.first()) {
             (true, Some(folder)) => super::open::show(&folder.join(REPORT_PAGE)),
             _ => Ok(()),
@@ -241,11 +265,11 @@ fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
 impl RunArgs {
     /// Run the recipe, or its stages of these kinds and what they need.
     pub fn execute(self, kinds: &[StageKind]) -> anyhow::Result<()> {
-        self.run_stages(kinds).map(|_| ())
+        self.run_stages(&About::Kinds(kinds)).map(|_| ())
     }
 
-    /// As [`Self::execute`]; gives the folders of the stages of these kinds.
-    fn run_stages(mut self, kinds: &[StageKind]) -> anyhow::Result<Vec<PathBuf>> {
+    /// As [`Self::execute`], of what the command is about; gives the folders of those stages.
+    fn run_stages(mut self, about: &About) -> anyhow::Result<Vec<PathBuf>> {
         let place = match (Place::from_environment()?, self.nproc) {
             _ if self.dry_run => None,
             // A rank already, or one that the processes below it are not.
@@ -264,28 +288,25 @@ impl RunArgs {
             }
             None => Ranks::alone(),
         };
-        let result = self.run_ranks(kinds, &ranks);
+        let result = self.run_ranks(about, &ranks);
         ranks.conclude(result)
     }
 
     /// As [`Self::run_stages`], as one of the ranks.
-    fn run_ranks(self, kinds: &[StageKind], ranks: &Ranks) -> anyhow::Result<Vec<PathBuf>> {
+    fn run_ranks(self, about: &About, ranks: &Ranks) -> anyhow::Result<Vec<PathBuf>> {
         let (recipe, root) = self.recipe.load()?;
         let machine = Machine::new(self.device.open()?, ranks.clone());
         let pipeline = pipeline(&recipe, &machine, !self.dry_run)?;
-        let of_kinds: Vec<String> = kinds
-            .iter()
-            .flat_map(|&kind| pipeline.of_kind(kind))
-            .collect();
-        if !kinds.is_empty() && of_kinds.is_empty() {
+        let asked = about.stages(&pipeline);
+        if !about.is_all() && asked.is_empty() {
             anyhow::bail!(
                 "recipe `{}` has no such stage; its `variants` leave it out",
                 recipe.name
             );
         }
-        let only = match (self.only.is_empty(), of_kinds.is_empty()) {
+        let only = match (self.only.is_empty(), asked.is_empty()) {
             (false, _) => Some(self.only),
-            (true, false) => Some(of_kinds.clone()),
+            (true, false) => Some(asked.clone()),
             (true, true) => pipeline.wanted,
         };
         let options = RunOptions {
@@ -308,7 +329,7 @@ impl RunArgs {
             println!("{}", done.summary);
         }
         done.result?;
-        let folders = of_kinds
+        let folders = asked
             .iter()
             .filter_map(|name| done.summary.stage(name)?.folder.clone())
             .collect();

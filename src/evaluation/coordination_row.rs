@@ -13,7 +13,7 @@ pub const GAME_ROWS_FILE: &str = "game_rows.parquet";
 pub struct GameRow {
     /// Name of the model, as the recipe calls it.
     pub model: String,
-    /// `base`, `dpo` or `grpo`.
+    /// `base`, `dpo`, `grpo` or `dpo-grpo`.
     pub variant: String,
     /// Name of the defence, as the recipe calls it; `none` without one.
     pub defence: String,

@@ -110,7 +110,7 @@ pub struct GameSummary {
 /// Groups of rows: model, rank and name of the variant, population, kind, number and name of the settings.
 type Key<'a> = (&'a str, usize, &'a str, &'a str, AgentKind, (u32, String));
 
-/// Summarises rows by model, variant (base first, then DPO, GRPO and others by name), population, kind of agent and
+/// Summarises rows by model, variant (by [`variant_rank`], then by name), population, kind of agent and
 /// group of settings. Bootstraps draw from streams of `root`.
 ///
 /// # Errors

@@ -78,7 +78,7 @@ pub struct DefendedSummary {
     pub quantity: Quantity,
     /// Model, as the recipe calls it.
     pub model: String,
-    /// `base`, `dpo` or `grpo`.
+    /// `base`, `dpo`, `grpo` or `dpo-grpo`.
     pub variant: String,
     /// The defence; `none` for none.
     pub defence: String,

@@ -151,7 +151,7 @@ impl Guard<'static> {
 pub struct Subject<'a> {
     /// Name of the model in the recipe.
     pub name: &'a str,
-    /// `base`, `dpo` or `grpo`.
+    /// `base`, `dpo`, `grpo` or `dpo-grpo`.
     pub variant: &'a str,
     /// The recipe's seed, for the rows.
     pub seed: u64,

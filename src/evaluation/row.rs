@@ -9,7 +9,7 @@ use crate::scenario::Outcome;
 pub struct EvalRow {
     /// Name of the model, as the recipe calls it.
     pub model: String,
-    /// `base`, `dpo` or `grpo`.
+    /// `base`, `dpo`, `grpo` or `dpo-grpo`.
     pub variant: String,
     /// Name of the defence, as the recipe calls it; `none` without one.
     pub defence: String,

@@ -149,7 +149,7 @@ pub struct Gain {
 pub struct VariantSummary {
     /// Model, as the recipe calls it.
     pub model: String,
-    /// `base`, `dpo`, `grpo` or another.
+    /// `base`, `dpo`, `grpo`, `dpo-grpo` or another.
     pub variant: String,
     /// Seeds that were pooled, sorted.
     pub seeds: Vec<u64>,
@@ -181,8 +181,8 @@ impl VariantSummary {
     }
 }
 
-/// Summarises rows by model and variant: models by name; base first, then DPO, GRPO and others by name. Bootstraps draw
-/// from streams of `root`.
+/// Summarises rows by model and variant: models by name; variants as [`variant_rank`] has them. Bootstraps draw from
+/// streams of `root`.
 pub fn summarise(rows: &[EvalRow], root: u64) -> Result<Vec<VariantSummary>, SummaryError> {
     let mut groups: BTreeMap<(&str, usize, &str), Vec<&EvalRow>> = BTreeMap::new();
     for row in rows {
@@ -219,12 +219,11 @@ pub fn summarise(rows: &[EvalRow], root: u64) -> Result<Vec<VariantSummary>, Sum
         .collect())
 }
 
-/// Order in which variants are shown.
+/// Order in which variants are shown: base, DPO, GRPO, one after the other; those that are not known share the last place.
 pub fn variant_rank(variant: &str) -> usize {
-    [BASE, "dpo", "grpo"]
-        .iter()
-        .position(|known| *known == variant)
-        .unwrap_or(3)
+    let known = [BASE, "dpo", "grpo", "dpo-grpo"];
+    let place = known.iter().position(|known| *known == variant);
+    place.unwrap_or(known.len())
 }
 
 /// What makes a row one decision within its model and variant.

@@ -26,7 +26,7 @@ pub enum Solved {
 pub struct ToolRow {
     /// Name of the model, as the recipe calls it.
     pub model: String,
-    /// `base`, `dpo` or `grpo`.
+    /// `base`, `dpo`, `grpo` or `dpo-grpo`.
     pub variant: String,
     /// Name of the defence, as the recipe calls it; `none` without one.
     pub defence: String,

@@ -102,7 +102,7 @@ pub struct ToolSummary {
     pub rounds: Vec<ToolRound>,
 }
 
-/// Summarises rows by model, variant (base first, then DPO, GRPO and others by name) and difficulty (complex first: it is
+/// Summarises rows by model, variant (by [`variant_rank`], then by name) and difficulty (complex first: it is
 /// what is measured). Bootstraps draw from streams of `root`.
 ///
 /// # Errors

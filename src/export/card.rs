@@ -9,6 +9,8 @@ use serde_json::Value;
 use super::{ExportError, Source};
 use crate::artifact::Manifest;
 use crate::evaluation::observation;
+use crate::recipe::raw::Variant;
+use crate::stages::bodies::START;
 use crate::stages::evaluations::{Rows, evaluations};
 
 /// Round, share of events, decisions.
@@ -41,9 +43,13 @@ impl Trained {
             }))
     }
 
-    fn method(&self) -> &str {
+    /// The variant that this trained, as rows name it.
+    fn variant(&self) -> &str {
         let kind = self.manifest.parts["kind"].as_str().unwrap_or_default();
-        kind.strip_prefix("train-").unwrap_or(kind)
+        match self.manifest.parts["inputs"].get(START) {
+            Some(_) => Variant::DpoGrpo.name(),
+            None => kind.strip_prefix("train-").unwrap_or(kind),
+        }
     }
 
     /// Numbers of the first and the last line of the metrics.
@@ -69,7 +75,7 @@ impl Trained {
         let mut found = vec![];
         for evaluated in evaluations(run).unwrap_or_default() {
             let own = self.manifest.parts["config"]["model"].as_str();
-            let same = evaluated.variant == self.method()
+            let same = evaluated.variant == self.variant()
                 && !evaluated.is_defended()
                 && Some(evaluated.seed) == self.manifest.parts["seed"].as_u64()
                 && own.is_none_or(|own| own == evaluated.model);
@@ -106,7 +112,6 @@ pub(super) fn adapter(config: &Value, trained: Option<&Trained>) -> String {
         .as_str()
         .unwrap_or("unknown");
     let on_hub = base.split('/').count() == 2 && !Path::new(base).exists();
-    let method = trained.map_or("lora", Trained::method);
     let mut text = String::from("---\n");
     if on_hub {
         let _ = writeln!(text, "base_model: {base}");
@@ -114,8 +119,8 @@ pub(super) fn adapter(config: &Value, trained: Option<&Trained>) -> String {
     text.push_str(
         "library_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n- atp-pipeline\n",
     );
-    if trained.is_some() {
-        let _ = writeln!(text, "- {method}");
+    if let Some(trained) = trained {
+        let _ = writeln!(text, "- {}", trained.variant());
     }
     let _ = writeln!(text, "---\n\n# LoRA adapter for {base}\n");
     let _ = writeln!(

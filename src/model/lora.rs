@@ -1,7 +1,7 @@
 //! LoRA adapters as a part of the decoder: a low-rank update `s · B A` beside each frozen linear layer.
 //!
 //! The base weights are never touched, so an adapter is switched on or off by passing it to a forward or not, and the
-//! reference model of DPO and GRPO is the same model without it. On disk an adapter is a PEFT directory.
+//! reference model of DPO and GRPO is the same model without it, or with another one. On disk an adapter is a PEFT directory.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -228,6 +228,31 @@ impl Adapter {
             layers: layers.collect(),
             starts,
             stride,
+            flat,
+        }
+    }
+
+    /// The same with matrices of its own.
+    pub fn copied(&self) -> Self {
+        let flat = self.flat.detach().copy();
+        let layers = self.layers.iter().enumerate().map(|(layer, updates)| {
+            let own = |start: i64, matrix: &Tensor| {
+                let start = layer as i64 * self.stride + start;
+                let numbers = flat.narrow(0, start, matrix.numel() as i64);
+                numbers.view(matrix.size().as_slice())
+            };
+            let copied = updates.iter().map(|(target, LowRank { a, b })| {
+                let (a_start, b_start) = self.starts[target];
+                let (a, b) = (own(a_start, a), own(b_start, b));
+                (*target, LowRank { a, b })
+            });
+            copied.collect()
+        });
+        Self {
+            config: self.config.clone(),
+            layers: layers.collect(),
+            starts: self.starts.clone(),
+            stride: self.stride,
             flat,
         }
     }

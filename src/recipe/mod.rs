@@ -12,6 +12,7 @@ mod merge;
 pub mod plan;
 pub mod raw;
 mod served;
+mod trained;
 mod words;
 
 pub use document::{Document, EXTENDS, parse_toml};

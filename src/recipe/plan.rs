@@ -7,13 +7,12 @@ use super::built_in::{read_embedded, read_file_or_embedded};
 use super::defences::{NamedDefence, resolve};
 use super::raw::{RawRecipe, TESTBED_TABLES, Variant};
 use super::served::check_served;
+use super::trained::{check_lora, check_one_shape, check_optim};
 use super::{Document, RecipeError};
 use crate::agent::ModelSpec;
-use crate::model::LoraConfig;
 use crate::runtime::embedded::RECIPES;
 use crate::scenario::Testbed;
 use crate::scenario::coordination::seats::AgentKind;
-use crate::training::optim::OptimConfig;
 
 /// Recipe that is run where none is named.
 pub const DEFAULT_RECIPE: &str = "laptop";
@@ -244,7 +243,10 @@ fn check_matrix(document: &Document, settings: &RawRecipe) -> Result<(), RecipeE
         return fail("stages", message.into());
     }
     if settings.variants.is_empty() {
-        return fail("variants", "expected some of base, dpo, grpo".into());
+        return fail(
+            "variants",
+            "expected some of base, dpo, grpo, dpo-grpo".into(),
+        );
     }
     let games = &settings.coordination.evaluation;
     for (kind, variant) in [
@@ -252,7 +254,7 @@ fn check_matrix(document: &Document, settings: &RawRecipe) -> Result<(), RecipeE
         (AgentKind::Grpo, Variant::Grpo),
     ] {
         let played = settings.testbeds.contains(&Testbed::Coordination) && games.seats(kind);
-        if played && !settings.variants.contains(&variant) {
+        if played && !settings.trains(variant) {
             let name = kind.name();
             return fail(
                 "coordination.evaluation",
@@ -369,7 +371,7 @@ fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), Recipe
         let got = settings.grpo.group;
         return fail("grpo.group", format!("expected 2 to {MANY}, got {got}"));
     }
-    if grpo_temperature <= 0.0 && settings.variants.contains(&Variant::Grpo) {
+    if grpo_temperature <= 0.0 && settings.variants.iter().any(|v| v.is_by_grpo()) {
         return fail(
             "generation.temperature",
             "expected above 0: GRPO learns from differing samples".into(),
@@ -430,79 +432,8 @@ fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), Recipe
             return fail(&format!("{table}.{field}"), problem);
         }
     }
-    Ok(())
-}
-
-fn check_optim(optim: &OptimConfig) -> Result<(), (&'static str, String)> {
-    let expect = |ok: bool, field, range: &str, got: f64| {
-        if ok && got.is_finite() {
-            Ok(())
-        } else {
-            Err((field, format!("expected {range}, got {got}")))
-        }
-    };
-    expect(
-        optim.lr > 0.0 && optim.lr < 1.0,
-        "optim.lr",
-        "above 0 and below 1",
-        optim.lr,
-    )?;
-    expect(
-        (0.0..=1.0).contains(&optim.warmup_ratio),
-        "optim.warmup_ratio",
-        "0 to 1",
-        optim.warmup_ratio,
-    )?;
-    expect(
-        (0.0..1.0).contains(&optim.beta1),
-        "optim.beta1",
-        "0 to below 1",
-        optim.beta1,
-    )?;
-    expect(
-        (0.0..1.0).contains(&optim.beta2),
-        "optim.beta2",
-        "0 to below 1",
-        optim.beta2,
-    )?;
-    expect(optim.eps > 0.0, "optim.eps", "above 0", optim.eps)?;
-    expect(
-        optim.weight_decay >= 0.0,
-        "optim.weight_decay",
-        "0 or more",
-        optim.weight_decay,
-    )?;
-    expect(
-        optim.max_grad_norm >= 0.0,
-        "optim.max_grad_norm",
-        "0 or more",
-        optim.max_grad_norm,
-    )
-}
-
-fn check_lora(lora: &LoraConfig) -> Result<(), (&'static str, String)> {
-    if !(1..=1024).contains(&lora.rank) {
-        return Err((
-            "lora.rank",
-            format!("expected 1 to 1024, got {}", lora.rank),
-        ));
-    }
-    if !(lora.alpha.is_finite() && lora.alpha > 0.0) {
-        return Err((
-            "lora.alpha",
-            format!("expected above 0, got {}", lora.alpha),
-        ));
-    }
-    if lora.targets.is_empty() {
-        return Err(("lora.targets", "expected at least one layer name".into()));
-    }
-    for (i, target) in lora.targets.iter().enumerate() {
-        if lora.targets[..i].contains(target) {
-            return Err((
-                "lora.targets",
-                format!("`{}` stands here twice", target.name()),
-            ));
-        }
+    if settings.variants.contains(&Variant::DpoGrpo) {
+        check_one_shape(document, &settings.dpo.lora, &settings.grpo.lora)?;
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ use crate::training::tool_rollout::ToolReward;
 
 /// What an evaluated agent was trained by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Variant {
     /// Not at all.
     Base,
@@ -36,15 +36,37 @@ pub enum Variant {
     Dpo,
     /// GRPO.
     Grpo,
+    /// GRPO, which begins with the adapter of DPO.
+    DpoGrpo,
 }
 
 impl Variant {
+    /// Those that are trained, each after the one it begins with.
+    pub const TRAINED: [Self; 3] = [Self::Dpo, Self::Grpo, Self::DpoGrpo];
+
     /// Its name in files and tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Base => "base",
             Self::Dpo => "dpo",
             Self::Grpo => "grpo",
+            Self::DpoGrpo => "dpo-grpo",
+        }
+    }
+
+    /// The variant whose adapter its training begins with; none where that is a fresh one.
+    pub fn start(self) -> Option<Self> {
+        match self {
+            Self::Base | Self::Dpo | Self::Grpo => None,
+            Self::DpoGrpo => Some(Self::Dpo),
+        }
+    }
+
+    /// Whether GRPO trains it, whatever came before.
+    pub fn is_by_grpo(self) -> bool {
+        match self {
+            Self::Base | Self::Dpo => false,
+            Self::Grpo | Self::DpoGrpo => true,
         }
     }
 }
@@ -253,6 +275,14 @@ pub struct RawRecipe {
     /// Evaluation.
     #[serde(default)]
     pub evaluation: EvaluationConfig,
+}
+
+impl RawRecipe {
+    /// Whether an adapter of this variant is trained: for its own sake, or as the beginning of another.
+    pub fn trains(&self, variant: Variant) -> bool {
+        let wanted = |of: &Variant| *of == variant || of.start() == Some(variant);
+        variant != Variant::Base && self.variants.iter().any(wanted)
+    }
 }
 
 /// Tables that a testbed's own table may hold, to be laid over those at the top.

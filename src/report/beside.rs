@@ -140,7 +140,7 @@ pub(super) fn highest_collusion(variant: &str) -> Option<Line> {
     let rate = of_paper(*count as f64 / DECISIONS as f64 * 100.0, DECISIONS)?;
     Some(Line {
         label: String::new(),
-        style: figures::style(variant, &mut 3),
+        style: figures::style(variant, &mut { figures::OTHERS }),
         points: vec![Point {
             x: 1.0,
             y: rate.value * 100.0,

@@ -7,7 +7,7 @@ use super::picture::{PictureError, picture};
 use super::svg::{self, Axis, Chart, Line, Point};
 use super::{Report, TrainingSeries};
 use crate::evaluation::statistics::Estimate;
-use crate::evaluation::summary::VariantSummary;
+use crate::evaluation::summary::{VariantSummary, variant_rank};
 
 /// Values at least this many are drawn pale, under their moving average.
 const SMOOTHED: usize = 50;
@@ -65,7 +65,7 @@ pub(super) fn violation_chart(
     variants: &[&VariantSummary],
     size: (f64, f64),
 ) -> Chart {
-    let mut other = 3;
+    let mut other = OTHERS;
     let lines: Vec<Line> = variants
         .iter()
         .map(|variant| Line {
@@ -139,12 +139,16 @@ pub(super) fn rate_chart(
     }
 }
 
+/// The first line style that no known variant has.
+pub(super) const OTHERS: usize = 4;
+
 /// Line style of a variant; unknown ones follow the known.
 pub(super) fn style(variant: &str, other: &mut usize) -> usize {
     match variant {
         "base" => 0,
         "dpo" => 1,
         "grpo" => 2,
+        "dpo-grpo" => 3,
         _ => {
             *other += 1;
             *other - 1
@@ -162,7 +166,7 @@ pub(super) struct Panel {
 
 /// The training charts of one method on one model.
 pub(super) struct TrainingFigure<'a> {
-    /// `dpo` or `grpo`.
+    /// `dpo`, `grpo` or `dpo-grpo`.
     pub(super) method: &'a str,
     /// Testbed that was trained on; empty where there is one alone.
     pub(super) testbed: &'a str,
@@ -261,22 +265,27 @@ const BOTH: &[Known] = &[
     ),
 ];
 
-/// One figure a model and method, models and methods by name.
+/// Of a training: testbed, model, rank of the variant, name.
+type Trained<'a> = (&'a str, &'a str, usize, &'a str);
+
+/// One figure a model and method; models by name, methods in the order of variants, then with their defences by name.
 pub(super) fn training_figures(report: &Report) -> Vec<TrainingFigure<'_>> {
-    let mut groups: BTreeMap<(&str, &str, &str), Vec<&TrainingSeries>> = BTreeMap::new();
+    let mut groups: BTreeMap<Trained, Vec<&TrainingSeries>> = BTreeMap::new();
     for series in &report.inputs.training {
+        let variant = series.name.split(' ').next().unwrap_or_default();
+        let rank = variant_rank(variant);
         groups
-            .entry((&series.testbed, &series.model, &series.name))
+            .entry((&series.testbed, &series.model, rank, &series.name))
             .or_default()
             .push(series);
     }
     groups
         .into_iter()
-        .map(|((testbed, model, method), mut series)| {
+        .map(|((testbed, model, _, method), mut series)| {
             series.sort_by_key(|s| s.seed);
             let first = match method {
                 "dpo" => DPO,
-                "grpo" => GRPO,
+                "grpo" | "dpo-grpo" => GRPO,
                 _ => &[],
             };
             let draw = |known: &[Known]| -> Vec<Panel> {
@@ -349,7 +358,7 @@ fn panel_of(
         let style = if place + 1 < metrics.len() {
             0
         } else {
-            style(method, &mut 3)
+            style(method, &mut { OTHERS })
         };
         for (i, one) in series.iter().enumerate() {
             let Some(values) = one.metrics.get(*metric).filter(|values| !values.is_empty()) else {
@@ -455,6 +464,35 @@ mod tests {
         assert_eq!(figures[0].0, "violation-rate.svg");
         assert_eq!(figures[0].1.matches("class=\"whisker\"").count(), 18);
         assert!(figures[0].1.contains(">GRPO</text>"));
+    }
+
+    #[test]
+    fn a_chain_has_a_colour_and_the_curves_of_grpo() {
+        let mut other = OTHERS;
+        let styles = ["base", "dpo", "grpo", "dpo-grpo", "else"].map(|v| style(v, &mut other));
+        assert_eq!(styles, [0, 1, 2, 3, 4]);
+        let mut inputs = simulated();
+        for name in ["dpo-grpo", "dpo with window-1"] {
+            let series = inputs.training[1].clone();
+            inputs.training.push(TrainingSeries {
+                name: name.into(),
+                ..series
+            });
+        }
+        let report = Report::new(inputs).unwrap();
+        let figures = training_figures(&report);
+        let methods: Vec<&str> = figures.iter().map(|f| f.method).collect();
+        assert_eq!(methods, ["dpo", "dpo with window-1", "grpo", "dpo-grpo"]);
+        let of = |figure: &TrainingFigure| -> Vec<(String, usize)> {
+            let main = figure.main.iter();
+            main.map(|p| (p.title.clone(), p.chart.lines[0].style))
+                .collect()
+        };
+        let (grpo, chain) = (of(&figures[2]), of(&figures[3]));
+        assert_eq!(grpo.len(), 4);
+        for ((title, style), (other, other_style)) in grpo.iter().zip(&chain) {
+            assert_eq!((title, style, other_style), (other, &2, &3));
+        }
     }
 
     #[test]

@@ -97,8 +97,11 @@ impl Page {
 
     fn training_figure(&mut self, figure: &TrainingFigure) {
         self.figures += 1;
-        let method = variant_name(figure.method);
-        let mut notes = format!("{method} training of {}", figure.model);
+        let mut notes = match figure.method {
+            // What is drawn is the second training.
+            "dpo-grpo" => format!("GRPO training of {} from the adapter of DPO", figure.model),
+            method => format!("{} training of {}", variant_name(method), figure.model),
+        };
         if !figure.testbed.is_empty() {
             let _ = write!(notes, " on {}", figure.testbed);
         }

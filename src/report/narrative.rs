@@ -45,7 +45,17 @@ pub(super) fn variant_name(variant: &str) -> String {
     match variant {
         "dpo" => "DPO".into(),
         "grpo" => "GRPO".into(),
+        "dpo-grpo" => "DPO, then GRPO".into(),
         other => other.into(),
+    }
+}
+
+/// A variant's training, within a sentence.
+fn training_of(variant: &str) -> String {
+    let name = variant_name(variant);
+    match name.contains(',') {
+        true => format!("training by {name}"),
+        false => format!("{name} training"),
     }
 }
 
@@ -164,10 +174,16 @@ fn what_was_run(report: &Report) -> String {
 }
 
 fn list(items: &[String]) -> String {
+    // An item may have a comma of its own.
+    let between = match items.iter().any(|item| item.contains(',')) {
+        true => "; ",
+        false => ", ",
+    };
     match items {
         [] => String::new(),
         [one] => one.clone(),
-        [head @ .., last] => format!("{} and {last}", head.join(", ")),
+        [head @ .., last] if between == "; " => format!("{}; and {last}", head.join(between)),
+        [head @ .., last] => format!("{} and {last}", head.join(between)),
     }
 }
 
@@ -233,10 +249,10 @@ fn probability(estimate: Option<&Estimate>) -> String {
 
 /// Whether training moved held-out compliance in the right direction: verdict and numbers.
 fn training_finding(variant: &VariantSummary) -> (String, String) {
-    let name = variant_name(&variant.variant);
+    let training = training_of(&variant.variant);
     let unknown = |why: String| {
         (
-            format!("What {name} training did to held-out compliance is not known:"),
+            format!("What {training} did to held-out compliance is not known:"),
             why,
         )
     };
@@ -260,7 +276,7 @@ fn training_finding(variant: &VariantSummary) -> (String, String) {
         difference(rate),
         probability(gain.probability.as_ref())
     );
-    (format!("{name} training {verdict}."), text)
+    (capitalised(&format!("{training} {verdict}.")), text)
 }
 
 /// Whether a variant tipped: verdict and numbers.
@@ -468,6 +484,23 @@ mod tests {
         assert!(text(&rates(&[("base", &[0.2, 0.8])])).contains("Base drifted towards violation"));
         assert!(text(&rates(&[("dpo", &[0.2])])).contains("base was not evaluated"));
         assert!(text(&rates(&[("dpo", &[0.2])])).contains("a single round"));
+    }
+
+    #[test]
+    fn a_chain_is_called_by_its_trainings() {
+        let found = text(&rates(&[
+            ("base", &[0.5, 0.5]),
+            ("dpo", &[0.3, 0.3]),
+            ("dpo-grpo", &[0.1, 0.6]),
+        ]));
+        for said in [
+            "evaluated as base; DPO; and DPO, then GRPO: ",
+            "Training by DPO, then GRPO moved held-out compliance in the right direction.",
+            "DPO training moved held-out compliance in the right direction.",
+            "DPO, then GRPO tipped.",
+        ] {
+            assert!(found.contains(said), "{said}: {found}");
+        }
     }
 
     #[test]

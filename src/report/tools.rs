@@ -2,7 +2,7 @@
 
 use super::beside;
 use super::escape::count;
-use super::figures::{NARROW, WIDE, rate_chart, rate_points, style};
+use super::figures::{NARROW, OTHERS, WIDE, rate_chart, rate_points, style};
 use super::narrative::{Kind, Paragraph, share_of, variant_name};
 use super::paper::TABLE_2;
 use super::section::{Figure, Section};
@@ -150,7 +150,7 @@ fn finding(summary: &ToolSummary, name_model: bool) -> Option<Paragraph> {
 }
 
 fn chart(model: &str, of: &[&ToolSummary], measure: Measure, size: (f64, f64)) -> Chart {
-    let mut other = 3;
+    let mut other = OTHERS;
     let complex = of.iter().filter(|s| s.difficulty == Difficulty::Complex);
     let lines: Vec<Line> = complex
         .clone()
@@ -222,7 +222,13 @@ fn rates(model: &str, of: &[&ToolSummary]) -> Table {
 /// The paper's Table 2 with this run's rates between.
 fn beside_paper(summaries: &[ToolSummary]) -> Table {
     let mut groups = vec![];
-    for variant in ["base", "dpo", "grpo"] {
+    let mut variants = vec!["base", "dpo", "grpo"];
+    for summary in summaries {
+        if !variants.contains(&summary.variant.as_str()) {
+            variants.push(&summary.variant);
+        }
+    }
+    for variant in variants {
         let mut rows = vec![];
         for paper in TABLE_2.iter().filter(|row| row.variant == variant) {
             let cells = paper.rounds.iter().map(|(u, a)| format!("{u} / {a}"));

@@ -64,7 +64,7 @@ pub struct Evaluated {
     pub testbed: Testbed,
     /// Which model.
     pub model: String,
-    /// `base`, `dpo` or `grpo`.
+    /// `base`, `dpo`, `grpo` or `dpo-grpo`.
     pub variant: String,
     /// The recipe's seed.
     pub seed: u64,

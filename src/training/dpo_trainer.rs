@@ -415,7 +415,7 @@ pub fn train_dpo(
     let model = &context.model.decoder;
     let ranks = &context.model.ranks;
     let tokens = encode(context, pairs, config.max_length)?;
-    let mut budget = context.budget(&config.lora);
+    let mut budget = context.budget(&config.lora, false);
     let reference = references(context, pairs, &tokens, config.loss, &budget)?;
     let mut state = match start {
         Some(adapter) => TrainState::with_adapter(adapter, model.config(), config.optim),

@@ -1,7 +1,10 @@
 //! LoRA GRPO: questions in, adapter out.
 //!
 //! Each generation step collects rollouts with the adapter as it is, then updates on them: two functions. The prompt
-//! of a group is computed once for all its completions; the reference is the same model without the adapter.
+//! of a group is computed once for all its completions; the reference is the same model without the adapter, or with the
+//! one that training began with ([`KlReference`]).
+
+mod config;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,11 +13,7 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::decision_rollout::RewardConfig;
-use super::grpo::{
-    GrpoLoss, GrpoTerms, ImportanceLevel, SamplingCorrection, advantages, mean_and_deviation,
-};
-use super::optim::{OptimConfig, Schedule};
+use super::grpo::{advantages, mean_and_deviation};
 use super::pass::{Policy, passes, with_less};
 use super::rollout::{GroupPlan, GrpoSums, Known, Rollout, accumulate, plan_group, score_groups};
 use super::state::TrainState;
@@ -22,121 +21,13 @@ use super::{METRICS_FILE, TrainContext, TrainError};
 use crate::artifact::MetricsLog;
 use crate::model::backprop::Live;
 use crate::model::backprop::plan::Budget;
-use crate::model::{Adapter, LoraConfig};
+use crate::model::{Adapter, Decoder};
+use crate::runtime::gpu::GpuError;
 use crate::runtime::interrupt::check;
 use crate::runtime::progress::Progress;
 use crate::runtime::seed::stream;
 use crate::scenario::Outcome;
-
-/// Settings of GRPO; the defaults are the paper's for Qwen3-8B.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct GrpoConfig {
-    /// How losses of actions are averaged.
-    pub loss: GrpoLoss,
-    /// Completions a prompt.
-    pub group: usize,
-    /// Prompts of one generation step.
-    pub prompts_per_step: usize,
-    /// Optimiser steps on the rollouts of a generation step.
-    pub iterations: u64,
-    /// Passes over the questions.
-    pub epochs: u64,
-    /// Weight of the KL penalty.
-    pub beta: f64,
-    /// Multiply the KL penalty by the ratio, as today's TRL does.
-    pub kl_ratio_weighted: bool,
-    /// Over what one probability ratio is taken.
-    pub importance_level: ImportanceLevel,
-    /// Correction of the policy term where sampler and training disagree about a token's probability.
-    pub sampling_correction: SamplingCorrection,
-    /// Largest weight of that correction.
-    pub sampling_correction_cap: f64,
-    /// Ratios below 1 − this are clipped.
-    pub epsilon_low: f64,
-    /// Ratios above 1 + this are clipped.
-    pub epsilon_high: f64,
-    /// Leave completions that ran into the token limit out of the loss.
-    pub mask_truncated: bool,
-    /// Leave groups without reward differences out of the update altogether, their KL penalty with them.
-    pub skip_zero_variance: bool,
-    /// Optimiser steps between checkpoints.
-    pub checkpoint_every: u64,
-    /// Rewards.
-    pub reward: RewardConfig,
-    /// The adapter.
-    pub lora: LoraConfig,
-    /// The optimiser.
-    #[serde(deserialize_with = "read_optim")]
-    pub optim: OptimConfig,
-}
-
-/// The optimiser's defaults for this method.
-fn grpo_optim() -> OptimConfig {
-    OptimConfig {
-        lr: 5e-6,
-        schedule: Schedule::Linear,
-        ..OptimConfig::default()
-    }
-}
-
-fn read_optim<'de, D: serde::Deserializer<'de>>(source: D) -> Result<OptimConfig, D::Error> {
-    grpo_optim().read_over(source)
-}
-
-impl Default for GrpoConfig {
-    fn default() -> Self {
-        Self {
-            loss: GrpoLoss::Dapo,
-            group: 4,
-            prompts_per_step: 8,
-            iterations: 1,
-            epochs: 6,
-            beta: 0.04,
-            kl_ratio_weighted: false,
-            importance_level: ImportanceLevel::Token,
-            sampling_correction: SamplingCorrection::None,
-            // TRL's default.
-            sampling_correction_cap: 3.0,
-            epsilon_low: 0.2,
-            epsilon_high: 0.2,
-            mask_truncated: false,
-            skip_zero_variance: false,
-            checkpoint_every: 10,
-            reward: RewardConfig::default(),
-            lora: LoraConfig::default(),
-            optim: grpo_optim(),
-        }
-    }
-}
-
-impl GrpoConfig {
-    /// Terms of the loss for the batch that an optimiser step sees; `longest` is the most actions of a completion.
-    pub fn terms<'a>(
-        &self,
-        plans: impl IntoIterator<Item = &'a GroupPlan>,
-        longest: usize,
-    ) -> GrpoTerms {
-        let (mut completions, mut actions) = (0, 0);
-        for plan in plans {
-            completions += plan.completions;
-            actions += plan.advantages.len();
-        }
-        GrpoTerms {
-            loss: self.loss,
-            level: self.importance_level,
-            correction: self.sampling_correction,
-            correction_cap: self.sampling_correction_cap,
-            beta: self.beta,
-            kl_ratio_weighted: self.kl_ratio_weighted,
-            epsilon_low: self.epsilon_low,
-            epsilon_high: self.epsilon_high,
-            max_completion: longest as f64,
-            batch_completions: completions.max(1) as f64,
-            batch_actions: actions.max(1) as f64,
-        }
-    }
-}
+pub use config::{GrpoConfig, KlReference};
 
 /// The rollouts of one question.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -284,6 +175,7 @@ pub fn train_grpo(
         ));
     }
     let model = &context.model.decoder;
+    let frozen = frozen(model, config, start.as_ref())?;
     let mut state = match start {
         Some(adapter) => TrainState::with_adapter(adapter, model.config(), config.optim),
         None => TrainState::new(
@@ -304,7 +196,8 @@ pub fn train_grpo(
     let generations_per_epoch = source.prompts().div_ceil(config.prompts_per_step) as u64;
     let total = generations_per_epoch * config.epochs * config.iterations;
     let mut course = Course {
-        budget: context.budget(&config.lora),
+        budget: context.budget(&config.lora, frozen.is_some()),
+        frozen,
         total,
         generations_per_epoch,
         longest: source.most_actions(),
@@ -358,10 +251,28 @@ pub fn train_grpo(
     Ok(state.adapter)
 }
 
+/// The adapter of the reference; none where that is the model without one, or where there is no KL penalty.
+///
+/// Made of a copy, and before a checkpoint is read: both training and resuming write into the matrices of `start`.
+fn frozen(
+    model: &Decoder,
+    config: &GrpoConfig,
+    start: Option<&Adapter>,
+) -> Result<Option<Live>, GpuError> {
+    match start {
+        Some(start) if config.beta > 0.0 && config.reference == KlReference::Start => {
+            Live::new(&start.copied(), model).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
 /// What every update of a run has in common.
 struct Course {
     /// Memory of a pass.
     budget: Budget,
+    /// The adapter of the reference, if it has one.
+    frozen: Option<Live>,
     /// Optimiser steps.
     total: u64,
     generations_per_epoch: u64,
@@ -399,6 +310,7 @@ impl Fixed {
         plans: &[&GroupPlan],
         passes: &[Range<usize>],
         config: &GrpoConfig,
+        frozen: Option<&Live>,
     ) -> Result<Self, TrainError> {
         let score = |wanted: bool, live: Option<&Live>| -> Result<Vec<Tensor>, TrainError> {
             let mut all = vec![];
@@ -410,7 +322,7 @@ impl Fixed {
         };
         Ok(Self {
             old: score(config.iterations > 1, Some(policy.live()))?,
-            reference: score(config.beta > 0.0, None)?,
+            reference: score(config.beta > 0.0, frozen)?,
         })
     }
 }
@@ -453,7 +365,10 @@ fn update(
                 let passes = passes(&sizes, budget.tokens);
                 let fixed = match &mut fixed {
                     Some(fixed) => fixed,
-                    none => none.insert(Fixed::new(&policy, &plans, &passes, config)?),
+                    none => {
+                        let frozen = course.frozen.as_ref();
+                        none.insert(Fixed::new(&policy, &plans, &passes, config, frozen)?)
+                    }
                 };
                 let mut totals = GrpoSums::default();
                 for pass in passes {

@@ -3,7 +3,7 @@
 use rand::seq::SliceRandom;
 
 use super::dpo_trainer::{DpoConfig, train_dpo};
-use super::grpo_trainer::{Group, GrpoConfig, RolloutSource, train_grpo};
+use super::grpo_trainer::{Group, GrpoConfig, KlReference, RolloutSource, train_grpo};
 use super::optim::{OptimConfig, Schedule};
 use super::{TrainContext, TrainError};
 use crate::datasets::pairs::PreferencePair;
@@ -46,7 +46,8 @@ impl Lessons<'_> {
     }
 
     /// Train an adapter for a few steps: at most `steps` batches, drawn from the whole set, each used once, by a fresh
-    /// optimiser at a constant rate (`lr`, or else the method's peak), with a checkpoint a step.
+    /// optimiser at a constant rate (`lr`, or else the method's peak), with a checkpoint a step. The reference is the model
+    /// without an adapter.
     ///
     /// # Errors
     /// See [`TrainError`].
@@ -89,6 +90,8 @@ impl Lessons<'_> {
                 let config = GrpoConfig {
                     epochs: 1,
                     checkpoint_every: 1,
+                    // As in DPO: were it where each of several trainings begins, it would move with them.
+                    reference: KlReference::Base,
                     optim: optim(config.optim),
                     ..(*config).clone()
                 };

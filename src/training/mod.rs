@@ -115,10 +115,16 @@ pub struct TrainContext<'a> {
 }
 
 impl TrainContext<'_> {
-    /// Memory for training an adapter of this shape.
-    fn budget(&self, lora: &LoraConfig) -> Budget {
+    /// Memory for training an adapter of this shape; with another one, frozen, beside it.
+    fn budget(&self, lora: &LoraConfig, beside_frozen: bool) -> Budget {
         let model = &self.model.decoder;
-        budget(model, lora.parameters(model.config()), None)
+        let trained = lora.parameters(model.config());
+        budget(
+            model,
+            trained,
+            if beside_frozen { trained } else { 0 },
+            None,
+        )
     }
 }
 

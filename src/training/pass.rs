@@ -21,15 +21,17 @@ pub struct Policy<'a> {
     budget: &'a Budget,
 }
 
-/// Memory for activations: of a GPU's whole memory what the weights, `parameters` of the adapter and its optimiser leave,
-/// or of `limit` bytes where one is given. It counts what the GPU has, not what is free at the moment, so that a run is
-/// the same when it is repeated.
-pub fn budget(model: &Decoder, parameters: usize, limit: Option<usize>) -> Budget {
+/// Memory for activations: of a GPU's whole memory what the weights leave, and so many numbers of the adapter that is
+/// `trained` with its optimiser and of one that is `frozen`; or of `limit` bytes where that is given. It counts what the GPU
+/// has, not what is free at the moment, so that a run is the same when it is repeated.
+pub fn budget(model: &Decoder, trained: usize, frozen: usize, limit: Option<usize>) -> Budget {
     let config = model.config();
     let bytes = free_and_total(model.device()).map(|(_, total)| {
         let size = model.kind().elt_size_in_bytes();
-        // Matrices, gradients and two moments in f32, copies in the weights' kind.
-        let fixed = config.parameters() as usize * size + parameters * (4 * 4 + 2 * size);
+        // Matrices, gradients and two moments in f32, copies in the weights' kind; of a frozen one the copies alone.
+        let copies = 2 * size;
+        let adapters = trained * (4 * 4 + copies) + frozen * copies;
+        let fixed = config.parameters() as usize * size + adapters;
         // The driver, the context and the kernels take their part of the whole.
         let whole = limit.unwrap_or(total / 100 * 96);
         whole.saturating_sub(fixed)

@@ -68,7 +68,7 @@ pub fn with_policy<T>(
     adapter: &Adapter,
     body: impl FnOnce(&Policy) -> Result<T, GpuError>,
 ) -> T {
-    let budget = budget(model, 0, None);
+    let budget = budget(model, 0, 0, None);
     let policy = Policy::new(model, adapter, &budget).expect("memory");
     body(&policy).expect("memory")
 }

@@ -162,7 +162,7 @@ fn dpo_step(
     let costs: Vec<u64> = pairs.iter().map(|pair| pair.size() as u64).collect();
     let mine: Vec<&PairTokens> = ranks.mine(&costs).into_iter().map(|i| &pairs[i]).collect();
     let sizes: Vec<usize> = mine.iter().map(|pair| pair.size()).collect();
-    let room = budget(decoder, state.gradients.flat().numel(), None);
+    let room = budget(decoder, state.gradients.flat().numel(), 0, None);
     let policy = Policy::new(decoder, &state.adapter, &room)?;
     let mut sums = DpoSums::default();
     for pass in passes(&sizes, room.tokens) {

@@ -90,7 +90,7 @@ impl TrainArgs {
         };
         let config = loaded.decoder.config();
         let limit = self.memory.map(|gib| (gib * f64::from(1 << 30)) as usize);
-        let mut budget = budget(&loaded.decoder, lora.parameters(config), limit);
+        let mut budget = budget(&loaded.decoder, lora.parameters(config), 0, limit);
         if let Some(tokens) = self.tokens {
             budget.tokens = tokens;
         }
@@ -353,7 +353,7 @@ impl DpoStepArgs {
         };
         let lora = LoraConfig::default();
         let config = loaded.decoder.config();
-        let budget = budget(&loaded.decoder, lora.parameters(config), None);
+        let budget = budget(&loaded.decoder, lora.parameters(config), 0, None);
         let adapter = filled_adapter(&loaded.decoder, args.rank, 0);
         let mut state = TrainState::with_adapter(adapter, config, OptimConfig::default());
         let mut timed = |reference: bool, runs: usize| -> anyhow::Result<f64> {

@@ -28,7 +28,7 @@ use crate::scenario::{Outcome, Role};
 pub struct RowNames<'a> {
     /// Name of the model in the recipe.
     pub model: &'a str,
-    /// `base`, `dpo` or `grpo`.
+    /// `base`, `dpo`, `grpo` or `dpo-grpo`.
     pub variant: &'a str,
     /// The recipe's seed.
     pub seed: u64,

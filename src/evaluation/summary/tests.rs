@@ -182,3 +182,17 @@ fn the_order_of_rows_changes_nothing_and_a_row_told_twice_is_refused() {
         "{error}"
     );
 }
+
+#[test]
+fn variants_stand_in_the_order_in_which_they_are_trained() {
+    let mut rows = vec![];
+    for variant in ["other", "dpo-grpo", "grpo", "base", "dpo"] {
+        rows.extend(round(variant, 1, |q| q % 2 == 0));
+    }
+    let order: Vec<String> = summarise(&rows, 1)
+        .unwrap()
+        .into_iter()
+        .map(|summary| summary.variant)
+        .collect();
+    assert_eq!(order, ["base", "dpo", "grpo", "dpo-grpo", "other"]);
+}

@@ -8,7 +8,7 @@ use crate::evaluation::coordination_summary::GameSummary;
 use crate::evaluation::statistics::{Cluster, Estimate, rate_interval};
 use crate::evaluation::summary::variant_rank;
 use crate::report::Report;
-use crate::report::figures::{rate_chart, style};
+use crate::report::figures::{OTHERS, rate_chart, style};
 use crate::report::narrative::{Kind, Paragraph, share_of, variant_name};
 use crate::report::paper::{AFTER_SUCCESS, TRACE};
 use crate::report::section::Figure;
@@ -42,7 +42,7 @@ pub(super) fn figure_4(report: &Report) -> Vec<Figure> {
     let several = models.len() > 1;
     let with_points = models.into_iter().enumerate().filter_map(|(i, (model, of))| {
         let mut lines: Vec<Line> = vec![];
-        let mut other = 3;
+        let mut other = OTHERS;
         for s in &of {
             let after = s.after.iter().find(|a| a.round == 1 && a.success);
             let Some((t, rate)) = threshold(s).zip(after.and_then(|a| a.rate)) else {
@@ -147,7 +147,7 @@ pub(super) fn figure_5(report: &Report) -> Option<Figure> {
     if traces.is_empty() {
         return None;
     }
-    let mut other = 3;
+    let mut other = OTHERS;
     let mut lines: Vec<Line> = vec![];
     let mut named = vec![];
     for ((_, variant), (row, points)) in &traces {

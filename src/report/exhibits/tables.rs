@@ -3,7 +3,7 @@
 use super::{both_sizes, numbered};
 use crate::report::Report;
 use crate::report::beside::{table_1_rate, table_2_rates};
-use crate::report::figures::{rate_chart, rate_points, style};
+use crate::report::figures::{OTHERS, rate_chart, rate_points, style};
 use crate::report::narrative::variant_name;
 use crate::report::paper::{TABLE_1, TABLE_2};
 use crate::report::section::Figure;
@@ -34,7 +34,7 @@ pub(super) fn table_1(report: &Report) -> Vec<Figure> {
         .map(|(i, (model, variants, paper))| {
             let chart = |size| {
                 let mut lines = vec![];
-                let mut other = 3;
+                let mut other = OTHERS;
                 for variant in variants.iter() {
                     let style = style(&variant.variant, &mut other);
                     lines.push(Line {
@@ -87,7 +87,7 @@ pub(super) fn table_2(report: &Report) -> Vec<Figure> {
                     .iter()
                     .filter(|s| s.model == model && s.difficulty == Difficulty::Complex)
                     .collect();
-                let mut other = 3;
+                let mut other = OTHERS;
                 let mut lines = vec![];
                 for s in &of {
                     let style = style(&s.variant, &mut other);

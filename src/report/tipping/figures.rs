@@ -3,7 +3,7 @@
 use crate::evaluation::observation::Measure;
 use crate::evaluation::tipping::Tipping;
 use crate::evaluation::tipping::critical_mass::CriticalMass;
-use crate::report::figures::{NARROW, WIDE, rate_chart, rate_points, style};
+use crate::report::figures::{NARROW, OTHERS, WIDE, rate_chart, rate_points, style};
 use crate::report::narrative::variant_name;
 use crate::report::section::Figure;
 use crate::report::svg::{Axis, Band, Chart, Line, Point};
@@ -34,7 +34,7 @@ pub(super) fn hazard_figures(found: &[&Tipping]) -> Vec<Figure> {
             let number = numbers.entry(measure).or_insert(0);
             *number += 1;
             let chart = |size| {
-                let mut other = 3;
+                let mut other = OTHERS;
                 let lines = of
                     .iter()
                     .map(|t| Line {
@@ -81,7 +81,7 @@ pub(super) fn mass_figures(masses: &[CriticalMass]) -> Vec<Figure> {
                 .collect();
             of.dedup_by(|later, first| later.variant == first.variant);
             let chart = |size| {
-                let mut unknown = 3;
+                let mut unknown = OTHERS;
                 Chart {
                     description: format!(
                         "Collusion rate of {model} in the last round by the share of {} agents.",

@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 use super::data::TRAIN;
 use super::pairs::PAIRS;
 use super::shared::Slot;
+use super::train::ADAPTER;
 use crate::agent::GenerationConfig;
 use crate::datasets::pairs::PreferencePair;
 use crate::datasets::{games, pairs, problems, questions};
-use crate::model::LoraConfig;
+use crate::model::{Adapter, Decoder, LoraConfig};
 use crate::recipe::raw::RawToolUse;
 use crate::scenario::Testbed;
 use crate::scenario::decision::Decision;
@@ -26,6 +27,8 @@ use crate::training::tool_rollout::ToolSource;
 
 /// Name of the pairs among a stage's inputs.
 const PAIRS_INPUT: &str = "pairs";
+/// Name of the adapter that training begins with.
+pub const START: &str = "start";
 
 /// How an adapter is trained.
 #[derive(Clone)]
@@ -47,6 +50,8 @@ pub struct Curriculum {
     /// Stages that leave the training questions and the pairs.
     data: String,
     pairs: Option<String>,
+    /// Stage that leaves the adapter to begin with; a fresh one if none.
+    start: Option<String>,
     /// Name of the training questions among a stage's inputs.
     questions_input: &'static str,
 }
@@ -93,7 +98,16 @@ impl Curriculum {
             questions: slot.sizes.map(|sizes| sizes.train),
             data: data.to_owned(),
             pairs: None,
+            start: None,
             questions_input: "questions",
+        }
+    }
+
+    /// The same, begun with the adapter that the stage `start` leaves.
+    pub fn beginning_with(self, start: &str) -> Self {
+        Self {
+            start: Some(start.to_owned()),
+            ..self
         }
     }
 
@@ -124,7 +138,26 @@ impl Curriculum {
         let needs_questions = !self.is_dpo() || self.augmentation.is_some();
         let questions =
             needs_questions.then(|| Input::output(self.questions_input, &self.data, TRAIN));
-        pairs.into_iter().chain(questions).collect()
+        let start = self.start.as_ref();
+        let start = start.map(|stage| Input::output(START, stage, ADAPTER));
+        pairs.into_iter().chain(questions).chain(start).collect()
+    }
+
+    /// The adapter to begin with, for this model; none for a fresh one.
+    ///
+    /// # Errors
+    /// An adapter that cannot be read, or belongs to another model.
+    pub fn start(
+        &self,
+        context: &StageContext,
+        model: &Decoder,
+    ) -> anyhow::Result<Option<Adapter>> {
+        if self.start.is_none() {
+            return Ok(None);
+        }
+        let folder = context.input(START)?;
+        let adapter = Adapter::load(folder, model.config(), model.device())?;
+        Ok(Some(adapter))
     }
 
     /// The adapter that is trained.
@@ -158,11 +191,16 @@ impl Curriculum {
             Method::Dpo(config) => {
                 json!({ "testbed": self.testbed, "dpo": config, "thinking": self.generation.thinking })
             }
-            Method::Grpo(config) => json!({
-                "testbed": self.testbed,
-                "grpo": config,
-                "generation": self.generation,
-            }),
+            Method::Grpo(config) => {
+                let mut grpo = json!(config);
+                if self.start.is_none()
+                    && let Some(settings) = grpo.as_object_mut()
+                {
+                    // A fresh adapter is the model without one, and realignment keeps to that.
+                    settings.remove("reference");
+                }
+                json!({ "testbed": self.testbed, "grpo": grpo, "generation": self.generation })
+            }
         };
         let RawToolUse {
             costs,

@@ -11,8 +11,11 @@ mod report;
 mod shared;
 mod train;
 
+pub use curriculum::START;
 pub use report::HTML as REPORT_PAGE;
 pub use shared::Machine;
+
+use std::collections::BTreeMap;
 
 use crate::recipe::Recipe;
 use crate::recipe::defences::NamedDefence;
@@ -42,6 +45,8 @@ pub struct Pipeline {
     pub wanted: Option<Vec<String>>,
     /// What each model takes of the memory, in words.
     pub memory: Vec<String>,
+    /// The stages that train, each with the variant that it trains.
+    trainings: Vec<(Variant, String)>,
 }
 
 impl Pipeline {
@@ -53,6 +58,12 @@ impl Pipeline {
             .filter(|s| s.kind() == kind)
             .map(|s| s.name())
             .collect()
+    }
+
+    /// Names of all stages that train this variant.
+    pub fn training(&self, variant: Variant) -> Vec<String> {
+        let of = self.trainings.iter().filter(|(of, _)| *of == variant);
+        of.map(|(_, stage)| stage.clone()).collect()
     }
 }
 
@@ -112,8 +123,12 @@ pub fn pipeline(recipe: &Recipe, machine: &Machine, fetch: bool) -> anyhow::Resu
             }
         }
     }
+    let trainings = results.trainings.iter();
+    let trainings = trainings.map(|training| (training.variant, training.stage.clone()));
+    let trainings = trainings.collect();
     stages.push(Box::new(ReportStage::new(recipe, &slots, results, machine)));
     let mut pipeline = Pipeline {
+        trainings,
         stages,
         wanted: None,
         memory: slots.iter().filter_map(ModelSlot::memory).collect(),
@@ -148,15 +163,15 @@ fn agents(
     results: &mut Results,
 ) {
     let of = |kind: &str| names.of(kind, slot.testbed, &slot.model.name, slot.seed);
-    let variants = &slot.recipe.settings.variants;
+    let settings = &slot.recipe.settings;
     let pairs = of("pairs");
-    if variants.contains(&Variant::Dpo) {
+    if settings.trains(Variant::Dpo) {
         stages.push(Box::new(PairsStage::new(pairs.clone(), data, slot)));
     }
     let curriculum = |variant, defence: &Defence| match variant {
         Variant::Base => None,
         Variant::Dpo => Some(Curriculum::dpo(&pairs, data, slot, defence)),
-        Variant::Grpo => Some(Curriculum::grpo(data, slot, defence)),
+        Variant::Grpo | Variant::DpoGrpo => Some(Curriculum::grpo(data, slot, defence)),
     };
     // What was trained, with what the defence changed about it: defences that change the same share an adapter.
     let mut trained: Vec<(Variant, Defence, String)> = vec![];
@@ -171,13 +186,16 @@ fn agents(
             name => of(&format!("{what}-with-{name}")),
         };
         let changes = named.defence.of_training();
-        let mut adapters: [Option<String>; 2] = [None, None];
-        for (place, variant) in [Variant::Dpo, Variant::Grpo].into_iter().enumerate() {
-            let Some(lessons) =
-                curriculum(variant, &changes).filter(|_| variants.contains(&variant))
+        let mut adapters: BTreeMap<Variant, String> = BTreeMap::new();
+        for variant in Variant::TRAINED {
+            let Some(mut lessons) =
+                curriculum(variant, &changes).filter(|_| settings.trains(variant))
             else {
                 continue;
             };
+            if let Some(start) = variant.start().and_then(|start| adapters.get(&start)) {
+                lessons = lessons.beginning_with(start);
+            }
             let known = trained
                 .iter()
                 .find(|(of, by, _)| (*of, by) == (variant, &changes));
@@ -189,6 +207,7 @@ fn agents(
                     trained.push((variant, changes.clone(), stage.clone()));
                     results.trainings.push(Training {
                         testbed: slot.testbed,
+                        variant,
                         label: match named.name.as_str() {
                             NONE => variant.name().to_owned(),
                             name => format!("{} with {name}", variant.name()),
@@ -200,7 +219,7 @@ fn agents(
                     stage
                 }
             };
-            adapters[place] = Some(stage);
+            adapters.insert(variant, stage);
         }
         let plain = |variant| {
             let undefended = |(of, by, _): &&(Variant, Defence, String)| {
@@ -211,16 +230,13 @@ fn agents(
                 .find(undefended)
                 .map(|(_, _, stage)| stage.clone())
         };
-        for &variant in variants.iter().filter(|&&variant| named.is_for(variant)) {
+        let tried = settings.variants.iter().filter(|&&v| named.is_for(v));
+        for &variant in tried {
             let name = with(format!("evaluate-{}", variant.name()));
             let lessons = curriculum(variant, &changes).map(Curriculum::beside_questions);
             let who = Evaluated {
                 variant,
-                trained: match variant {
-                    Variant::Base => None,
-                    Variant::Dpo => adapters[0].clone(),
-                    Variant::Grpo => adapters[1].clone(),
-                },
+                trained: adapters.get(&variant).cloned(),
                 name: named.name.clone(),
                 curriculum: lessons.filter(|_| named.defence.realignment.is_some()),
                 defence: named.defence.clone(),

@@ -10,6 +10,7 @@ use super::evaluate::rows_file;
 use super::shared::{Machine, ModelSlot};
 use crate::artifact::{Manifest, write_atomic};
 use crate::recipe::Recipe;
+use crate::recipe::raw::Variant;
 use crate::report::{
     ModelInfo, Prompts, Provenance, Report, ReportInputs, StageTime, TrainingSeries,
     render_figures, render_html, render_markdown, render_pictures, render_tables,
@@ -32,7 +33,9 @@ const REFERENCE_MODELS: [&str; 2] = ["Qwen/Qwen3-8B", "meta-llama/Llama-3.1-8B-I
 pub struct Training {
     /// In which testbed.
     pub testbed: Testbed,
-    /// By which method, and with which defence.
+    /// Which variant.
+    pub variant: Variant,
+    /// Its name, and with which defence.
     pub label: String,
     /// Which model.
     pub model: String,

@@ -11,6 +11,11 @@ use crate::stages::{Input, Source, Stage};
 
 /// The stages of a recipe on a tiny model.
 fn stages(text: &str) -> Vec<Box<dyn Stage>> {
+    laid_out(text).stages
+}
+
+/// The same with what is wanted of them.
+fn laid_out(text: &str) -> Pipeline {
     let folder = tempfile::tempdir().unwrap();
     let model = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures/oracle/tiny_models/llama_gqa1_tied");
@@ -18,9 +23,7 @@ fn stages(text: &str) -> Vec<Box<dyn Stage>> {
     let model = format!("[models.m]\nsource = {:?}\n", model.display().to_string());
     std::fs::write(&path, format!("{text}\n{model}")).unwrap();
     let recipe = Recipe::load(&path.display().to_string(), &[]).unwrap();
-    pipeline(&recipe, &Machine::new(Device::Cpu, Ranks::alone()), false)
-        .unwrap()
-        .stages
+    pipeline(&recipe, &Machine::new(Device::Cpu, Ranks::alone()), false).unwrap()
 }
 
 fn names(stages: &[Box<dyn Stage>]) -> Vec<String> {
@@ -131,6 +134,142 @@ window = 1
         (beta("train-grpo"), beta("train-grpo-with-kl-anchor")),
         (0.04.into(), 0.2.into())
     );
+}
+
+#[test]
+fn a_chain_begins_with_the_adapter_that_dpo_trained_under_the_same_defence() {
+    let variants = r#"variants = ["base", "dpo", "grpo", "dpo-grpo"]"#;
+    let found = laid_out(&format!(
+        "{variants}\nstages = [\"train-grpo\"]\ndefences = [\"none\", \"kl-anchor\", \"realignment\"]"
+    ));
+    let all = &found.stages;
+    let chain = names(all);
+    let chain = chain.iter().filter(|name| name.contains("dpo-grpo"));
+    assert_eq!(
+        chain.collect::<Vec<_>>(),
+        [
+            "train-dpo-grpo",
+            "evaluate-dpo-grpo",
+            "train-dpo-grpo-with-kl-anchor",
+            "evaluate-dpo-grpo-with-kl-anchor",
+            "evaluate-dpo-grpo-with-realignment",
+        ]
+    );
+    for (stage, reads) in [
+        ("train-grpo", &["questions = data/train.parquet"] as &[&str]),
+        (
+            "train-dpo-grpo",
+            &[
+                "questions = data/train.parquet",
+                "start = train-dpo/adapter",
+            ],
+        ),
+        (
+            "train-dpo-grpo-with-kl-anchor",
+            &[
+                "questions = data/train.parquet",
+                "start = train-dpo-with-kl-anchor/adapter",
+            ],
+        ),
+        (
+            "evaluate-dpo-grpo-with-kl-anchor",
+            &[
+                "questions = data/test.parquet",
+                "adapter = train-dpo-grpo-with-kl-anchor/adapter",
+            ],
+        ),
+        // Between rounds it takes steps of the method that trained it last.
+        (
+            "evaluate-dpo-grpo-with-realignment",
+            &[
+                "questions = data/test.parquet",
+                "adapter = train-dpo-grpo/adapter",
+                "training-questions = data/train.parquet",
+            ],
+        ),
+    ] {
+        assert_eq!(inputs(find(all, stage)), reads, "{stage}");
+    }
+    // Who asks for a kind gets all of it; who asks for a variant gets that one.
+    let grpo = ["train-grpo", "train-grpo-with-kl-anchor"];
+    let chained = ["train-dpo-grpo", "train-dpo-grpo-with-kl-anchor"];
+    assert_eq!(
+        found.wanted,
+        Some(
+            [grpo[0], chained[0], grpo[1], chained[1]]
+                .map(String::from)
+                .into()
+        )
+    );
+    assert_eq!(found.training(Variant::Grpo), grpo);
+    assert_eq!(found.training(Variant::DpoGrpo), chained);
+    // Jobs that begin at another time are no array.
+    let groups = crate::stages::slurm::groups(all, &vec![true; all.len()]);
+    let jobs: Vec<&str> = groups.iter().map(|group| group.name.as_str()).collect();
+    assert!(
+        jobs.contains(&"train-grpo") && jobs.contains(&"train-dpo-grpo"),
+        "{jobs:?}"
+    );
+}
+
+#[test]
+fn a_chain_alone_trains_dpo_and_does_not_evaluate_it() {
+    assert_eq!(
+        names(&stages(r#"variants = ["dpo-grpo"]"#)),
+        [
+            "data",
+            "pairs",
+            "train-dpo",
+            "train-dpo-grpo",
+            "evaluate-dpo-grpo",
+            "report"
+        ]
+    );
+    // Who plays along needs no evaluation of its own.
+    let all = stages(
+        r#"variants = ["base", "dpo-grpo"]
+testbeds = ["coordination"]
+[coordination.evaluation]
+mixtures = [{ of = "dpo", shares = [0.5] }]
+"#,
+    );
+    assert_eq!(
+        inputs(find(&all, "evaluate-base")),
+        [
+            "questions = data/test.parquet",
+            "adapter-dpo = train-dpo/adapter"
+        ]
+    );
+}
+
+/// The reference is a part of the key where there are two of them, and of no other.
+#[test]
+fn the_reference_is_in_the_key_of_a_chain_alone() {
+    let with = |reference: &str| {
+        let text = r#"variants = ["grpo", "dpo-grpo"]
+defences = ["none", "realignment"]"#;
+        stages(&format!("{text}\n{reference}"))
+    };
+    let [unsaid, start, base] = [
+        with(""),
+        with("[grpo]\nreference = \"start\""),
+        with("[grpo]\nreference = \"base\""),
+    ];
+    let chain = "train-dpo-grpo";
+    assert_eq!(find(&start, chain).config()["grpo"]["reference"], "start");
+    assert_ne!(find(&base, chain).config(), find(&start, chain).config());
+    for stage in &unsaid {
+        let name = stage.name();
+        assert_eq!(find(&start, &name).config(), stage.config(), "{name}");
+        if name != chain && name != "report" {
+            assert_eq!(find(&base, &name).config(), stage.config(), "{name}");
+            assert!(!stage.config().to_string().contains("reference"), "{name}");
+        }
+    }
+    // All else is what it is without a start.
+    let mut config = find(&start, chain).config();
+    config["grpo"].as_object_mut().unwrap().remove("reference");
+    assert_eq!(config, find(&start, "train-grpo").config());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Training: pairs or questions in, an adapter out.
+//! Training: pairs or questions in, and maybe an adapter to begin with; an adapter out.
 
 use serde_json::Value;
 
@@ -101,7 +101,8 @@ impl Stage for TrainStage {
                 Ok(write_atomic(&context.output(AUGMENTED_PAIRS), &bytes)?)
             },
             &mut |lessons| {
-                let adapter = lessons.train(&training, None)?;
+                let start = self.curriculum.start(context, &model.decoder)?;
+                let adapter = lessons.train(&training, start)?;
                 Ok(adapter.save(&context.output(ADAPTER), &self.model.spec.source)?)
             },
         )

@@ -135,7 +135,7 @@ pub fn rows() -> Vec<Row> {
         over!(
             "no variants",
             "variants = []\n",
-            ["bad.toml:2:12: `variants`: expected some of base, dpo, grpo"]
+            ["bad.toml:2:12: `variants`: expected some of base, dpo, grpo, dpo-grpo"]
         ),
         over!(
             "no stages",
@@ -198,6 +198,22 @@ pub fn rows() -> Vec<Row> {
             "rank beyond all sizes",
             "[dpo.lora]\nrank = 9223372036854775807\n",
             ["bad.toml:3:8: `dpo.lora.rank`: expected 1 to 1024, got 9223372036854775807"]
+        ),
+        over!(
+            "one adapter in two shapes",
+            "variants = [\"dpo-grpo\"]\n[dpo.lora]\nrank = 16\n",
+            [
+                "bad.toml:4:8: `dpo.lora.rank`: expected 8, as in `grpo.lora.rank`, got 16",
+                "write the same in both tables, or take `dpo-grpo` out of `variants`"
+            ]
+        ),
+        over!(
+            "reference that is not there",
+            "[grpo]\nreference = \"strat\"\n",
+            [
+                "bad.toml:3:13: unknown value `strat` in `grpo.reference`",
+                "did you mean `start`?"
+            ]
         ),
         over!(
             "defence that is not there",
