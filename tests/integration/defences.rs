@@ -139,7 +139,7 @@ fn left(run: &Path) -> BTreeMap<String, Vec<u8>> {
 
 /// Kill a fresh run right after the first rename into place whose target holds each of these; each resumes to the bytes
 /// of the whole one.
-fn killed_and_resumed(folder: &Path, whole: &Run, points: &[(&str, &str)]) {
+pub fn killed_and_resumed(folder: &Path, whole: &Run, points: &[(&str, &str)]) {
     let expected = left(&whole.path);
     for (stage, checkpoint) in points {
         let operations = whole.operations();

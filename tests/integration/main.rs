@@ -4,6 +4,7 @@ mod backprop;
 mod bad_inputs;
 mod batches;
 mod bradley_terry;
+mod chain;
 mod choices;
 mod cli;
 mod comfort;
