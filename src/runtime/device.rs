@@ -109,7 +109,9 @@ fn make_current(index: usize) -> Result<(), DeviceError> {
         return match index {
             // The first one is current anyway.
             0 => Ok(()),
-            _ => Err(fail("`cudaSetDevice` is not there: the CUDA runtime was not loaded".into())),
+            _ => Err(fail(
+                "`cudaSetDevice` is not there: the CUDA runtime was not loaded".into(),
+            )),
         };
     }
     // SAFETY: the function as the CUDA runtime declares it.

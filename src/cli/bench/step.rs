@@ -30,10 +30,9 @@ impl StepArgs {
     pub fn execute(self) -> anyhow::Result<()> {
         let loaded = self.subject.load()?;
         let peak = probe::peak(loaded.decoder.device())?;
-        let mut fused = loaded
-            .decoder
-            .fused()
-            .context("`bench step` times the kernels of Hopper GPUs, and this is none, or not in bf16")?;
+        let mut fused = loaded.decoder.fused().context(
+            "`bench step` times the kernels of Hopper GPUs, and this is none, or not in bf16",
+        )?;
         let peak = peak.context("no GPU")?;
         fused.set_adapter(loaded.adapter.as_ref())?;
         for &batch in &self.batch {

@@ -124,8 +124,7 @@ impl Fused {
             .flat_map(|groups| (1..=5).map(move |split| Product::new(groups, columns, split)))
             .filter(|product| product.has_room())
             .collect();
-        let kernels =
-            Kernels::with_products(&self.gpu, &self.config, self.rank, builds.clone())?;
+        let kernels = Kernels::with_products(&self.gpu, &self.config, self.rank, builds.clone())?;
         let mut trials = Vec::new();
         for (which, name) in NAMES.into_iter().enumerate() {
             let matrix = self.matrix(which);
