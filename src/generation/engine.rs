@@ -1,22 +1,17 @@
 //! Batched generation with a KV cache: ids in, ids out.
 //!
-//! Hopper GPUs and CPUs have a path of their own (`super::continuous`, `super::host`); the plain one here is for other
-//! GPUs. `step` = admit waiting requests into free slots, compute one token for every running one, sample, retire those
-//! that ended. A request's draws depend on its own prompt, seed and settings only; on a CPU its tokens do, bit for bit.
+//! Hopper GPUs and CPUs have a path of their own (`super::continuous`, `super::host`); `super::plain` is for other GPUs.
+//! A request's draws depend on its own prompt, seed and settings only; on a CPU its tokens do, bit for bit.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-use tch::{Device, Kind, Tensor};
-
 use super::continuous::{self, Stats};
-use super::host;
-use super::sampling::{Drawn, NotFinite, Sampling, draw};
+use super::sampling::{NotFinite, Sampling};
+use super::{host, plain};
 use crate::model::fused::MOST_ROWS;
-use crate::model::{Adapter, Decoder, KvCache};
-use crate::runtime::interrupt::{Interrupted, check};
+use crate::model::{Adapter, Decoder};
+use crate::runtime::interrupt::Interrupted;
 use crate::runtime::memory::gib;
 
 /// Sequences decoded side by side on a CPU: reading the weights and multiplying take about as long then.
@@ -32,6 +27,11 @@ impl Halt {
     /// End where this says so. It is asked after every token, so it should look at the last few only.
     pub fn new(ends: impl Fn(&[u32]) -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(ends))
+    }
+
+    /// Whether the text ends here.
+    pub(super) fn ends(&self, tokens: &[u32]) -> bool {
+        (self.0)(tokens)
     }
 }
 
@@ -138,16 +138,8 @@ pub enum GenerationError {
 /// What happened to each request, in the order given.
 pub type Completions = Vec<Result<Completion, GenerationError>>;
 
-/// A request being decoded.
-pub(super) struct Running {
-    /// Which one.
-    pub index: usize,
-    /// What it has so far.
-    pub tokens: Vec<u32>,
-    logprobs: Vec<f32>,
-    /// Keys and values of its pages, while it waits for pages to go on in.
-    pub saved: Option<Tensor>,
-}
+/// The same, while some are still to come.
+pub(super) type Unfinished = Vec<Option<Result<Completion, GenerationError>>>;
 
 /// A batch of requests on one model.
 pub struct Engine<'a> {
@@ -190,8 +182,7 @@ impl<'a> Engine<'a> {
         requests: &[Request],
         progress: impl FnMut(usize),
     ) -> Result<(Completions, Stats), Interrupted> {
-        let results: Vec<Option<Result<Completion, GenerationError>>> =
-            requests.iter().map(|r| self.refuse(r).map(Err)).collect();
+        let results: Unfinished = requests.iter().map(|r| self.refuse(r).map(Err)).collect();
         if let Some(mut fused) = self.model.fused() {
             let (adapter, slots) = (self.adapter, self.slots.unwrap_or(MOST_ROWS));
             return continuous::generate(&mut *fused, adapter, slots, requests, results, progress);
@@ -200,125 +191,14 @@ impl<'a> Engine<'a> {
             let (adapter, slots) = (self.adapter, self.slots.unwrap_or(HOST_SLOTS));
             return host::generate(&mut host, adapter, slots, requests, results, progress);
         }
-        Ok((
-            self.generate_plainly(requests, results, progress)?,
-            Stats::default(),
-        ))
-    }
-
-    fn generate_plainly(
-        &self,
-        requests: &[Request],
-        mut results: Vec<Option<Result<Completion, GenerationError>>>,
-        mut progress: impl FnMut(usize),
-    ) -> Result<Completions, Interrupted> {
-        let mut waiting: VecDeque<usize> = (0..requests.len())
-            .filter(|&i| results[i].is_none())
-            .collect();
-        let room = waiting
-            .iter()
-            .map(|&i| requests[i].prompt.len() + requests[i].max_new_tokens)
-            .max();
-        let Some(capacity) = room else {
-            return Ok(results.into_iter().flatten().collect());
-        };
-        let usual = if self.model.device() == Device::Cpu {
-            16
-        } else {
-            64
-        };
-        let slots = self.slots.unwrap_or(usual).min(waiting.len());
-        let guard = tch::no_grad_guard();
-        let mut cache = KvCache::new(
-            self.model.config(),
-            slots,
-            capacity,
-            self.model.kind(),
-            self.model.device(),
-        );
-        let mut free: Vec<usize> = (0..slots).rev().collect();
-        let mut running: Vec<(usize, Running)> = Vec::new();
-        while !(waiting.is_empty() && running.is_empty()) {
-            check()?;
-            // Admit. Requests with the prompt of the one just computed copy its cache.
-            let mut computed: Option<(usize, usize, Tensor)> = None;
-            while let Some(&slot) = free.last()
-                && let Some(index) = waiting.pop_front()
-            {
-                let request = &requests[index];
-                let same = computed
-                    .take()
-                    .filter(|(other, _, _)| requests[*other].prompt == request.prompt);
-                let logits = match same {
-                    Some((_, from, logits)) => {
-                        cache.fork(from, slot);
-                        logits
-                    }
-                    None => {
-                        let hidden =
-                            self.model
-                                .prefill(&request.prompt, &mut cache, slot, self.adapter);
-                        self.model.next_token_logits(&hidden)
-                    }
-                };
-                let mut fresh = Running::new(index);
-                let drawn = draw_rows(&logits, &[(request, 0)]).pop();
-                computed = Some((index, slot, logits));
-                free.pop();
-                match drawn.map(|d| fresh.accept(request, d)) {
-                    Some(Ok(None)) => running.push((slot, fresh)),
-                    Some(Ok(Some(finish))) => {
-                        results[index] = Some(Ok(fresh.into_completion(finish)));
-                        // The slot's prompt may serve the next request of the group, so it is freed after this one.
-                        free.push(slot);
-                        progress(1);
-                    }
-                    Some(Err(error)) => {
-                        results[index] = Some(Err(error.into()));
-                        free.push(slot);
-                        progress(1);
-                    }
-                    None => {}
-                }
-            }
-            if running.is_empty() {
-                continue;
-            }
-            // One token for each.
-            let tokens: Vec<u32> = running
-                .iter()
-                .filter_map(|(_, r)| r.tokens.last().copied())
-                .collect();
-            let rows: Vec<usize> = running.iter().map(|(slot, _)| *slot).collect();
-            let hidden = self.model.step(&tokens, &rows, &mut cache, self.adapter);
-            let logits = self.model.next_token_logits(&hidden);
-            let asked: Vec<_> = running
-                .iter()
-                .map(|(_, r)| (&requests[r.index], r.tokens.len()))
-                .collect();
-            let drawn = draw_rows(&logits, &asked);
-            // Retire.
-            let mut still = Vec::with_capacity(running.len());
-            for ((slot, mut request), drawn) in running.drain(..).zip(drawn) {
-                match request.accept(&requests[request.index], drawn) {
-                    Ok(None) => still.push((slot, request)),
-                    Ok(Some(finish)) => {
-                        free.push(slot);
-                        let index = request.index;
-                        results[index] = Some(Ok(request.into_completion(finish)));
-                        progress(1);
-                    }
-                    Err(error) => {
-                        free.push(slot);
-                        results[request.index] = Some(Err(error.into()));
-                        progress(1);
-                    }
-                }
-            }
-            running = still;
-        }
-        drop(guard);
-        Ok(results.into_iter().flatten().collect())
+        let done = plain::generate(
+            (self.model, self.adapter),
+            self.slots,
+            requests,
+            results,
+            progress,
+        )?;
+        Ok((done, Stats::default()))
     }
 
     /// Why a request cannot be served, if it cannot.
@@ -346,68 +226,4 @@ impl<'a> Engine<'a> {
             context,
         })
     }
-}
-
-impl Running {
-    /// One that has nothing yet.
-    pub fn new(index: usize) -> Self {
-        Self {
-            index,
-            tokens: Vec::new(),
-            logprobs: Vec::new(),
-            saved: None,
-        }
-    }
-
-    /// Take a drawn token; says whether the text ends with it.
-    pub fn accept(
-        &mut self,
-        request: &Request,
-        drawn: Result<Drawn, NotFinite>,
-    ) -> Result<Option<Finish>, NotFinite> {
-        let drawn = drawn?;
-        self.tokens.push(drawn.token);
-        self.logprobs.push(drawn.logprob);
-        Ok(if request.stop.contains(&drawn.token) {
-            Some(Finish::Stop)
-        } else if request.halt.as_ref().is_some_and(|h| (h.0)(&self.tokens)) {
-            Some(Finish::Halt)
-        } else if self.tokens.len() >= request.max_new_tokens {
-            Some(Finish::Length)
-        } else {
-            None
-        })
-    }
-
-    pub fn into_completion(self, finish: Finish) -> Completion {
-        Completion {
-            tokens: self.tokens,
-            logprobs: self.logprobs,
-            finish,
-        }
-    }
-}
-
-/// Draw a token a row; `asked` gives each row's request and how many tokens it has already.
-fn draw_rows(logits: &Tensor, asked: &[(&Request, usize)]) -> Vec<Result<Drawn, NotFinite>> {
-    let vocab = logits.size()[1] as usize;
-    let mut numbers = vec![0f32; asked.len() * vocab];
-    logits
-        .to_device(Device::Cpu)
-        .to_kind(Kind::Float)
-        .contiguous()
-        .copy_data(&mut numbers, asked.len() * vocab);
-    draw_all(&numbers, asked)
-}
-
-/// The same of logits in memory, a row after the other.
-pub(super) fn draw_all(
-    logits: &[f32],
-    asked: &[(&Request, usize)],
-) -> Vec<Result<Drawn, NotFinite>> {
-    logits
-        .par_chunks((logits.len() / asked.len().max(1)).max(1))
-        .zip(asked)
-        .map(|(row, (request, index))| draw(row, &request.sampling, request.seed, *index))
-        .collect()
 }

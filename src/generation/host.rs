@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::continuous::Stats;
-use super::engine::{Completion, Completions, GenerationError, Request, Running, draw_all};
+use super::engine::{Completions, GenerationError, Request, Unfinished};
+use super::running::{Running, draw_all};
 use crate::model::Adapter;
 use crate::model::fused::PAGE;
 use crate::model::fused::pages::{Key, keys};
@@ -30,7 +31,7 @@ struct Sequence {
 struct Batch<'a> {
     host: &'a mut Host,
     requests: &'a [Request],
-    results: Vec<Option<Result<Completion, GenerationError>>>,
+    results: Unfinished,
     waiting: VecDeque<usize>,
     running: Vec<Sequence>,
     slots: usize,
@@ -44,7 +45,7 @@ pub(super) fn generate(
     adapter: Option<&Adapter>,
     slots: usize,
     requests: &[Request],
-    results: Vec<Option<Result<Completion, GenerationError>>>,
+    results: Unfinished,
     mut progress: impl FnMut(usize),
 ) -> Result<(Completions, Stats), Interrupted> {
     let started = Instant::now();

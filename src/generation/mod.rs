@@ -3,6 +3,8 @@
 pub mod continuous;
 pub mod engine;
 mod host;
+mod plain;
+mod running;
 pub mod sampling;
 
 pub use continuous::Stats;

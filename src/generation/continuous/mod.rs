@@ -15,7 +15,8 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::engine::{Completion, Completions, GenerationError, Request, Running};
+use super::engine::{Completions, GenerationError, Request, Unfinished};
+use super::running::Running;
 use crate::model::Adapter;
 use crate::model::fused::pages::Key;
 use crate::model::fused::{MOST_ROWS, PAGE, PROMPT_TOKENS};
@@ -71,7 +72,7 @@ struct Flight<O> {
 struct Batch<'a, C: Card> {
     fused: &'a mut C,
     requests: &'a [Request],
-    results: Vec<Option<Result<Completion, GenerationError>>>,
+    results: Unfinished,
     waiting: VecDeque<Running>,
     slots: Vec<Option<Sequence>>,
     flights: VecDeque<Flight<C::Outcome>>,
@@ -91,7 +92,7 @@ pub(super) fn generate<C: Card>(
     adapter: Option<&Adapter>,
     slots: usize,
     requests: &[Request],
-    results: Vec<Option<Result<Completion, GenerationError>>>,
+    results: Unfinished,
     mut progress: impl FnMut(usize),
 ) -> Result<(Completions, Stats), Interrupted> {
     let started = Instant::now();
@@ -149,8 +150,6 @@ impl From<GpuError> for Stop {
         Self::Device(error)
     }
 }
-
-type Unfinished = Vec<Option<Result<Completion, GenerationError>>>;
 
 fn pages_for(tokens: usize) -> usize {
     tokens.div_ceil(PAGE)
