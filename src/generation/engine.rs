@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::continuous::{self, Stats};
+use super::outside::{Beyond, Outside};
 use super::sampling::{NotFinite, Sampling};
 use super::{host, plain};
 use crate::model::fused::MOST_ROWS;
@@ -17,7 +18,8 @@ use crate::runtime::memory::gib;
 /// Sequences decoded side by side on a CPU: reading the weights and multiplying take about as long then.
 const HOST_SLOTS: usize = 32;
 
-/// Says of the tokens generated so far whether the text is to end with the last of them.
+/// Says of the tokens generated so far whether the text is to end with the last of them; in a text that went on (see
+/// [`Outside`]), of those generated since.
 #[derive(Clone)]
 pub struct Halt(Arc<Ends>);
 
@@ -116,6 +118,14 @@ pub enum GenerationError {
     /// Nothing to continue, or a token the model does not have.
     #[error("the prompt {0}")]
     BadPrompt(String),
+    /// A token was put into the text that the model does not have.
+    #[error("token {token} was put into the text, the model knows 0 to {last}")]
+    BadInsertion {
+        /// The token.
+        token: u32,
+        /// The last one that it knows.
+        last: u32,
+    },
     /// The model's logits are not numbers.
     #[error(transparent)]
     NotFinite(#[from] NotFinite),
@@ -182,22 +192,49 @@ impl<'a> Engine<'a> {
         requests: &[Request],
         progress: impl FnMut(usize),
     ) -> Result<(Completions, Stats), Interrupted> {
+        self.run(requests, None, progress)
+    }
+
+    /// The same with texts that go on after they halted, as the outside says. A completion then holds all that came after
+    /// the prompt, what was put in with log-probability 0, and ended as its last part did; `max_new_tokens` counts all of
+    /// it. On a CPU a text has the bits that it would have if each part were a request of its own, whose prompt ends with
+    /// what was put in.
+    pub fn generate_with(
+        &self,
+        requests: &[Request],
+        outside: &mut dyn Outside,
+        progress: impl FnMut(usize),
+    ) -> Result<(Completions, Stats), Interrupted> {
+        self.run(requests, Some(outside), progress)
+    }
+
+    fn run(
+        &self,
+        requests: &[Request],
+        outside: Option<&mut dyn Outside>,
+        mut progress: impl FnMut(usize),
+    ) -> Result<(Completions, Stats), Interrupted> {
+        let progress = |more: usize| {
+            if more > 0 {
+                progress(more);
+            }
+        };
+        let beyond = Beyond::new(outside, self.model.config().vocab_size as u32);
         let results: Unfinished = requests.iter().map(|r| self.refuse(r).map(Err)).collect();
         if let Some(mut fused) = self.model.fused() {
-            let (adapter, slots) = (self.adapter, self.slots.unwrap_or(MOST_ROWS));
-            return continuous::generate(&mut *fused, adapter, slots, requests, results, progress);
+            let slots = self.slots.unwrap_or(MOST_ROWS);
+            let (fused, adapter) = (&mut *fused, self.adapter);
+            return continuous::generate(
+                fused, adapter, slots, requests, results, beyond, progress,
+            );
         }
         if let Some(mut host) = self.model.host() {
-            let (adapter, slots) = (self.adapter, self.slots.unwrap_or(HOST_SLOTS));
-            return host::generate(&mut host, adapter, slots, requests, results, progress);
+            let slots = self.slots.unwrap_or(HOST_SLOTS);
+            let (host, adapter) = (&mut *host, self.adapter);
+            return host::generate(host, adapter, slots, requests, results, beyond, progress);
         }
-        let done = plain::generate(
-            (self.model, self.adapter),
-            self.slots,
-            requests,
-            results,
-            progress,
-        )?;
+        let model = (self.model, self.adapter);
+        let done = plain::generate(model, self.slots, requests, results, beyond, progress)?;
         Ok((done, Stats::default()))
     }
 

@@ -1,15 +1,17 @@
 //! Continuous batching on a CPU: prompts in stretches, then one token for every sequence a pass.
 //!
 //! A text finds the pages of its beginning where an earlier one computed it: the group of a GRPO prompt, a system prompt
-//! common to agents, the last round's history. Since what is computed for a token depends on its own text alone, that
-//! changes no bit of the result.
+//! common to agents, the last round's history, its own before it halted. Since what is computed for a token depends on its
+//! own text alone, that changes no bit of the result.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::continuous::Stats;
 use super::engine::{Completions, GenerationError, Request, Unfinished};
+use super::outside::Beyond;
 use super::running::{Running, draw_all};
+use super::sampling::{Drawn, NotFinite};
 use crate::model::Adapter;
 use crate::model::fused::PAGE;
 use crate::model::fused::pages::{Key, keys};
@@ -23,17 +25,34 @@ const KEPT: usize = 1 << 30;
 
 struct Sequence {
     running: Running,
+    /// All tokens that are known: what came in, and what was drawn since.
+    text: Vec<u32>,
+    /// How many it came in with.
+    came: usize,
     pages: Vec<u32>,
     /// Tokens whose keys and values are in the pages.
     fed: usize,
 }
 
-struct Batch<'a> {
+impl Sequence {
+    /// Whether what it came in with is still to be computed.
+    fn fills(&self) -> bool {
+        self.fed < self.came
+    }
+
+    /// Whether that is a prompt, not a text that comes back.
+    fn is_new(&self) -> bool {
+        self.running.tokens.is_empty()
+    }
+}
+
+struct Batch<'a, 'o> {
     host: &'a mut Host,
     requests: &'a [Request],
     results: Unfinished,
-    waiting: VecDeque<usize>,
+    waiting: VecDeque<Running>,
     running: Vec<Sequence>,
+    beyond: Beyond<'o>,
     slots: usize,
     weights: Key,
     stats: Stats,
@@ -46,14 +65,19 @@ pub(super) fn generate(
     slots: usize,
     requests: &[Request],
     results: Unfinished,
+    beyond: Beyond,
     mut progress: impl FnMut(usize),
 ) -> Result<(Completions, Stats), Interrupted> {
     let started = Instant::now();
     let weights = host.set_adapter(adapter);
-    let waiting: VecDeque<usize> = (0..requests.len())
+    let waiting: VecDeque<Running> = (0..requests.len())
         .filter(|&i| results[i].is_none())
+        .map(|i| Running::new(i, &requests[i]))
         .collect();
-    let mut sizes: Vec<usize> = waiting.iter().map(|&i| pages_of(&requests[i])).collect();
+    let mut sizes: Vec<usize> = waiting
+        .iter()
+        .map(|r| pages_of(&requests[r.index]))
+        .collect();
     sizes.sort_unstable_by(|a, b| b.cmp(a));
     let wanted: usize = sizes.iter().take(slots).sum();
     let bytes = host.cache().page_bytes();
@@ -65,6 +89,7 @@ pub(super) fn generate(
         results,
         waiting,
         running: Vec::new(),
+        beyond,
         slots,
         weights,
         stats: Stats {
@@ -90,169 +115,151 @@ fn pages_of(request: &Request) -> usize {
     (request.prompt.len() + request.max_new_tokens - 1).div_ceil(PAGE)
 }
 
-impl Batch<'_> {
+impl Batch<'_, '_> {
     fn run(&mut self, progress: &mut impl FnMut(usize)) -> Result<(), Interrupted> {
         loop {
             check()?;
+            if self.beyond.has_parked() {
+                let idle = self.running.is_empty() && self.waiting.is_empty();
+                let (waiting, results) = (&mut self.waiting, &mut self.results);
+                progress(self.beyond.collect(idle, self.requests, waiting, results));
+            }
             self.admit();
-            if self.running.is_empty() {
+            if !self.running.is_empty() {
+                self.pass(progress);
+            } else if !self.beyond.has_parked() {
                 return Ok(());
-            }
-            let started = Instant::now();
-            let filling = self.running.iter().any(|s| s.fed < self.prompt(s).len());
-            match filling {
-                true => self.fill(progress),
-                false => self.step(progress),
-            }
-            if filling {
-                self.stats.prompt_seconds += started.elapsed().as_secs_f64();
             }
         }
     }
 
-    fn prompt(&self, sequence: &Sequence) -> &[u32] {
-        &self.requests[sequence.running.index].prompt
-    }
-
-    /// Let waiting requests in, in their order. A page is known as soon as it is given out: prompts are computed in the
-    /// order in which they come in, so whoever shares it comes after it, or together with it.
+    /// Let waiting texts in, in their order. A page is known as soon as it is given out: texts are computed in the order
+    /// in which they come in, so whoever shares it comes after it, or together with it.
     fn admit(&mut self) {
         while self.running.len() < self.slots
-            && let Some(index) = self.waiting.pop_front()
+            && let Some(running) = self.waiting.pop_front()
         {
-            let request = &self.requests[index];
-            let names = keys(&self.weights, &request.prompt, PAGE);
+            let request = &self.requests[running.index];
+            let text = running.text(request);
+            let names = keys(&self.weights, &text, PAGE);
             let pool = &mut self.host.cache().pool;
             // At least one token is computed, for its logits.
-            let pages: Vec<u32> = names
+            let mut pages: Vec<u32> = names
                 .iter()
-                .take((request.prompt.len() - 1) / PAGE)
+                .take((text.len() - 1) / PAGE)
                 .map_while(|name| pool.share(name))
                 .collect();
             let fed = pages.len() * PAGE;
-            let mut sequence = Sequence {
-                running: Running::new(index),
-                pages,
-                fed,
-            };
             // There is a page for every token of as many sequences as there are slots.
-            for at in sequence.pages.len()..pages_of(request) {
+            for at in pages.len()..pages_of(request) {
                 if let Some(page) = pool.take() {
                     if let Some(name) = names.get(at) {
                         pool.name(page, *name);
                     }
-                    sequence.pages.push(page);
+                    pages.push(page);
                 }
             }
             self.stats.shared_tokens += fed;
-            self.running.push(sequence);
+            self.running.push(Sequence {
+                running,
+                came: text.len(),
+                text,
+                pages,
+                fed,
+            });
         }
     }
 
-    /// Compute the next tokens of prompts.
-    fn fill(&mut self, progress: &mut impl FnMut(usize)) {
+    /// Compute the next tokens of texts that came in, and one token for each of the others. Those wait while there are
+    /// prompts; what a text that comes back lacks is little, and is computed along with them.
+    fn pass(&mut self, progress: &mut impl FnMut(usize)) {
+        let started = Instant::now();
+        let prompts = self.running.iter().any(|s| s.fills() && s.is_new());
         let mut stretches = Vec::new();
         let mut rows = Vec::new();
         let mut room = BUDGET;
         for (at, sequence) in self.running.iter().enumerate() {
-            let prompt = &self.requests[sequence.running.index].prompt;
-            let count = (prompt.len() - sequence.fed.min(prompt.len())).min(room);
+            let (fed, text) = (sequence.fed, &sequence.text);
+            let count = match (sequence.fills(), prompts) {
+                (true, _) => (text.len() - fed).min(room),
+                (false, true) => 0,
+                (false, false) => 1,
+            };
             if count == 0 {
                 continue;
             }
-            room -= count;
-            let end = sequence.fed + count;
+            if sequence.fills() {
+                room -= count;
+            }
+            let logits = fed + count == text.len();
             stretches.push(Stretch {
-                tokens: &prompt[sequence.fed..end],
-                position: sequence.fed,
+                tokens: &text[fed..fed + count],
+                position: fed,
                 pages: &sequence.pages,
-                logits: end == prompt.len(),
+                logits,
             });
-            rows.push((at, count, end == prompt.len()));
+            rows.push((at, count, logits));
         }
         let logits = self.host.forward(&stretches);
-        self.stats.prompt_tokens += BUDGET - room;
         let ended: Vec<usize> = rows.iter().filter(|r| r.2).map(|r| r.0).collect();
-        let drawn = {
-            let asked: Vec<_> = ended
-                .iter()
-                .map(|&at| (&self.requests[self.running[at].running.index], 0))
-                .collect();
-            draw_all(logits, &asked)
-        };
+        let asked: Vec<_> = ended
+            .iter()
+            .map(|&at| {
+                let running = &self.running[at].running;
+                running.asked(&self.requests[running.index])
+            })
+            .collect();
+        let drawn = draw_all(logits, &asked);
         for (at, count, _) in rows {
             self.running[at].fed += count;
         }
+        self.stats.prompt_tokens += BUDGET - room;
+        self.stats.steps += usize::from(!prompts);
         self.accept(ended.into_iter().zip(drawn).collect(), progress);
-    }
-
-    /// One token for each.
-    fn step(&mut self, progress: &mut impl FnMut(usize)) {
-        let newest: Vec<[u32; 1]> = self
-            .running
-            .iter()
-            .map(|s| [s.running.tokens.last().copied().unwrap_or(0)])
-            .collect();
-        let stretches: Vec<Stretch> = (self.running.iter().zip(&newest))
-            .map(|(sequence, tokens)| Stretch {
-                tokens,
-                position: sequence.fed,
-                pages: &sequence.pages,
-                logits: true,
-            })
-            .collect();
-        let logits = self.host.forward(&stretches);
-        let asked: Vec<_> = (self.running.iter())
-            .map(|s| (&self.requests[s.running.index], s.running.tokens.len()))
-            .collect();
-        let drawn = draw_all(logits, &asked);
-        for sequence in &mut self.running {
-            sequence.fed += 1;
+        if prompts {
+            self.stats.prompt_seconds += started.elapsed().as_secs_f64();
         }
-        self.stats.steps += 1;
-        self.accept(drawn.into_iter().enumerate().collect(), progress);
     }
 
     /// Take what was drawn; sequences that end leave.
     fn accept(
         &mut self,
-        drawn: Vec<(usize, Result<super::sampling::Drawn, super::NotFinite>)>,
+        drawn: Vec<(usize, Result<Drawn, NotFinite>)>,
         progress: &mut impl FnMut(usize),
     ) {
         let mut left = Vec::new();
         for (at, drawn) in drawn {
-            let running = &mut self.running[at].running;
-            let index = running.index;
-            let ended = match running.accept(&self.requests[index], drawn) {
-                Ok(None) => continue,
+            let sequence = &mut self.running[at];
+            let request = &self.requests[sequence.running.index];
+            let ended = match sequence.running.accept(request, drawn) {
+                Ok(None) => {
+                    sequence.text.extend(sequence.running.tokens.last());
+                    self.stats.new_tokens += 1;
+                    continue;
+                }
                 Ok(Some(finish)) => Ok(finish),
                 Err(error) => Err(GenerationError::from(error)),
             };
+            self.stats.new_tokens += usize::from(ended.is_ok());
             left.push((at, ended));
         }
         // The last first, so that places stay.
         for (at, ended) in left.into_iter().rev() {
             let sequence = self.running.remove(at);
-            let index = sequence.running.index;
             self.release(&sequence, ended.is_ok());
-            self.stats.new_tokens += sequence.running.tokens.len();
-            self.results[index] =
-                Some(ended.map(|finish| sequence.running.into_completion(finish)));
-            progress(1);
+            let results = &mut self.results;
+            progress(self.beyond.leave(sequence.running, ended, results));
         }
     }
 
     /// Let go of a sequence's pages; a finished one's stay known.
     fn release(&mut self, sequence: &Sequence, finished: bool) {
-        let prompt = self.prompt(sequence);
-        let text: Vec<u32> = match finished {
-            true => {
-                let all = prompt.iter().chain(&sequence.running.tokens).copied();
-                all.take(sequence.fed).collect()
-            }
-            false => Vec::new(),
+        // What was drawn last was never computed.
+        let text = match finished {
+            true => &sequence.text[..sequence.fed],
+            false => &[],
         };
-        let names = keys(&self.weights, &text, PAGE);
+        let names = keys(&self.weights, text, PAGE);
         let pool = &mut self.host.cache().pool;
         if !finished {
             // What is not finite is nobody else's.

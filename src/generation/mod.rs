@@ -3,10 +3,14 @@
 pub mod continuous;
 pub mod engine;
 mod host;
+pub mod outside;
 mod plain;
 mod running;
 pub mod sampling;
+#[cfg(test)]
+mod script;
 
 pub use continuous::Stats;
 pub use engine::{Completion, Completions, Engine, Finish, GenerationError, Halt, Request};
+pub use outside::{Onward, Outside};
 pub use sampling::{NotFinite, Sampling};

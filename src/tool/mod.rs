@@ -41,6 +41,7 @@ mod error;
 mod program;
 #[cfg(target_os = "linux")]
 mod python;
+mod queue;
 #[cfg(target_os = "linux")]
 mod rules;
 #[cfg(target_os = "linux")]
@@ -62,6 +63,7 @@ use serde::{Deserialize, Serialize};
 pub use capabilities::{Capabilities, Namespaces};
 pub use config::SandboxConfig;
 pub use error::SandboxError;
+pub use queue::Queue;
 #[cfg(target_os = "linux")]
 pub use sandbox::Sandbox;
 #[cfg(not(target_os = "linux"))]

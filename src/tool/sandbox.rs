@@ -64,6 +64,11 @@ impl Sandbox {
         self.capabilities.clone()
     }
 
+    /// How many programs run at a time.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
     /// Run programs, as many at a time as there are workers; the results are in the programs' order.
     ///
     /// No program's fault is an error here: it is in its [`Execution`], the sandbox's own faults included.

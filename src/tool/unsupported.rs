@@ -27,6 +27,11 @@ impl Sandbox {
     }
 
     /// Cannot be called.
+    pub fn workers(&self) -> usize {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
     pub fn capabilities(&self) -> Capabilities {
         match self.0 {}
     }

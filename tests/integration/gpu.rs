@@ -1,6 +1,7 @@
 //! The fused kernels of a Hopper GPU against the plain path and against themselves: `make test-gpu`.
 
 mod curves;
+mod outside;
 
 use std::collections::BTreeSet;
 
@@ -210,6 +211,8 @@ fn draws_are_those_of_the_plain_sampler() {
                     top_k: sampling.top_k as i32,
                     limit: 5,
                     stops: [-1; 8],
+                    forced_from: 0,
+                    forced_until: 0,
                 };
                 (draw, uniform(row))
             })
@@ -257,6 +260,8 @@ fn a_damaged_row_fails_and_its_neighbours_do_not() {
         top_k: 0,
         limit: 5,
         stops: [-1; 8],
+        forced_from: 0,
+        forced_until: 0,
     };
     let results = fused
         .draw_from(&logits, &[(draw, 0.5), (draw, 0.5)])

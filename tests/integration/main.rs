@@ -22,6 +22,7 @@ mod local_cache;
 mod lora;
 mod model;
 mod optim;
+mod outside;
 mod pipeline;
 mod properties;
 mod ranks;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use atp_pipeline::tool::{Execution, Sandbox, SandboxConfig, Status};
+use atp_pipeline::tool::{Execution, Queue, Sandbox, SandboxConfig, Status};
 
 use crate::sandbox_attacks::{alone, descendants, strict};
 
@@ -324,4 +324,46 @@ fn a_thousand_calls_leave_nothing_behind() {
         eprintln!("median of {} calls: {median:.1} ms", seconds.len());
         assert!(median < 60.0, "{median} ms");
     });
+}
+
+/// Programs of a queue run while its caller goes on; the quick one is there before the slow one, each under its number, and
+/// those that were not begun when the queue went are never run.
+#[test]
+fn programs_in_a_queue_run_beside_their_caller() {
+    alone(
+        "sandbox::programs_in_a_queue_run_beside_their_caller",
+        |_| {
+            let sandbox = Sandbox::new(&SandboxConfig {
+                workers: 2,
+                ..strict()
+            })
+            .unwrap();
+            assert_eq!(sandbox.workers(), 2);
+            let slow = |seconds: f64| format!("import time\ntime.sleep({seconds})\nprint('slow')");
+            // Both workers are there.
+            sandbox.run(&[slow(0.3), slow(0.3)]);
+            std::thread::scope(|scope| {
+                let mut queue = Queue::new(scope, &sandbox, 8);
+                assert!(queue.done(true).is_empty(), "nothing to wait for");
+                queue.put(3, slow(2.0));
+                queue.put(5, "print(6 * 7)".into());
+                assert!(queue.done(false).is_empty(), "it waited");
+                let mut done = queue.done(true);
+                assert_eq!(done.len(), 1, "{done:?}");
+                done.extend(queue.done(true));
+                let told: Vec<_> = done
+                    .iter()
+                    .map(|(id, e)| (*id, e.stdout.as_str()))
+                    .collect();
+                assert_eq!(told, [(5, "42\n"), (3, "slow\n")]);
+            });
+            let started = Instant::now();
+            std::thread::scope(|scope| {
+                let mut queue = Queue::new(scope, &sandbox, 8);
+                (0..40).for_each(|id| queue.put(id, slow(0.5)));
+            });
+            let seconds = started.elapsed().as_secs_f64();
+            assert!(seconds < 5.0, "{seconds} s for programs that nobody wants");
+        },
+    );
 }

@@ -5,6 +5,7 @@ mod probe;
 mod rounds;
 mod scale;
 mod step;
+mod tools;
 mod train;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -33,6 +34,8 @@ enum What {
     Scale(scale::ScaleArgs),
     /// The kernels of a step of generation, timed apart (Hopper GPUs).
     Step(step::StepArgs),
+    /// Texts that call programs and go on with their results: turn by turn, and with programs beside the decoding.
+    Tools(tools::ToolsArgs),
     /// A DPO or GRPO step of many sequences: speed, memory, and where the time goes.
     Train(train::TrainArgs),
     /// One LoRA DPO step on one pair: reference, forward, backward, AdamW.
@@ -47,6 +50,7 @@ impl BenchArgs {
             What::Rounds(args) => args.execute(),
             What::Scale(args) => args.execute(),
             What::Step(args) => args.execute(),
+            What::Tools(args) => args.execute(),
             What::Train(args) => args.execute(),
             What::DpoStep(args) => args.execute(),
         }

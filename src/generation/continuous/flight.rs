@@ -7,13 +7,14 @@ use rayon::prelude::*;
 
 use super::card::Card;
 use super::{Batch, Flight, Sequence, Stop, longest};
-use crate::generation::engine::Request;
+use crate::generation::engine::{Finish, GenerationError};
+use crate::generation::running::Course;
 use crate::generation::sampling::{Drawn, NotFinite};
 use crate::model::fused::{Draw, PAGE, Prompt};
 use crate::runtime::gpu::GpuError;
 use crate::runtime::seed::stream;
 
-impl<C: Card> Batch<'_, C> {
+impl<C: Card> Batch<'_, '_, C> {
     pub(super) fn take_results(&mut self) -> Result<C::Outcome, GpuError> {
         match self.spare.pop() {
             Some(results) => Ok(results),
@@ -28,24 +29,23 @@ impl<C: Card> Batch<'_, C> {
         progress: &mut impl FnMut(usize),
     ) -> Result<(), Stop> {
         let started = Instant::now();
-        let requests: Vec<&Request> = admitted
+        let (requests, slots) = (self.requests, &self.slots);
+        let courses: Vec<Course> = admitted
             .iter()
             .filter_map(|(slot, _, _)| {
-                Some(&self.requests[self.slots[*slot].as_ref()?.running.index])
+                let running = &slots[*slot].as_ref()?.running;
+                Some(running.course(&requests[running.index]))
             })
             .collect();
-        let uniforms: Vec<Vec<f64>> = requests.into_par_iter().map(uniforms).collect();
+        let numbers: Vec<Vec<f64>> = courses.par_iter().map(uniforms).collect();
         let mut changes = Vec::new();
-        for ((slot, text, _), uniforms) in admitted.iter().zip(&uniforms) {
-            let Some(sequence) = &self.slots[*slot] else {
-                continue;
-            };
-            for (at, &page) in sequence.pages.iter().enumerate() {
+        for (((slot, text, _), course), numbers) in admitted.iter().zip(&courses).zip(&numbers) {
+            let pages = slots[*slot].iter().flat_map(|s| &s.pages);
+            for (at, &page) in pages.enumerate() {
                 changes.push([*slot as i32, at as i32, page as i32]);
             }
-            let request = &self.requests[sequence.running.index];
             self.fused
-                .start(*slot, text.len(), 0, draw(request), uniforms)?;
+                .start(*slot, text.len(), 0, draw(course), numbers)?;
         }
         self.fused.set_pages(&changes)?;
         let mut from = 0;
@@ -102,7 +102,7 @@ impl<C: Card> Batch<'_, C> {
     pub(super) fn launch(&mut self, progress: &mut impl FnMut(usize)) -> Result<(), Stop> {
         self.grow(progress)?;
         // Texts whose last token is under way stay out.
-        let goes_on = |s: &&Sequence| s.fed < longest(&self.requests[s.running.index]);
+        let goes_on = |s: &&Sequence| !s.parked && s.fed < longest(&self.requests[s.running.index]);
         let rows: Vec<(usize, u64)> = (self.slots.iter().enumerate())
             .filter_map(|(slot, s)| Some((slot, s.as_ref().filter(goes_on)?.turn)))
             .collect();
@@ -145,45 +145,82 @@ impl<C: Card> Batch<'_, C> {
             if status < 0 {
                 continue;
             }
-            let drawn = if status == 3 {
-                Err(NotFinite)
-            } else {
-                Ok(Drawn { token, logprob })
+            let drawn = match status {
+                3 => Err(NotFinite),
+                // The host put this one in, and knows it.
+                _ if sequence.running.skip > 0 => {
+                    sequence.running.skip -= 1;
+                    continue;
+                }
+                _ => Ok(Drawn { token, logprob }),
             };
+            self.stats.new_tokens += usize::from(drawn.is_ok());
             let index = sequence.running.index;
             let ended = match sequence.running.accept(&self.requests[index], drawn) {
                 Ok(None) => continue,
                 Ok(Some(finish)) => Ok(finish),
                 Err(error) => Err(error.into()),
             };
-            let Some(sequence) = self.slots[slot].take() else {
-                continue;
-            };
-            self.release(&sequence, ended.is_ok());
             if status == 0 {
                 self.fused.stop(slot)?;
             }
-            self.stats.new_tokens += sequence.running.tokens.len();
-            self.results[index] =
-                Some(ended.map(|finish| sequence.running.into_completion(finish)));
-            progress(1);
+            if matches!(ended, Ok(Finish::Halt)) && self.beyond.answers() {
+                self.park(slot);
+            } else {
+                self.leave(slot, ended, progress);
+            }
         }
         Ok(())
     }
+
+    /// A text ends; its slot is free.
+    pub(super) fn leave(
+        &mut self,
+        slot: usize,
+        ended: Result<Finish, GenerationError>,
+        progress: &mut impl FnMut(usize),
+    ) {
+        if let Some(sequence) = self.slots[slot].take() {
+            self.release(&sequence, ended.is_ok());
+            let index = sequence.running.index;
+            let running = sequence.running;
+            self.results[index] = Some(ended.map(|finish| running.into_completion(finish)));
+            progress(1);
+        }
+    }
 }
 
-/// The uniform numbers that the plain sampler would take from the request's stream, one a token.
-pub(super) fn uniforms(request: &Request) -> Vec<f64> {
-    if request.sampling.temperature == 0.0 {
+/// A number for each token, by its place: the tokens that were put in themselves, then the uniform numbers that the plain
+/// sampler would take from the text's stream. What the device has is left out, and so is what a greedy text does not need.
+pub(super) fn uniforms(course: &Course) -> Vec<f64> {
+    let Course {
+        request,
+        tokens,
+        decided,
+        ..
+    } = *course;
+    let greedy = request.sampling.temperature == 0.0;
+    if greedy && decided == tokens.len() {
         return Vec::new();
     }
-    (0..request.max_new_tokens)
-        .map(|index| stream(request.seed, &format!("token/{index}")).random())
-        .collect()
+    let until = match greedy {
+        true => tokens.len(),
+        false => request.max_new_tokens,
+    };
+    let number = |at: usize| match tokens.get(at) {
+        _ if at < decided => 0.0,
+        Some(&token) => f64::from(token),
+        None => {
+            let name = format!("token/{}", at - course.drawn_from);
+            stream(course.seed, &name).random()
+        }
+    };
+    (0..until).map(number).collect()
 }
 
-/// A request's settings as the kernel reads them.
-pub(super) fn draw(request: &Request) -> Draw {
+/// A text's settings as the kernel reads them.
+pub(super) fn draw(course: &Course) -> Draw {
+    let request = course.request;
     let mut stops = [-1i32; 8];
     for (to, &stop) in stops.iter_mut().zip(&request.stop) {
         *to = stop as i32;
@@ -196,5 +233,7 @@ pub(super) fn draw(request: &Request) -> Draw {
         top_k: request.sampling.top_k.min(i32::MAX as usize) as i32,
         limit: request.max_new_tokens as i32,
         stops,
+        forced_from: course.decided as i32,
+        forced_until: course.tokens.len() as i32,
     }
 }

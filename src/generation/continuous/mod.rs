@@ -3,19 +3,27 @@
 //! A turn of the loop: admit what finds a slot and pages, prompts packed up to a token budget; see that every sequence
 //! has a page for its next token; launch a step; then look at the outcome of the step before. The device ends texts
 //! itself, by stop tokens and limits; what the host ends (a [`super::Halt`]) has one token too many on the device, which
-//! is not looked at. When pages run out, the youngest text gives its pages back; what was in them waits on the host, and its draws are named by their index, so
-//! it goes on as it would have.
+//! is not looked at. When pages run out, the youngest text gives its pages back; what was in them waits on the host, and
+//! its draws are named by their index, so it goes on as it would have.
+//!
+//! A text that halts and is answered ([`super::Outside`]) keeps its slot and its pages and stands out of the steps. It goes
+//! on without a prompt: what was put in is fed by ordinary steps, whose draws are overruled on the device, so that no
+//! prefill holds up the others, and no bit of the text depends on when its answer came. A parked text gives no pages back:
+//! if others find none, they give way or wait until its answer has come.
 
 mod card;
 mod flight;
 mod paging;
+mod parking;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::engine::{Completions, GenerationError, Request, Unfinished};
+use super::outside::Beyond;
 use super::running::Running;
 use crate::model::Adapter;
 use crate::model::fused::pages::Key;
@@ -54,8 +62,12 @@ pub struct Stats {
 /// A request in a slot.
 struct Sequence {
     running: Running,
-    /// Told apart from whoever had the slot before.
+    /// Told apart from whoever had the slot before, and from itself before it was parked.
     turn: u64,
+    /// It came in after those with a smaller one.
+    age: u64,
+    /// It halted, and its answer has not come.
+    parked: bool,
     pages: Vec<u32>,
     /// Tokens in the cache once all launched steps are through.
     fed: usize,
@@ -69,12 +81,13 @@ struct Flight<O> {
 }
 
 /// One call of the engine.
-struct Batch<'a, C: Card> {
+struct Batch<'a, 'o, C: Card> {
     fused: &'a mut C,
     requests: &'a [Request],
     results: Unfinished,
     waiting: VecDeque<Running>,
     slots: Vec<Option<Sequence>>,
+    beyond: Beyond<'o>,
     flights: VecDeque<Flight<C::Outcome>>,
     spare: Vec<C::Outcome>,
     /// Name of the weights.
@@ -93,13 +106,14 @@ pub(super) fn generate<C: Card>(
     slots: usize,
     requests: &[Request],
     results: Unfinished,
+    beyond: Beyond,
     mut progress: impl FnMut(usize),
 ) -> Result<(Completions, Stats), Interrupted> {
     let started = Instant::now();
     if results.iter().all(Option::is_some) {
         return Ok((results.into_iter().flatten().collect(), Stats::default()));
     }
-    let mut batch = match Batch::new(fused, adapter, slots, requests, results) {
+    let mut batch = match Batch::new(fused, adapter, slots, requests, results, beyond) {
         Ok(batch) => batch,
         Err((error, results)) => {
             let message = error.to_string();
@@ -160,13 +174,14 @@ fn longest(request: &Request) -> usize {
     request.prompt.len() + request.max_new_tokens - 1
 }
 
-impl<'a, C: Card> Batch<'a, C> {
+impl<'a, 'o, C: Card> Batch<'a, 'o, C> {
     fn new(
         fused: &'a mut C,
         adapter: Option<&Adapter>,
         slots: usize,
         requests: &'a [Request],
         mut results: Unfinished,
+        beyond: Beyond<'o>,
     ) -> Result<Self, (GpuError, Unfinished)> {
         let slots = slots.min(MOST_ROWS);
         let open = |results: &Unfinished| -> Vec<usize> {
@@ -212,7 +227,13 @@ impl<'a, C: Card> Batch<'a, C> {
             Ok(reserved) => reserved,
             Err(error) => return Err((error, results)),
         };
-        let waiting = open(&results).into_iter().map(Running::new).collect();
+        // Texts that may become the longest come first, or some would be written alone in the end; equals keep their order.
+        let mut order = open(&results);
+        order.sort_by_key(|&i| Reverse(requests[i].max_new_tokens));
+        let waiting = order
+            .into_iter()
+            .map(|i| Running::new(i, &requests[i]))
+            .collect();
         // Under the deterministic mode each prompt is computed alone, so that nothing depends on the others.
         let exact = is_deterministic();
         Ok(Self {
@@ -221,6 +242,7 @@ impl<'a, C: Card> Batch<'a, C> {
             results,
             waiting,
             slots: (0..slots).map(|_| None).collect(),
+            beyond,
             flights: VecDeque::new(),
             spare: Vec::new(),
             weights,
@@ -238,24 +260,29 @@ impl<'a, C: Card> Batch<'a, C> {
     fn run(&mut self, progress: &mut impl FnMut(usize)) -> Result<(), Stop> {
         loop {
             check().map_err(Stop::Interrupted)?;
+            self.welcome(false, progress)?;
             let before = self.waiting.len();
             self.admit(progress)?;
-            if self.occupied() == 0 && self.flights.is_empty() {
-                if self.waiting.is_empty() {
+            if self.at_work() == 0 && self.flights.is_empty() {
+                if self.waiting.is_empty() && self.occupied() == 0 {
                     return Ok(());
                 }
-                // What was admitted may have ended at once.
+                // What was admitted may have ended or halted at once.
                 if self.waiting.len() < before {
+                    continue;
+                }
+                if self.occupied() > 0 {
+                    self.welcome(true, progress)?;
                     continue;
                 }
                 let why = "a text found no pages although nothing else is under way";
                 return Err(Stop::Device(GpuError::Unsupported(why.into())));
             }
-            if self.occupied() > 0 {
+            if self.at_work() > 0 {
                 self.launch(progress)?;
             }
             // One step stays under way while the host works.
-            let ahead = usize::from(self.occupied() > 0);
+            let ahead = usize::from(self.at_work() > 0);
             while self.flights.len() > ahead {
                 self.land(progress)?;
             }
@@ -266,10 +293,27 @@ impl<'a, C: Card> Batch<'a, C> {
         self.slots.iter().flatten().count()
     }
 
+    /// Texts in slots that are not parked.
+    fn at_work(&self) -> usize {
+        self.slots.iter().flatten().filter(|s| !s.parked).count()
+    }
+
+    /// Pages that are left to the texts in slots when another one is let in: none where all are parked, since nothing
+    /// would be computed then.
+    fn left_to_others(&self) -> usize {
+        match self.at_work() {
+            0 => 0,
+            _ => self.occupied(),
+        }
+    }
+
     /// Let waiting requests into free slots.
     fn admit(&mut self, progress: &mut impl FnMut(usize)) -> Result<(), Stop> {
         // Small prefills cost nearly as much as large ones, so a few slots are let stand empty for a while.
-        let mut enough = self.waiting.len().min(self.slots.len() / 16).max(1);
+        let mut enough = match self.at_work() {
+            0 => 1,
+            _ => self.waiting.len().min(self.slots.len() / 16).max(1),
+        };
         self.readmit()?;
         loop {
             let free: Vec<usize> = (0..self.slots.len())
@@ -286,7 +330,7 @@ impl<'a, C: Card> Batch<'a, C> {
                 };
                 let text: Vec<u32> = self.requests[next.index].prompt.clone();
                 // Room for growth too, as long as others are running.
-                let reserve = match self.occupied() {
+                let reserve = match self.left_to_others() {
                     0 => 0,
                     others => others + 1,
                 };
@@ -309,6 +353,8 @@ impl<'a, C: Card> Batch<'a, C> {
                 self.slots[slot] = Some(Sequence {
                     running,
                     turn: self.turn,
+                    age: self.turn,
+                    parked: false,
                     pages,
                     fed: text.len(),
                 });

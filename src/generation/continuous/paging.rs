@@ -1,12 +1,11 @@
 //! Pages of the sequences: shared beginnings, growth, and who gives way when there are none left.
 
 use super::card::Card;
-use super::flight::{draw, uniforms};
 use super::{Batch, Sequence, Stop, longest, pages_for};
 use crate::model::fused::PAGE;
 use crate::model::fused::pages::keys;
 
-impl<C: Card> Batch<'_, C> {
+impl<C: Card> Batch<'_, '_, C> {
     /// Pages for a text that is to be computed, and how many of its tokens are there. The full pages are named at once:
     /// whoever shares them is computed after this text, or together with it.
     pub(super) fn pages_of(&mut self, text: &[u32], reserve: usize) -> Option<(Vec<u32>, usize)> {
@@ -62,14 +61,14 @@ impl<C: Card> Batch<'_, C> {
             && let Some(saved) = &next.saved
         {
             let request = &self.requests[next.index];
-            let fed = request.prompt.len() + next.tokens.len() - 1;
+            let fed = request.prompt.len() + next.decided() - 1;
             let saved = saved.shallow_clone();
             let needed = pages_for(fed + 1);
-            let others = self.slots.iter().flatten().count();
+            let others = self.left_to_others();
             let Some(pool) = self.fused.pool() else {
                 return Ok(());
             };
-            if pool.free() < needed + others && others > 0 {
+            if pool.free() < needed + others {
                 return Ok(());
             }
             let pages: Vec<u32> = (0..needed).filter_map(|_| pool.take()).collect();
@@ -77,14 +76,14 @@ impl<C: Card> Batch<'_, C> {
                 return Ok(());
             };
             running.saved = None;
-            let newest = running.tokens.last().copied().unwrap_or(0);
-            let made = running.tokens.len();
             let used = saved.size()[2] as usize;
             self.turn += 1;
             // In its slot first: whatever fails, its pages are found there.
             self.slots[slot] = Some(Sequence {
                 running,
                 turn: self.turn,
+                age: self.turn,
+                parked: false,
                 pages: pages.clone(),
                 fed,
             });
@@ -96,8 +95,7 @@ impl<C: Card> Batch<'_, C> {
                 .map(|(at, &page)| [slot as i32, at as i32, page as i32])
                 .collect();
             self.fused.set_pages(&changes)?;
-            self.fused
-                .resume(slot, fed, made, newest, draw(request), &uniforms(request))?;
+            self.resume(&[slot])?;
         }
         Ok(())
     }
@@ -108,7 +106,9 @@ impl<C: Card> Batch<'_, C> {
         let mut slot = 0;
         while slot < self.slots.len() {
             let lacking = self.slots[slot].as_ref().is_some_and(|s| {
-                s.pages.len() <= s.fed / PAGE && s.fed < longest(&self.requests[s.running.index])
+                !s.parked
+                    && s.pages.len() <= s.fed / PAGE
+                    && s.fed < longest(&self.requests[s.running.index])
             });
             if !lacking {
                 slot += 1;
@@ -134,10 +134,10 @@ impl<C: Card> Batch<'_, C> {
         Ok(self.fused.set_pages(&changes)?)
     }
 
-    /// The youngest sequence gives its pages back and waits.
+    /// The youngest sequence at work gives its pages back and waits.
     pub(super) fn preempt(&mut self) -> Result<(), Stop> {
         let youngest = (0..self.slots.len())
-            .filter_map(|slot| Some((self.slots[slot].as_ref()?.turn, slot)))
+            .filter_map(|slot| Some((self.slots[slot].as_ref().filter(|s| !s.parked)?.age, slot)))
             .max();
         if let Some((_, slot)) = youngest
             && let Some(sequence) = &self.slots[slot]
@@ -160,14 +160,11 @@ impl<C: Card> Batch<'_, C> {
     pub(super) fn release(&mut self, sequence: &Sequence, finished: bool) {
         let text: Vec<u32> = match finished && self.share {
             true => {
-                let request = &self.requests[sequence.running.index];
-                let all = request
-                    .prompt
-                    .iter()
-                    .chain(&sequence.running.tokens)
-                    .copied();
-                // The last token was never fed.
-                all.take(request.prompt.len() + sequence.running.tokens.len() - 1)
+                let (request, running) =
+                    (&self.requests[sequence.running.index], &sequence.running);
+                let all = request.prompt.iter().chain(&running.tokens).copied();
+                // The last token was never fed, nor was what was put in last, if the text ended with it.
+                all.take(request.prompt.len() + running.decided() - 1)
                     .collect()
             }
             false => Vec::new(),

@@ -1,281 +1,34 @@
 //! The scheduler on a card that computes nothing but a digest of what its pages hold: whatever is admitted, shared,
-//! preempted and readmitted, each text is the one that its own tokens lead to, and no page is lost.
+//! preempted and readmitted, parked and answered, each text is the one that its own tokens lead to, and no page is lost.
 
-use std::cell::RefCell;
+mod paper;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use tch::Tensor;
+use rand::Rng;
 
-use super::card::Card;
 use super::generate;
 use crate::generation::engine::{Completion, Finish, Halt, Request};
+use crate::generation::outside::Beyond;
 use crate::generation::sampling::Sampling;
-use crate::model::Adapter;
-use crate::model::fused::pages::PagePool;
-use crate::model::fused::{Draw, MOST_ROWS, PAGE, Prompt};
-use crate::runtime::gpu::GpuError;
-
-/// Tokens of the made-up language.
-const WORDS: u32 = 11;
-/// No token.
-const BLANK: u32 = u32::MAX;
-
-/// What follows a text: any function of all of it will do.
-fn next(text: &[u32]) -> u32 {
-    let digest = text.iter().fold(0xcbf2_9ce4_8422_2325u64, |digest, token| {
-        (digest ^ u64::from(*token))
-            .wrapping_mul(0x0100_0000_01b3)
-            .rotate_left(7)
-    });
-    (digest >> 20) as u32 % WORDS
-}
-
-#[derive(Clone, Default)]
-struct Slot {
-    active: bool,
-    length: usize,
-    made: usize,
-    token: u32,
-    limit: usize,
-    stops: Vec<i32>,
-    table: Vec<u32>,
-}
-
-#[derive(Default)]
-struct Memory {
-    slots: Vec<Slot>,
-    /// What each page holds.
-    pages: Vec<[u32; PAGE]>,
-    rows: Vec<i32>,
-    outcome: Vec<(u32, f32, i32)>,
-}
-
-impl Memory {
-    /// Draw the next token of a slot whose pages hold its text; its outcome.
-    fn draw(&mut self, slot: usize) -> (u32, f32, i32) {
-        let length = self.slots[slot].length + 1;
-        let table = self.slots[slot].table.clone();
-        let text: Vec<u32> = (0..length)
-            .map(|at| self.pages[table[at / PAGE] as usize][at % PAGE])
-            .collect();
-        assert!(
-            !text.contains(&BLANK),
-            "a page was read before it was written"
-        );
-        let slot = &mut self.slots[slot];
-        slot.token = next(&text);
-        slot.length = length;
-        slot.made += 1;
-        let status = if slot.stops.contains(&(slot.token as i32)) {
-            1
-        } else {
-            2 * i32::from(slot.made >= slot.limit)
-        };
-        slot.active = status == 0;
-        (slot.token, 0.0, status)
-    }
-}
-
-/// A card with so many pages at most.
-struct Paper {
-    limit: usize,
-    pool: Option<PagePool>,
-    memory: RefCell<Memory>,
-}
-
-impl Paper {
-    fn new(limit: usize) -> Self {
-        let memory = Memory {
-            slots: vec![Slot::default(); MOST_ROWS],
-            ..Memory::default()
-        };
-        Self {
-            limit,
-            pool: None,
-            memory: RefCell::new(memory),
-        }
-    }
-}
-
-impl Card for Paper {
-    type Outcome = Vec<(u32, f32, i32)>;
-
-    fn set_adapter(&mut self, _: Option<&Adapter>) -> Result<[f64; 2], GpuError> {
-        Ok([1.0, 2.0])
-    }
-
-    fn page_bytes(&self) -> usize {
-        1
-    }
-
-    fn suffices(&self, pages: usize, _: usize, _: usize) -> bool {
-        self.pool.as_ref().is_some_and(|pool| pool.len() >= pages)
-    }
-
-    fn room(&self) -> Result<usize, GpuError> {
-        Ok(self.limit)
-    }
-
-    fn reserve(
-        &mut self,
-        pages: usize,
-        least: usize,
-        longest: usize,
-        new: usize,
-    ) -> Result<usize, GpuError> {
-        if !self.suffices(pages.min(self.limit), longest, new) {
-            let pages = pages.min(self.limit).max(least);
-            self.pool = Some(PagePool::new(pages));
-            self.memory.borrow_mut().pages = vec![[BLANK; PAGE]; pages];
-        }
-        Ok(self.pool.as_ref().map_or(0, PagePool::len))
-    }
-
-    fn pool(&mut self) -> Option<&mut PagePool> {
-        self.pool.as_mut()
-    }
-
-    fn start(
-        &self,
-        slot: usize,
-        length: usize,
-        made: usize,
-        draw: Draw,
-        _: &[f64],
-    ) -> Result<(), GpuError> {
-        let slot = &mut self.memory.borrow_mut().slots[slot];
-        assert!(!slot.active, "a slot is given to two texts");
-        *slot = Slot {
-            active: true,
-            length: length - 1,
-            made,
-            token: BLANK,
-            limit: draw.limit as usize,
-            stops: draw.stops.to_vec(),
-            table: std::mem::take(&mut slot.table),
-        };
-        Ok(())
-    }
-
-    fn resume(
-        &self,
-        slot: usize,
-        length: usize,
-        made: usize,
-        token: u32,
-        draw: Draw,
-        uniforms: &[f64],
-    ) -> Result<(), GpuError> {
-        self.start(slot, length + 1, made, draw, uniforms)?;
-        self.memory.borrow_mut().slots[slot].token = token;
-        Ok(())
-    }
-
-    fn stop(&self, slot: usize) -> Result<(), GpuError> {
-        self.memory.borrow_mut().slots[slot].active = false;
-        Ok(())
-    }
-
-    fn set_pages(&self, changes: &[[i32; 3]]) -> Result<(), GpuError> {
-        let mut memory = self.memory.borrow_mut();
-        for &[slot, at, page] in changes {
-            let table = &mut memory.slots[slot as usize].table;
-            table.resize(table.len().max(at as usize + 1), 0);
-            table[at as usize] = page as u32;
-        }
-        Ok(())
-    }
-
-    fn set_rows(&self, rows: &[i32]) -> Result<(), GpuError> {
-        self.memory.borrow_mut().rows = rows.to_vec();
-        Ok(())
-    }
-
-    fn prefill(&mut self, prompts: &[Prompt]) -> Result<(), GpuError> {
-        let mut memory = self.memory.borrow_mut();
-        let mut outcome = vec![];
-        for prompt in prompts {
-            assert!(prompt.cached < prompt.tokens.len());
-            for (at, &token) in prompt.tokens.iter().enumerate() {
-                let cell = &mut memory.pages[prompt.pages[at / PAGE] as usize][at % PAGE];
-                match at < prompt.cached {
-                    true => assert_eq!(*cell, token, "a shared page holds another text"),
-                    false => *cell = token,
-                }
-            }
-            outcome.push(memory.draw(prompt.slot));
-        }
-        memory.outcome = outcome;
-        Ok(())
-    }
-
-    fn step(&mut self, rows: usize) -> Result<(), GpuError> {
-        let mut memory = self.memory.borrow_mut();
-        let mut outcome = vec![];
-        for at in 0..rows {
-            let row = memory.rows[at];
-            let slot = memory.slots[row as usize].clone();
-            if !slot.active {
-                outcome.push((0, 0.0, -1));
-                continue;
-            }
-            let page = slot.table[slot.length / PAGE] as usize;
-            memory.pages[page][slot.length % PAGE] = slot.token;
-            outcome.push(memory.draw(row as usize));
-        }
-        memory.outcome = outcome;
-        Ok(())
-    }
-
-    fn save_pages(&self, pages: &[u32]) -> Result<Tensor, GpuError> {
-        let memory = self.memory.borrow();
-        let held = pages.iter().flat_map(|&page| memory.pages[page as usize]);
-        let numbers: Vec<i64> = held.map(i64::from).collect();
-        Ok(Tensor::from_slice(&numbers).reshape([1, 1, pages.len() as i64, PAGE as i64]))
-    }
-
-    fn restore_pages(&self, pages: &[u32], saved: &Tensor) -> Result<(), GpuError> {
-        let numbers = Vec::<i64>::try_from(saved.flatten(0, -1))?;
-        assert_eq!(
-            numbers.len(),
-            pages.len() * PAGE,
-            "not all that was saved is put back"
-        );
-        let mut memory = self.memory.borrow_mut();
-        for (&page, held) in pages.iter().zip(numbers.chunks_exact(PAGE)) {
-            for (cell, &number) in memory.pages[page as usize].iter_mut().zip(held) {
-                *cell = number as u32;
-            }
-        }
-        Ok(())
-    }
-
-    fn outcome() -> Result<Self::Outcome, GpuError> {
-        Ok(vec![])
-    }
-
-    fn fetch(&self, into: &mut Self::Outcome) -> Result<(), GpuError> {
-        *into = self.memory.borrow().outcome.clone();
-        Ok(())
-    }
-
-    fn wait(outcome: &Self::Outcome, rows: usize) -> Result<Vec<(u32, f32, i32)>, GpuError> {
-        Ok(outcome.iter().take(rows).copied().collect())
-    }
-}
+use crate::generation::script::{Answer, Script, after, in_turns};
+use crate::model::fused::PAGE;
+use crate::runtime::seed::stream;
+use paper::{Paper, WORDS, next};
 
 /// A text alone, token by token, without pages.
 fn alone(request: &Request) -> Completion {
     let mut text = request.prompt.clone();
     let mut tokens = vec![];
     let finish = loop {
-        let token = next(&text);
+        let draw = || stream(request.seed, &format!("token/{}", tokens.len())).random();
+        let token = next(&text, (request.sampling.temperature > 0.0).then(draw));
         tokens.push(token);
         text.push(token);
         if request.stop.contains(&token) {
             break Finish::Stop;
-        } else if tokens.ends_with(&[3, 4]) && request.halt.is_some() {
+        } else if request.halt.as_ref().is_some_and(|h| h.ends(&tokens)) {
             break Finish::Halt;
         } else if tokens.len() >= request.max_new_tokens {
             break Finish::Length;
@@ -303,32 +56,91 @@ fn request() -> impl Strategy<Value = Request> {
         1usize..70,
         prop::collection::vec(0..WORDS, 0..2),
         any::<bool>(),
+        any::<bool>(),
+        any::<u64>(),
     )
-        .prop_map(|(prompt, max_new_tokens, stop, halts)| Request {
-            prompt,
-            max_new_tokens,
-            sampling: Sampling {
-                temperature: 0.0,
-                top_k: 0,
-                top_p: 1.0,
-                min_p: 0.0,
+        .prop_map(
+            |(prompt, max_new_tokens, stop, halts, greedy, seed)| Request {
+                prompt,
+                max_new_tokens,
+                sampling: sampling(greedy),
+                stop,
+                halt: halts.then(|| Halt::new(|tokens| tokens.ends_with(&[3, 4]))),
+                seed,
             },
-            stop,
-            halt: halts.then(|| Halt::new(|tokens| tokens.ends_with(&[3, 4]))),
-            seed: 1,
-        })
+        )
+}
+
+fn sampling(greedy: bool) -> Sampling {
+    Sampling {
+        temperature: if greedy { 0.0 } else { 1.0 },
+        ..Sampling::default()
+    }
+}
+
+/// A request that halts, or not, and what it is answered.
+fn asking() -> impl Strategy<Value = (Request, Vec<Answer>)> {
+    let halts = || prop::option::weighted(0.8, 1usize..12);
+    let answer = (
+        prop::collection::vec(0..WORDS, 0..40),
+        halts(),
+        any::<u64>(),
+    );
+    let answer = answer.prop_map(|(inserted, halts_after, seed)| Answer {
+        inserted,
+        halts_after,
+        seed,
+    });
+    (request(), halts(), prop::collection::vec(answer, 0..4)).prop_map(
+        |(request, halts_after, answers)| {
+            let halt = halts_after.map(after);
+            (Request { halt, ..request }, answers)
+        },
+    )
 }
 
 /// All requests on a card; every text is the one it would be alone. Gives how many gave way.
 fn hold(card: &mut Paper, slots: usize, requests: &[Request]) -> Result<usize, TestCaseError> {
+    let beyond = Beyond::new(None, WORDS);
+    let expected: Vec<Completion> = requests.iter().map(alone).collect();
+    compare(card, slots, requests, beyond, &expected)
+}
+
+/// The same of requests that are answered when they halt.
+fn hold_answered(
+    card: &mut Paper,
+    slots: usize,
+    requests: &[Request],
+    answers: &[Vec<Answer>],
+    looks: &[usize],
+) -> Result<usize, TestCaseError> {
+    let expected = in_turns(requests, answers, |part| part.iter().map(alone).collect());
+    let mut script = Script::new(answers, looks);
+    let beyond = Beyond::new(Some(&mut script), WORDS);
+    let preempted = compare(card, slots, requests, beyond, &expected)?;
+    for (index, halted) in &script.told {
+        let text = &expected[*index].tokens;
+        prop_assert!(text.starts_with(&halted.tokens), "told of another text");
+        prop_assert_eq!(halted.tokens.len(), halted.logprobs.len());
+    }
+    Ok(preempted)
+}
+
+fn compare(
+    card: &mut Paper,
+    slots: usize,
+    requests: &[Request],
+    beyond: Beyond,
+    expected: &[Completion],
+) -> Result<usize, TestCaseError> {
     let mut done = 0;
     let open = requests.iter().map(|_| None).collect();
-    let (results, stats) = generate(card, None, slots, requests, open, |n| done += n)
+    let (results, stats) = generate(card, None, slots, requests, open, beyond, |n| done += n)
         .map_err(|e| TestCaseError::fail(e.to_string()))?;
     let mut refused = 0;
-    for (request, result) in requests.iter().zip(results) {
+    for ((request, expected), result) in requests.iter().zip(expected).zip(results) {
         match result {
-            Ok(completion) => prop_assert_eq!(completion, alone(request)),
+            Ok(completion) => prop_assert_eq!(&completion, expected),
             Err(error) => {
                 // Only what could never have all its pages.
                 let needed = (request.prompt.len() + request.max_new_tokens - 1).div_ceil(PAGE);
@@ -364,6 +176,20 @@ proptest! {
             hold(&mut card, slots, &requests)?;
         }
     }
+
+    #[test]
+    fn whenever_answers_come_each_text_is_its_own(
+        calls in prop::collection::vec(prop::collection::vec(asking(), 1..24), 1..3),
+        looks in prop::collection::vec(0usize..30, 1..20),
+        slots in 1usize..9,
+        limit in 4usize..60,
+    ) {
+        let mut card = Paper::new(limit);
+        for asked in calls {
+            let (requests, answers): (Vec<Request>, Vec<Vec<Answer>>) = asked.into_iter().unzip();
+            hold_answered(&mut card, slots, &requests, &answers, &looks)?;
+        }
+    }
 }
 
 #[test]
@@ -372,12 +198,7 @@ fn texts_give_way_where_pages_run_out() {
         .map(|i| Request {
             prompt: vec![i; 20],
             max_new_tokens: 60,
-            sampling: Sampling {
-                temperature: 0.0,
-                top_k: 0,
-                top_p: 1.0,
-                min_p: 0.0,
-            },
+            sampling: sampling(true),
             stop: vec![],
             halt: None,
             seed: 1,
@@ -392,4 +213,73 @@ fn texts_give_way_where_pages_run_out() {
         texts.len(),
         "the language tells texts apart"
     );
+}
+
+/// Texts of 20 tokens, one drawn, 40 put in, ten drawn: five pages each in the end.
+fn answered(count: u32) -> (Vec<Request>, Vec<Vec<Answer>>) {
+    let one = |i: u32| {
+        let request = Request {
+            prompt: vec![i; 20],
+            max_new_tokens: 51,
+            sampling: sampling(i % 2 == 0),
+            stop: vec![],
+            halt: Some(after(1)),
+            seed: u64::from(i),
+        };
+        let answer = Answer {
+            inserted: (0..40).map(|at| (at + i) % WORDS).collect(),
+            halts_after: None,
+            seed: 7,
+        };
+        (request, vec![answer])
+    };
+    (0..count).map(one).unzip()
+}
+
+#[test]
+fn texts_give_way_in_the_midst_of_what_was_put_in() {
+    let (requests, answers) = answered(6);
+    let mut card = Paper::new(12);
+    hold_answered(&mut card, 6, &requests, &answers, &[0]).expect("all as they would be alone");
+    let midst = card.memory.borrow().in_the_midst;
+    assert!(midst > 0, "none gave way there");
+}
+
+#[test]
+fn what_was_put_in_and_never_read_is_nobodys_beginning() {
+    let (mut requests, answers) = answered(2);
+    // What is put in reaches the limit of the first text.
+    requests[0].max_new_tokens = 41;
+    let texts = in_turns(&requests, &answers, |part| part.iter().map(alone).collect());
+    assert_eq!(texts[0].finish, Finish::Length);
+    let mut card = Paper::new(40);
+    // A long text first, so that there are pages for all that follow, and none is made anew.
+    let long = Request {
+        max_new_tokens: 600,
+        halt: None,
+        ..requests[1].clone()
+    };
+    hold(&mut card, 1, &[long]).expect("as it would be alone");
+    hold_answered(&mut card, 2, &requests, &answers, &[0]).expect("all as they would be alone");
+    // Both texts again, each as the beginning of a prompt.
+    let later: Vec<Request> = (requests.iter().zip(&texts))
+        .map(|(request, text)| Request {
+            prompt: [&request.prompt[..], &text.tokens, &[1, 2]].concat(),
+            halt: None,
+            ..request.clone()
+        })
+        .collect();
+    hold(&mut card, 2, &later).expect("all as they would be alone");
+}
+
+#[test]
+fn one_that_finds_no_page_beside_parked_texts_waits_for_them() {
+    let (mut requests, mut answers) = answered(4);
+    // The first never halts, and needs a page in the end that parked texts hold.
+    requests[0].halt = None;
+    answers[0].clear();
+    let mut card = Paper::new(6);
+    let gave_way = hold_answered(&mut card, 4, &requests, &answers, &[200])
+        .expect("all as they would be alone");
+    assert!(gave_way > 0, "pages sufficed");
 }

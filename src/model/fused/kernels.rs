@@ -177,7 +177,7 @@ pub struct Draw {
     pub top_p: f64,
     /// Least weight relative to the likeliest.
     pub min_p: f64,
-    /// Address of the slot's uniform numbers.
+    /// Address of the slot's numbers, one for each token: uniform ones, or the token itself where it is forced.
     pub uniforms: u64,
     /// 0 keeps all.
     pub top_k: i32,
@@ -185,6 +185,10 @@ pub struct Draw {
     pub limit: i32,
     /// Tokens that end the text; −1 where there are fewer.
     pub stops: [i32; 8],
+    /// From this token on they are forced: known beforehand, so that nothing is drawn, and none of them stops the text.
+    pub forced_from: i32,
+    /// The first that is not.
+    pub forced_until: i32,
 }
 
 impl Kernels {

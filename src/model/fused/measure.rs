@@ -191,6 +191,8 @@ impl Fused {
                 top_k: 0,
                 limit: i32::MAX,
                 stops: [-1; 8],
+                forced_from: 0,
+                forced_until: 0,
             };
             self.resume(slot, context, 0, 1, draw, &[0.5; 256])?;
         }

@@ -2,7 +2,8 @@
 //
 // Temperature, top-k, top-p, min-p, in this order, as the plain sampler applies them; among equal logits lower ids come
 // first. The draw goes through the kept tokens in the order of their ids, by a uniform number that the host has made
-// from the request's own stream. Weights are f32, their sums f64 in a fixed order.
+// from the request's own stream. Weights are f32, their sums f64 in a fixed order. A forced token is known beforehand and
+// only fed: it is no draw, and no stop token.
 
 #define THREADS 1024
 #define TILE_TOKENS 256  // a warp's eight tokens a lane
@@ -10,9 +11,10 @@
 
 struct Draw {  // a slot's settings
     double temperature, top_p, min_p;
-    const double* uniforms;  // one for each token to come
+    const double* uniforms;  // one for each token to come; where it is forced, its id
     int top_k, limit;        // most tokens
     int stops[8];            // -1 where there are fewer
+    int forced_from, forced_until;
 };
 
 // A number that orders as the logit does, 16 bits.
@@ -124,7 +126,8 @@ sample(const u16* logits, const int* slots, int* active, int* length, int* made,
         return;
     }
     Kept kept = {top, factor, 0.f, 0, VOCAB};
-    const bool draw = d.temperature > 0.0, filter = draw && (d.top_k > 0 || d.top_p < 1.0 || d.min_p > 0.0);
+    const bool forced = step >= d.forced_from && step < d.forced_until;
+    const bool draw = d.temperature > 0.0 && !forced, filter = draw && (d.top_k > 0 || d.top_p < 1.0 || d.min_p > 0.0);
     double part = 0.0;
     for (int tile = thread; tile < TILES; tile += THREADS) {
         sums[tile] = tile_top[tile] > -1.f / 0.f ? sums[tile] * exp2f((tile_top[tile] - top) * factor) : 0.0;
@@ -223,7 +226,7 @@ sample(const u16* logits, const int* slots, int* active, int* length, int* made,
         }
         __syncthreads();
     }
-    int chosen = best;
+    int chosen = forced ? (int)d.uniforms[step] : best;
     if (draw) {
         // The tile in which the running sum passes the target; a warp looks at 32 tiles at once.
         if (warp == 0) {
@@ -283,7 +286,7 @@ sample(const u16* logits, const int* slots, int* active, int* length, int* made,
     if (thread == 0) {
         int status = step + 1 >= d.limit ? 2 : 0;
         for (int i = 0; i < 8; i++)
-            if (d.stops[i] == chosen) status = 1;
+            if (d.stops[i] == chosen && !forced) status = 1;
         out_token[row] = chosen;
         out_logprob[row] = (float)((double)(widen(mine[chosen]) - top) / temperature - log(total));
         out_status[row] = status;
