@@ -253,8 +253,13 @@ fn a_run_told_to_stop_says_so_and_goes_on_with_the_same_bytes() {
     let stages = ["train-dpo", "train-grpo", "evaluate-base"];
     let mut arguments = RUN.to_vec();
     arguments.extend(stages.iter().flat_map(|stage| ["--only", stage]));
-    let stop = |aim: &Aim, signal: i32| -> bool {
+    // Whether the stage is open afterwards; nothing where the run was through before the signal came, as it may be where
+    // the machine has become faster than it was for the reference.
+    let stop = |aim: &Aim, signal: i32| -> Option<bool> {
         let (_, ended) = aim.strike(folder.path(), &arguments, signal);
+        if ended.code == Some(0) {
+            return None;
+        }
         assert_eq!(ended.code, Some(EXIT_CODE), "{aim:?}: {}", ended.err);
         let last = ended.err.lines().last().unwrap_or_default();
         assert_eq!(
@@ -262,11 +267,11 @@ fn a_run_told_to_stop_says_so_and_goes_on_with_the_same_bytes() {
             "interrupted; the finished work is saved, run the same command again to go on"
         );
         assert!(ended.out.contains("interrupted"), "{}", ended.out);
-        is_open(&run, aim.stage)
+        Some(is_open(&run, aim.stage))
     };
     let mut random = stream(1, "stop/train-dpo");
     let aim = Aim::draw(("train-dpo", 3), 1, reference, 0.0..0.5, &mut random);
-    assert!(stop(&aim, libc::SIGINT), "{aim:?}");
+    assert_eq!(stop(&aim, libc::SIGINT), Some(true), "{aim:?}");
     // Between sampling a GRPO step and its update, the rollouts are saved with the checkpoint.
     let mut with_rollouts = 0;
     for attempt in 0.. {
@@ -286,7 +291,7 @@ fn a_run_told_to_stop_says_so_and_goes_on_with_the_same_bytes() {
             0.25..0.7,
             &mut random,
         );
-        if !stop(&aim, libc::SIGTERM) {
+        if stop(&aim, libc::SIGTERM) != Some(true) {
             continue;
         }
         let stage = folder_of(&run, "train-grpo").expect("a folder");
@@ -299,9 +304,17 @@ fn a_run_told_to_stop_says_so_and_goes_on_with_the_same_bytes() {
         }
     }
     assert_eq!(with_rollouts, 1);
-    let mut random = stream(1, "stop/evaluate-base");
-    let aim = Aim::draw(("evaluate-base", 1), 0, reference, 0.0..0.4, &mut random);
-    stop(&aim, libc::SIGTERM);
+    for attempt in 0.. {
+        assert!(attempt < 20, "never stopped in an evaluation");
+        let mut random = stream(1, &format!("stop/evaluate-base/{attempt}"));
+        let until = 0.4 / f64::from(attempt + 1);
+        let aim = Aim::draw(("evaluate-base", 1), 0, reference, 0.0..until, &mut random);
+        if stop(&aim, libc::SIGTERM).is_some() {
+            break;
+        }
+        let stage = folder_of(&run, "evaluate-base").expect("a folder");
+        fs::remove_dir_all(stage).expect("a folder of ours");
+    }
     let last = call(folder.path(), &arguments);
     assert_eq!(last.code, Some(0), "{}", last.err);
     assert_same(&results(&run, &stages), &results(&reference.run(), &stages));

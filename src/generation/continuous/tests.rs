@@ -221,7 +221,7 @@ fn answered(count: u32) -> (Vec<Request>, Vec<Vec<Answer>>) {
         let request = Request {
             prompt: vec![i; 20],
             max_new_tokens: 51,
-            sampling: sampling(i % 2 == 0),
+            sampling: sampling(i.is_multiple_of(2)),
             stop: vec![],
             halt: Some(after(1)),
             seed: u64::from(i),

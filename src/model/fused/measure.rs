@@ -8,6 +8,9 @@ use super::source::Product;
 use super::{Draw, Fused, PAGE};
 use crate::runtime::gpu::{GpuError, Graph, TensorMap};
 
+/// Launches a product with a matrix, and with what rides along.
+type Launch<'a> = dyn FnMut(&Matrix, Option<&Low>) -> Result<(), GpuError> + 'a;
+
 /// The joint projections and the head, in words.
 const NAMES: [&str; 5] = ["q k v", "o", "gate up", "down", "head"];
 
@@ -218,11 +221,7 @@ impl Fused {
     }
 
     /// One matrix of every layer, or the head.
-    fn each(
-        &self,
-        which: usize,
-        body: &mut dyn FnMut(&Matrix, Option<&Low>) -> Result<(), GpuError>,
-    ) -> Result<(), GpuError> {
+    fn each(&self, which: usize, body: &mut Launch) -> Result<(), GpuError> {
         if which == 4 {
             return body(&self.head, None);
         }
