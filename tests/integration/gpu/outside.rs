@@ -93,9 +93,9 @@ fn texts_that_go_on_are_the_same_alone_in_a_batch_and_after_giving_way() {
         assert!(told.len() > 40);
         assert_eq!(run(0..60, 256, &[0]).0, together, "{name}: at once");
         assert_eq!(run(0..60, 5, &looks(9)).0, together, "{name}: five slots");
-        for index in 0..8 {
+        for (index, text) in together.iter().enumerate().take(8) {
             let alone = run(index..index + 1, 1, &[0]).0;
-            assert_eq!(alone[0], together[index], "{name}: alone");
+            assert_eq!(&alone[0], text, "{name}: alone");
         }
         // As many pages as the longest text needs, and a few more.
         let least = requests
