@@ -13,7 +13,7 @@ pub struct Norm<'a> {
     pub out: &'a Tensor,
 }
 
-/// What [`Kernels::rotate`] reads and writes beside the projection.
+/// What `Kernels::rotate` reads and writes beside the projection.
 #[derive(Debug, Clone, Copy)]
 pub struct Rotation<'a> {
     /// Weights of the norms on each head.
