@@ -70,6 +70,33 @@ impl Fused {
         )
     }
 
+    /// What rides along with a projection, where there is an adapter.
+    pub(super) fn low(&self, index: usize, joint: usize) -> Option<Low<'_>> {
+        let pair = self.adapter.as_ref()?.pair(index, joint);
+        Some(Low {
+            a: &pair.a,
+            out: &self.ready().buffers.low,
+            wide: pair.is_wide(),
+        })
+    }
+
+    /// What a layer's rotation reads and writes in a step.
+    pub(super) fn rotation(&self, index: usize) -> Rotation<'_> {
+        let state = self.ready();
+        let norms = self.layers[index].qk_norm.as_ref();
+        Rotation {
+            norms: norms.map(|(q, k)| (q, k)),
+            cosines: &self.cosines,
+            sines: &self.sines,
+            position: &state.plan.position,
+            place: &state.plan.place,
+            q: &state.buffers.q,
+            packed: None,
+            key_cache: &state.keys[index],
+            value_cache: &state.values[index],
+        }
+    }
+
     fn layer(
         &self,
         at: At,
@@ -83,11 +110,7 @@ impl Fused {
         let (b, plan) = (&state.buffers, &state.plan);
         let adapter: Option<&Packed> = self.adapter.as_ref();
         let project = |joint: usize, x: &TensorMap| -> Result<Updates, GpuError> {
-            let low = adapter.map(|a| a.pair(index, joint)).map(|pair| Low {
-                a: &pair.a,
-                out: &b.low,
-                wide: pair.is_wide(),
-            });
+            let low = self.low(index, joint);
             k.product(at, rows, &layer.joint[joint], x, &b.y, low.as_ref())?;
             Ok(adapter.map_or_else(Updates::default, |a| {
                 a.updates(index, joint, &b.low, &plan.adapter)
@@ -96,18 +119,7 @@ impl Fused {
         let count = i64::from(rows);
         let updates = project(0, &inputs.x)?;
         let cache = (&state.keys[index], &state.values[index]);
-        let rotation = Rotation {
-            norms: layer.qk_norm.as_ref().map(|(q, k)| (q, k)),
-            cosines: &self.cosines,
-            sines: &self.sines,
-            position: &plan.position,
-            place: &plan.place,
-            q: &b.q,
-            packed: None,
-            key_cache: cache.0,
-            value_cache: cache.1,
-        };
-        k.rotate(at, count, &b.y, &rotation, updates)?;
+        k.rotate(at, count, &b.y, &self.rotation(index), updates)?;
         k.attend(at, &b.q, cache, &state.slots, plan, &b.attended)?;
         let updates = project(1, &inputs.attended)?;
         k.add_and_norm(

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::kernels::{At, Kernels, Low, Matrix, Norm, Rotation, Updates, first_rows};
+use super::kernels::{At, Kernels, Low, Matrix, Norm, Updates, first_rows};
 use super::source::Product;
 use super::{Draw, Fused, PAGE};
 use crate::runtime::gpu::{GpuError, Graph, TensorMap};
@@ -226,13 +226,7 @@ impl Fused {
             return body(&self.head, None);
         }
         for (index, layer) in self.layers.iter().enumerate() {
-            let pair = self.adapter.as_ref().map(|a| a.pair(index, which));
-            let low = pair.map(|pair| Low {
-                a: &pair.a,
-                out: &self.ready().buffers.low,
-                wide: pair.is_wide(),
-            });
-            body(&layer.joint[which], low.as_ref())?;
+            body(&layer.joint[which], self.low(index, which).as_ref())?;
         }
         Ok(())
     }
@@ -260,23 +254,12 @@ impl Fused {
                     a.updates(index, joint, &b.low, &plan.adapter)
                 })
             };
-            let rotation = Rotation {
-                norms: layer.qk_norm.as_ref().map(|(q, k)| (q, k)),
-                cosines: &self.cosines,
-                sines: &self.sines,
-                position: &plan.position,
-                place: &plan.place,
-                q: &b.q,
-                packed: None,
-                key_cache: &state.keys[index],
-                value_cache: &state.values[index],
-            };
             let norm = |weight| Norm {
                 residual: &b.residual,
                 weight,
                 out: &b.x,
             };
-            k.rotate(at, rows, &b.y, &rotation, updates(0))?;
+            k.rotate(at, rows, &b.y, &self.rotation(index), updates(0))?;
             k.add_and_norm(at, rows, &b.y, updates(1), norm(&layer.post_norm))?;
             k.gate(at, rows, &b.y, &b.gated, updates(2))?;
             k.add_and_norm(at, rows, &b.y, updates(3), norm(&layer.input_norm))?;
