@@ -169,22 +169,22 @@ mod tests {
         let model = Decoder::random(&config, Kind::Float, Device::Cpu).expect("memory");
         let requests: Vec<Request> = (0..7)
             .map(|i| Request {
-                // The first two begin alike, so one copies what the other computed.
+                // Two each begin alike and halt together: one copies what the other computed as long as they are alike.
                 prompt: vec![i / 2 + 1; 5 + i as usize / 2],
                 max_new_tokens: 30,
                 sampling: Sampling::default(),
                 stop: vec![],
-                halt: (i != 3).then(|| after(1 + i as usize)),
+                halt: (i != 3).then(|| after(1 + i as usize / 2)),
                 seed: u64::from(i),
             })
             .collect();
         let answer = |i: usize, turn: usize| Answer {
-            inserted: vec![7; (i + 3 * turn) % 8],
+            inserted: vec![7; (i + 3 * turn) % 8 + 20 * (i / 6)],
             halts_after: (i != 5).then_some(2 + turn),
             seed: 100 + (i + turn) as u64,
         };
         let answers: Vec<Vec<Answer>> = (0..7)
-            .map(|i| (0..i % 4).map(|turn| answer(i, turn)).collect())
+            .map(|i| (0..1 + i % 3).map(|turn| answer(i, turn)).collect())
             .collect();
         let run = |requests: &[Request], slots: usize, beyond: Beyond| -> Vec<Completion> {
             let open = requests.iter().map(|_| None).collect();
@@ -194,8 +194,8 @@ mod tests {
         };
         let none = || Beyond::new(None, 60);
         let expected = in_turns(&requests, &answers, |part| run(part, 1, none()));
-        for slots in [1, 3] {
-            let mut script = Script::new(&answers, &[0, 2, 9]);
+        for (slots, looks) in [(1, &[0, 2, 9][..]), (3, &[3, 1]), (7, &[0])] {
+            let mut script = Script::new(&answers, looks);
             let texts = run(&requests, slots, Beyond::new(Some(&mut script), 60));
             for (text, expected) in texts.iter().zip(&expected) {
                 assert_eq!(text.tokens, expected.tokens);

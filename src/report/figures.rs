@@ -489,7 +489,7 @@ mod tests {
                 .collect()
         };
         let (grpo, chain) = (of(&figures[2]), of(&figures[3]));
-        assert_eq!(grpo.len(), 4);
+        assert_eq!((grpo.len(), chain.len()), (4, 4));
         for ((title, style), (other, other_style)) in grpo.iter().zip(&chain) {
             assert_eq!((title, style, other_style), (other, &2, &3));
         }

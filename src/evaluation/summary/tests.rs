@@ -186,7 +186,7 @@ fn the_order_of_rows_changes_nothing_and_a_row_told_twice_is_refused() {
 #[test]
 fn variants_stand_in_the_order_in_which_they_are_trained() {
     let mut rows = vec![];
-    for variant in ["other", "dpo-grpo", "grpo", "base", "dpo"] {
+    for variant in ["another", "dpo-grpo", "grpo", "base", "dpo"] {
         rows.extend(round(variant, 1, |q| q % 2 == 0));
     }
     let order: Vec<String> = summarise(&rows, 1)
@@ -194,5 +194,5 @@ fn variants_stand_in_the_order_in_which_they_are_trained() {
         .into_iter()
         .map(|summary| summary.variant)
         .collect();
-    assert_eq!(order, ["base", "dpo", "grpo", "dpo-grpo", "other"]);
+    assert_eq!(order, ["base", "dpo", "grpo", "dpo-grpo", "another"]);
 }
