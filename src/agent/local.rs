@@ -9,9 +9,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::model::{file_digests, remember_digest, remembered_digest};
+use super::model::{file_digests, identity_of, remember_digest, remembered_digest};
 use crate::artifact::file::{create_folder, parent, sync_file, sync_folder};
-use crate::artifact::{ArtifactError, Digest, digest_bytes, free_space};
+use crate::artifact::{ArtifactError, Digest, free_space};
 use crate::runtime::http::wait;
 use crate::runtime::interrupt::{Interrupted, check};
 
@@ -127,11 +127,7 @@ fn near_in(model: &Path, cache: &Path, patience: Duration) -> Result<PathBuf, Lo
     }
     let files = file_digests(model)?;
     // Equal files have one copy, wherever they lie.
-    let name: String = files
-        .iter()
-        .map(|(file, digest)| format!("{} {digest}\n", name_of(file)))
-        .collect();
-    let folder = cache.join(digest_bytes(name.as_bytes()).short());
+    let folder = cache.join(identity_of(&files).short());
     let mut pieces = vec![];
     for (from, digest) in files {
         let size = fs::metadata(&from).map_err(ArtifactError::io("look at", &from))?;
@@ -294,6 +290,7 @@ fn put(piece: &Piece) -> Result<bool, LocalError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifact::digest_bytes;
 
     /// A model folder of some bytes, and a cache beside it.
     fn model() -> (tempfile::TempDir, PathBuf, PathBuf) {

@@ -327,12 +327,17 @@ fn embedded() -> Result<PathBuf, ModelError> {
 ///
 /// Digests of large files are remembered by path, size, inode and times of change in the user's cache folder.
 pub fn identity(path: &Path) -> Result<String, ModelError> {
+    Ok(identity_of(&file_digests(path)?).to_string())
+}
+
+/// Digest of names and digests: that of equal files is equal, wherever they lie.
+pub(super) fn identity_of(files: &[(PathBuf, Digest)]) -> Digest {
     let mut text = String::new();
-    for (file, digest) in file_digests(path)? {
+    for (file, digest) in files {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         text.push_str(&format!("{name} {digest}\n"));
     }
-    Ok(digest_bytes(text.as_bytes()).to_string())
+    digest_bytes(text.as_bytes())
 }
 
 /// The model's files, in order of their names, with their digests.

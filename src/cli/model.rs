@@ -46,7 +46,16 @@ impl ModelArgs {
         name.unwrap_or(&self.model).to_owned()
     }
 
-    /// The same, to be narrowed to one rank's.
+    /// The same, and the adapter's folder after a `+`.
+    pub fn name_with_adapter(&self) -> String {
+        let folder = self.adapter.as_deref().and_then(Path::file_name);
+        match folder {
+            Some(folder) => format!("{}+{}", self.name(), folder.to_string_lossy()),
+            None => self.name(),
+        }
+    }
+
+    /// Options of the device, to be narrowed to one rank's.
     pub fn device_mut(&mut self) -> &mut DeviceArgs {
         &mut self.device
     }

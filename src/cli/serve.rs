@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -15,7 +15,7 @@ use super::model::ModelArgs;
 use crate::agent::{GenerationConfig, LoadedModel};
 use crate::generation::{Completion, Engine, GenerationError, Request};
 use crate::model::Adapter;
-use crate::runtime::interrupt::check;
+use crate::runtime::interrupt::{Interrupted, is_requested};
 use crate::runtime::seed::derive;
 use crate::text::Message;
 
@@ -35,6 +35,9 @@ pub struct ServeArgs {
     /// Port; 0 takes a free one, which is printed.
     #[arg(long, default_value_t = 8000)]
     port: u16,
+    /// What clients call the model [default: the model's name, with `+` and the adapter folder's name where there is one].
+    #[arg(long, value_name = "NAME")]
+    served_model_name: Option<String>,
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -69,7 +72,9 @@ impl ServeArgs {
     /// Serve until a stop is asked for.
     pub fn execute(self) -> anyhow::Result<()> {
         let (model, adapter) = self.model.load()?;
-        let name = self.model.name();
+        let name = self
+            .served_model_name
+            .unwrap_or_else(|| self.model.name_with_adapter());
         let address = format!("{}:{}", self.host, self.port);
         let server = Server::http(&address).map_err(|error| {
             anyhow!("cannot listen at {address}: {error}; name another --port, or 0 for a free one")
@@ -87,12 +92,14 @@ impl ServeArgs {
         }
         drop(sender);
         let mut served = 0;
-        loop {
-            check()?;
+        // A stop is how a server ends: no error, and nothing to go on with.
+        while !is_requested() {
             let batch = gather(&jobs)?;
             served += batch.len() as u64;
             answer(&model, adapter.as_ref(), &name, served, batch)?;
         }
+        tracing::info!("stopped; requests served: {served}");
+        Ok(())
     }
 }
 
@@ -123,7 +130,9 @@ fn receive(mut request: tiny_http::Request, name: &str, jobs: &Sender<Job>) {
     match (request.method(), path.as_str()) {
         (Method::Get, "/health") => reply(request, 200, &json!({ "status": "ok" })),
         (Method::Get, "/v1/models") => {
-            let data = json!([{ "id": name, "object": "model", "owned_by": "atp-pipeline" }]);
+            let data = json!([{
+                "id": name, "object": "model", "created": seconds_of_1970(), "owned_by": "atp-pipeline",
+            }]);
             reply(request, 200, &json!({ "object": "list", "data": data }));
         }
         (Method::Post, "/v1/chat/completions") => match read(&mut request) {
@@ -190,7 +199,15 @@ fn answer(
     if requests.is_empty() {
         return Ok(());
     }
-    let completions = Engine::new(&model.decoder, adapter).generate(&requests, |_| ())?;
+    let completions = match Engine::new(&model.decoder, adapter).generate(&requests, |_| ()) {
+        Ok(completions) => completions,
+        Err(Interrupted) => {
+            for job in asked {
+                refuse(job.request, 503, "the server is stopping");
+            }
+            return Ok(());
+        }
+    };
     for ((job, request), completion) in asked.into_iter().zip(requests).zip(completions) {
         let id = format!("chatcmpl-{served}-{:016x}", request.seed);
         match said(model, name, &id, &request, completion) {
@@ -258,7 +275,7 @@ fn said(
     Ok(json!({
         "id": id,
         "object": "chat.completion",
-        "created": 0,
+        "created": seconds_of_1970(),
         "model": name,
         "choices": [{
             "index": 0,
@@ -269,6 +286,12 @@ fn said(
             "prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written,
         },
     }))
+}
+
+/// Now, as the protocol tells times.
+fn seconds_of_1970() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |since| since.as_secs())
 }
 
 fn refuse(request: tiny_http::Request, status: u16, problem: &str) {

@@ -76,7 +76,7 @@ impl Progress {
             let left = spent / (done - self.skipped).max(1) as f64
                 * (self.total - done.min(self.total)) as f64;
             let (done, total) = match self.bytes {
-                true => (megabytes(done), megabytes(self.total)),
+                true => (size(done), size(self.total)),
                 false => (done.to_string(), self.total.to_string()),
             };
             tracing::info!("{}: {done} of {total}, {left:.0} s left", self.label);
@@ -89,6 +89,39 @@ impl Progress {
     }
 }
 
-fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
+/// A number of bytes in the decimal unit that tells it best.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    if bytes < 1000 {
+        return format!("{bytes} bytes");
+    }
+    let mut number = bytes as f64 / 1e3;
+    let mut unit = 0;
+    // What would be told as 1000.0 is one of the next unit.
+    while number >= 999.95 && unit + 1 < UNITS.len() {
+        number /= 1e3;
+        unit += 1;
+    }
+    format!("{number:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_are_told_in_the_unit_that_suits() {
+        for (bytes, told) in [
+            (0, "0 bytes"),
+            (999, "999 bytes"),
+            (1000, "1.0 kB"),
+            (999_949, "999.9 kB"),
+            (999_950, "1.0 MB"),
+            (12_345_678, "12.3 MB"),
+            (5_000_000_000, "5.0 GB"),
+            (u64::MAX, "18446744.1 TB"),
+        ] {
+            assert_eq!(size(bytes), told, "{bytes}");
+        }
+    }
 }

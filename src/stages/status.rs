@@ -14,6 +14,7 @@ use super::summary::duration;
 use crate::artifact::lock::Holder;
 use crate::artifact::{ArtifactError, Manifest, RunLock};
 use crate::runtime::message::as_text;
+use crate::runtime::progress::size;
 
 /// Where training stages write a line a step.
 const METRICS: &str = "metrics.jsonl";
@@ -212,11 +213,11 @@ impl fmt::Display for Status {
                     files,
                     bytes,
                 } => {
-                    let (took, size) = (duration(*seconds), *bytes as f64 / 1e6);
+                    let (took, size) = (duration(*seconds), size(*bytes));
                     let files_word = if *files == 1 { "file" } else { "files" };
                     writeln!(
                         f,
-                        "finished {finished} in {took}, {files} {files_word}, {size:.1} MB"
+                        "finished {finished} in {took}, {files} {files_word}, {size}"
                     )?;
                 }
                 Progress::Unfinished {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Child;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use atp_pipeline::evaluation::rounds::read_rows;
 use atp_pipeline::evaluation::row::EvalRow;
@@ -551,4 +551,44 @@ fn serve_answers_and_refuses() {
         b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     );
     assert!(models.contains("\"id\":\"model\""), "{models}");
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("a time");
+    let created = first["created"].as_u64().expect("a time");
+    assert!(
+        now.as_secs().abs_diff(created) < 600,
+        "{created} at {now:?}"
+    );
+}
+
+#[test]
+fn a_server_that_is_told_to_stop_ends_well_and_is_called_as_asked() {
+    let folder = place();
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let mut child = program(
+            folder.path(),
+            &[
+                "serve",
+                "--model",
+                "model",
+                "--port",
+                "0",
+                "--served-model-name",
+                "aligned",
+            ],
+        )
+        .spawn()
+        .expect("a process");
+        let mut out = BufReader::new(child.stdout.take().expect("its output"));
+        let mut line = String::new();
+        out.read_line(&mut line).expect("a line");
+        assert!(line.trim().ends_with("/v1#aligned"), "{line}");
+        // SAFETY: a signal to a process of this test's own.
+        assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+        let ended = child.wait_with_output().expect("its end");
+        let told = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(0), "{told}");
+        assert!(told.contains("stopped; requests served: 0"), "{told}");
+        assert!(!told.contains("again"), "{told}");
+    }
 }
