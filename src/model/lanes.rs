@@ -97,11 +97,29 @@ pub trait Lanes: Copy {
     /// # Safety
     /// The processor must have the instruction set, and sixteen numbers must be writable there.
     unsafe fn store(self, to: *mut f32);
-    /// Have the line of memory at this address brought near; nothing happens where it is none.
+    /// Have the line of memory at this address brought into the first cache; nothing happens where it is none.
     ///
     /// # Safety
     /// The processor must have the instruction set.
     unsafe fn prefetch(from: *const u8);
+    /// The same, into the second cache, which can wait for more lines at once.
+    ///
+    /// # Safety
+    /// The processor must have the instruction set.
+    unsafe fn prefetch_second(from: *const u8);
+    /// Sixteen rows of sixteen numbers, `stride` from one row to the next, turned over into rows `to_stride` apart.
+    ///
+    /// # Safety
+    /// The processor must have the instruction set; the rows must be readable and writable there, and not overlap.
+    #[inline(always)]
+    unsafe fn turn_over(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
+        for row in 0..LANES {
+            for column in 0..LANES {
+                // SAFETY: as the caller promises.
+                unsafe { *to.add(column * to_stride + row) = *from.add(row * stride + column) };
+            }
+        }
+    }
     /// The even and the odd ones of 32 bf16 numbers.
     ///
     /// # Safety
@@ -154,6 +172,9 @@ impl Lanes for Portable {
     unsafe fn prefetch(_from: *const u8) {}
 
     #[inline(always)]
+    unsafe fn prefetch_second(_from: *const u8) {}
+
+    #[inline(always)]
     unsafe fn load_pairs(from: *const u16) -> (Self, Self) {
         // SAFETY: 32 numbers are readable, as the caller promises.
         let pairs = unsafe { from.cast::<[[u16; 2]; LANES]>().read_unaligned() };
@@ -191,7 +212,7 @@ mod x86 {
     pub struct Avx512(__m512);
 
     impl Lanes for Avx512 {
-        const ROWS: usize = 8;
+        const ROWS: usize = 12;
 
         #[inline(always)]
         unsafe fn zero() -> Self {
@@ -221,6 +242,59 @@ mod x86 {
         unsafe fn prefetch(from: *const u8) {
             // SAFETY: a hint, which faults at no address.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch_second(from: *const u8) {
+            // SAFETY: a hint, which faults at no address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) };
+        }
+
+        #[inline(always)]
+        #[allow(clippy::needless_range_loop)] // registers by number, as the instructions pair them
+        unsafe fn turn_over(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
+            // SAFETY: the caller promises the instruction set and the memory.
+            unsafe {
+                let zero = _mm512_setzero_ps();
+                let (mut rows, mut twos, mut fours) = ([zero; 16], [zero; 16], [zero; 16]);
+                for row in 0..16 {
+                    rows[row] = _mm512_loadu_ps(from.add(row * stride));
+                }
+                // Pairs of rows, number beside number.
+                for pair in (0..16).step_by(2) {
+                    twos[pair] = _mm512_unpacklo_ps(rows[pair], rows[pair + 1]);
+                    twos[pair + 1] = _mm512_unpackhi_ps(rows[pair], rows[pair + 1]);
+                }
+                // Columns j, 4 + j, 8 + j and 12 + j of four rows.
+                for first in (0..16).step_by(4) {
+                    for half in 0..2 {
+                        let low = _mm512_castps_pd(twos[first + half]);
+                        let high = _mm512_castps_pd(twos[first + half + 2]);
+                        let (a, b) = (_mm512_unpacklo_pd(low, high), _mm512_unpackhi_pd(low, high));
+                        fours[first + 2 * half] = _mm512_castpd_ps(a);
+                        fours[first + 2 * half + 1] = _mm512_castpd_ps(b);
+                    }
+                }
+                for j in 0..4 {
+                    let [a, b, c, d] = [fours[j], fours[4 + j], fours[8 + j], fours[12 + j]];
+                    let (early, late) = (
+                        [
+                            _mm512_shuffle_f32x4::<0x44>(a, b),
+                            _mm512_shuffle_f32x4::<0x44>(c, d),
+                        ],
+                        [
+                            _mm512_shuffle_f32x4::<0xee>(a, b),
+                            _mm512_shuffle_f32x4::<0xee>(c, d),
+                        ],
+                    );
+                    for (column, [a, b]) in [(j, early), (j + 8, late)] {
+                        let first = _mm512_shuffle_f32x4::<0x88>(a, b);
+                        let second = _mm512_shuffle_f32x4::<0xdd>(a, b);
+                        _mm512_storeu_ps(to.add(column * to_stride), first);
+                        _mm512_storeu_ps(to.add((column + 4) * to_stride), second);
+                    }
+                }
+            }
         }
 
         #[inline(always)]
@@ -294,6 +368,12 @@ mod x86 {
         unsafe fn prefetch(from: *const u8) {
             // SAFETY: a hint, which faults at no address.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch_second(from: *const u8) {
+            // SAFETY: a hint, which faults at no address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) };
         }
 
         #[inline(always)]

@@ -10,6 +10,7 @@ use tch::{Device, Kind, Tensor};
 use super::Shape;
 use super::pieces::Pieces;
 use crate::model::batch::Packed;
+use crate::model::host::training;
 use crate::runtime::flash::{self, Rows};
 use crate::runtime::gpu::GpuError;
 
@@ -200,8 +201,11 @@ impl Layout {
     fn probabilities(q: &Tensor, k: &Tensor, rows: i64, shape: &Shape) -> Result<Tensor, GpuError> {
         let keys = k.size()[1];
         let group = shape.heads / shape.kv_heads;
-        let scores = q
-            .f_bmm(&k.f_transpose(1, 2)?)?
+        let scores = q.f_bmm(&k.f_transpose(1, 2)?)?;
+        if training::serves(&scores) {
+            return Ok(training::softened(scores, rows as usize, shape.scale())?);
+        }
+        let scores = scores
             .f_to_kind(Kind::Float)?
             .f_mul_scalar_(shape.scale())?;
         // Query i of the segment sees the keys up to S − T + i.
@@ -244,16 +248,19 @@ impl Layout {
             let q = Self::grouped(q, own, shape)?;
             let k = Self::seen(k, own, parent.as_ref())?;
             let v = Self::seen(v, own, parent.as_ref())?;
-            let (out, d_out) = (
-                Self::grouped(out, own, shape)?,
-                Self::grouped(d_out, own, shape)?,
-            );
+            let d_out = Self::grouped(d_out, own, shape)?;
             let p = Self::probabilities(&q, &k, rows, shape)?;
             let own_v = p.f_to_kind(kind)?.f_transpose(1, 2)?.f_bmm(&d_out)?;
-            let product = out.f_to_kind(Kind::Float)? * d_out.f_to_kind(Kind::Float)?;
-            let shared = product.f_sum_dim_intlist(-1, true, Kind::Float)?;
-            let d_p = d_out.f_bmm(&v.f_transpose(1, 2)?)?.f_to_kind(Kind::Float)?;
-            let d_s = (p * (d_p - shared) * shape.scale()).f_to_kind(kind)?;
+            let d_p = d_out.f_bmm(&v.f_transpose(1, 2)?)?;
+            let d_s = if training::serves(&d_p) {
+                training::softened_backward(&p, d_p, shape.scale())?
+            } else {
+                let out = Self::grouped(out, own, shape)?.f_to_kind(Kind::Float)?;
+                let product = out * d_out.f_to_kind(Kind::Float)?;
+                let shared = product.f_sum_dim_intlist(-1, true, Kind::Float)?;
+                let d_p = d_p.f_to_kind(Kind::Float)?;
+                (p * (d_p - shared) * shape.scale()).f_to_kind(kind)?
+            };
             d_q.push(Self::ungrouped(&d_s.f_bmm(&k)?, rows, shape)?);
             let own_k = d_s.f_transpose(1, 2)?.f_bmm(&q)?;
             let mut at = 0;

@@ -29,11 +29,11 @@ pub struct LiveJoint {
     turned: Option<Tensor>,
     scale: f64,
     rank: i64,
-    /// Where the output is added to something wider anyway, the update is added by the kernel that does it.
+    /// What goes back through the update of the down projection is added by the kernel that reads it.
     tiled: bool,
 }
 
-/// An update that the kernel reading `y` is to add: `z Bᵀ`.
+/// What goes back through an update, for the kernel that reads the rest of the gradient to add: `z A`.
 #[derive(Debug, Clone, Copy)]
 pub struct Pending<'a> {
     /// The matrices.
@@ -213,14 +213,9 @@ impl LiveJoint {
         Ok(z.f_mm(&self.b.f_tr()?)?)
     }
 
-    /// The update as a kernel's business, if it is one.
+    /// The way back through the update as a kernel's business, if it is one.
     pub fn pending<'a>(&'a self, z: &'a Tensor) -> Option<Pending<'a>> {
         self.tiled.then_some(Pending { joint: self, z })
-    }
-
-    /// B, `(out, R)`, with the scale in it.
-    pub fn b(&self) -> &Tensor {
-        &self.b
     }
 
     /// Aᵀ, `(in, R)`, of the down projection.

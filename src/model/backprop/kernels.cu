@@ -24,39 +24,12 @@ rms_norm(const u16* x, const u16* weight, u16* out) {
 // Rows that a block takes one after the other, so that what it holds of B serves all of them.
 #define ROWS 8
 
-// B's first eight ranks for some neighbouring columns; the others are read where they are needed.
-template <int COLUMNS>
-struct LowRank {
-    const u16* m;
-    int stride, rank;
-    uint4 first[COLUMNS];
-    DEVICE LowRank(const u16* m, int stride, int rank, bool any) : m(m), stride(stride), rank(rank) {
-        #pragma unroll
-        for (int i = 0; i < COLUMNS; i++) first[i] = any ? *(const uint4*)(m + (long)i * stride) : make_uint4(0, 0, 0, 0);
-    }
-    // v[column] += Σ_r z[r] m[column][r]
-    DEVICE void add(float* v, const u16* z) const {
-        for (int r = 0; r < rank; r += 8) {
-            float low[8], values[8];
-            unpack8(*(const uint4*)(z + r), low);
-            #pragma unroll
-            for (int i = 0; i < COLUMNS; i++) {
-                unpack8(r == 0 ? first[i] : *(const uint4*)(m + (long)i * stride + r), values);
-                #pragma unroll
-                for (int k = 0; k < 8; k++) v[i] += values[k] * low[k];
-            }
-        }
-    }
-};
-
-// middle = base + y + z bᵀ; out = norm(middle) · weight. z (rows, rank) and b (HIDDEN, rank) may be null.
+// middle = base + y; out = norm(middle) · weight.
 extern "C" __global__ void __launch_bounds__(BLOCK(HIDDEN))
-add_and_norm(const u16* base, const u16* y, int rows, const u16* z, const u16* b, int rank, const u16* weight, u16* middle,
-             u16* out) {
+add_and_norm(const u16* base, const u16* y, int rows, const u16* weight, u16* middle, u16* out) {
     __shared__ float scratch[ROWS][32];
     const int at = 8 * threadIdx.x;
     const bool in = at < HIDDEN;
-    const LowRank<8> low(b + (long)at * rank, rank, rank, in && z);
     float w[8];
     if (in) unpack8(*(const uint4*)(weight + at), w);
     const long begin = (long)blockIdx.x * ROWS, end = min(begin + ROWS, (long)rows);
@@ -76,7 +49,6 @@ add_and_norm(const u16* base, const u16* y, int rows, const u16* z, const u16* b
         // On its way while this row is computed.
         load(row + 1);
         if (in) {
-            if (z) low.add(add, z + row * rank);
             #pragma unroll
             for (int k = 0; k < 8; k++) v[k] = rounded(v[k] + add[k]);
             *(uint4*)(middle + place) = pack8(v);

@@ -144,22 +144,17 @@ impl Kernels {
         &self,
         base: &Tensor,
         y: Tensor,
-        update: Option<Pending>,
         weight: &Tensor,
     ) -> Result<(Tensor, Tensor), GpuError> {
         let middle = base.f_empty_like()?;
         // The norm takes the place of what was added.
         let [from, add, by, sum, to] = addresses([base, &y, weight, &middle, &y]);
-        let (z, b, rank) = update.map_or((0, 0, 0), |u| {
-            let rank = u.z.size()[1] as i32;
-            (pointer(u.z), pointer(u.joint.b()), rank)
-        });
         let rows = base.size()[0];
         let count = rows as i32;
         launch(
             self.add_and_norm,
             self.row_shape(blocks(rows)),
-            kernel_arguments![from, add, count, z, b, rank, by, sum, to],
+            kernel_arguments![from, add, count, by, sum, to],
         )?;
         Ok((middle, y))
     }

@@ -9,6 +9,7 @@ use super::gradients::{LiveJoint, Pending};
 use super::kernels::Kernels;
 use crate::model::config::ModelConfig;
 use crate::model::host::product::{by_transposed, onto};
+use crate::model::host::training;
 use crate::model::linear::Linear;
 use crate::model::rope::{RopeTable, rotate};
 use crate::runtime::gpu::GpuError;
@@ -55,6 +56,7 @@ impl Pieces {
     pub fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, GpuError> {
         match &self.kernels {
             Some(kernels) => kernels.norm(x, weight),
+            None if training::serves(x) => Ok(training::normed(x, weight, self.eps)?),
             None => Ok(x.f_rms_norm(weight.size(), Some(weight), self.eps)?),
         }
     }
@@ -73,14 +75,13 @@ impl Pieces {
             Some(low) => Some(low.low(x)?),
             None => None,
         };
-        let pending = low.zip(z.as_ref()).and_then(|(low, z)| low.pending(z));
         let own = self.kernels.is_none().then_some(base);
-        let mut y = match (low, &z, &pending) {
+        let mut y = match (low, &z) {
             // As elsewhere, a small update meets the product before anything is rounded.
-            (Some(low), Some(z), None) => {
-                let y = onto(low.update(z)?, x, linear.weight())?;
+            (Some(low), Some(z)) => {
+                let mut y = onto(low.update(z)?, x, linear.weight())?;
                 match own {
-                    Some(own) => y.f_add(own)?,
+                    Some(own) => y.f_add_(own)?,
                     None => y,
                 }
             }
@@ -90,7 +91,7 @@ impl Pieces {
             let _ = y.f_add_(bias)?;
         }
         let (sum, normed) = match &self.kernels {
-            Some(kernels) => kernels.add_and_norm(base, y, pending, weight)?,
+            Some(kernels) => kernels.add_and_norm(base, y, weight)?,
             None => {
                 let normed = self.norm(&y, weight)?;
                 (y, normed)
@@ -110,6 +111,19 @@ impl Pieces {
     ) -> Result<(Tensor, Tensor), GpuError> {
         if let Some(kernels) = &self.kernels {
             return kernels.norm_backward(d_y, x, weight, more);
+        }
+        if [Some(&d_y), Some(x), more.as_ref()]
+            .into_iter()
+            .flatten()
+            .all(training::serves)
+        {
+            return Ok(training::norm_backward(
+                &d_y,
+                x,
+                weight,
+                self.eps,
+                more.as_ref(),
+            )?);
         }
         let d_x = self.norm_gradient(&d_y, x, weight)?;
         let d_x = match more {
@@ -140,6 +154,16 @@ impl Pieces {
         let [q, k, v] = self.split(qkv)?;
         if let Some(kernels) = &self.kernels {
             let (q, k) = kernels.rotate(qkv, norms, positions, self.rope.tables())?;
+            return Ok((q, k, v));
+        }
+        if training::serves(qkv) {
+            let (cos, sin) = self.rope.rows(positions);
+            let heads = |first: i64, heads: i64, norm: Option<&Tensor>| {
+                let sizes = [first, heads, self.head_dim].map(|n| n as usize);
+                training::rotated(qkv, sizes.into(), norm, self.eps, (&cos, &sin))
+            };
+            let q = heads(0, self.heads, norms.map(|n| &n.0))?;
+            let k = heads(self.heads, self.kv_heads, norms.map(|n| &n.1))?;
             return Ok((q, k, v));
         }
         let (q, k) = match norms {
@@ -207,6 +231,9 @@ impl Pieces {
         if let Some(kernels) = &self.kernels {
             return kernels.gate(wide);
         }
+        if training::serves(wide) {
+            return Ok(training::gated(wide)?);
+        }
         let halves = wide.f_chunk(2, 1)?;
         Ok(halves[0].f_silu()?.f_mul_(&halves[1])?)
     }
@@ -221,6 +248,9 @@ impl Pieces {
     ) -> Result<(Tensor, Tensor), GpuError> {
         if let Some(kernels) = &self.kernels {
             return kernels.gate_backward(wide, d_act, down);
+        }
+        if training::serves(&wide) && training::serves(&d_act) {
+            return Ok(training::gate_backward(wide, &d_act)?);
         }
         let halves = wide.f_chunk(2, 1)?;
         let (mut gate, mut up) = (halves[0].shallow_clone(), halves[1].shallow_clone());
@@ -254,6 +284,9 @@ impl Pieces {
         if let Some(kernels) = &self.kernels {
             return kernels.score(logits, tokens, temperatures);
         }
+        if training::serves(logits) {
+            return Ok(training::score(logits, tokens, temperatures)?);
+        }
         let mut logits = logits.f_to_kind(Kind::Float)?;
         if let Some(temperatures) = temperatures {
             logits = logits.f_div(&temperatures.f_unsqueeze(1)?)?;
@@ -283,6 +316,15 @@ impl Pieces {
     ) -> Result<Tensor, GpuError> {
         if let Some(kernels) = &self.kernels {
             return kernels.score_backward(logits, tokens, temperatures, sums, gradient);
+        }
+        if training::serves(&logits) {
+            return Ok(training::score_backward(
+                logits,
+                tokens,
+                temperatures,
+                sums,
+                gradient,
+            )?);
         }
         let kind = logits.kind();
         let mut p = logits.f_to_kind(Kind::Float)?;

@@ -15,25 +15,15 @@ pub struct Pair {
     pub a: Matrix,
     /// `(outputs, rank)`.
     b: Tensor,
-    /// `(outputs, parts · rank)`, the parts side by side with zeros between and the scale in them, where the output is not
-    /// added to anything wider.
-    beside: Option<Tensor>,
+    /// `(outputs, parts · rank)`, the parts side by side with zeros between and the scale in them.
+    beside: Tensor,
 }
 
 impl Pair {
-    /// The output is left in f32 for the update to be added to.
-    pub fn is_wide(&self) -> bool {
-        self.beside.is_some()
-    }
-
-    /// `x wᵀ` with its update, their sum rounded once, `(T, outputs)`; nothing where the kernel that reads the output adds
-    /// the update.
-    pub fn onto(&self, x: &Tensor, low: &Tensor, w: &Tensor) -> Result<Option<Tensor>, GpuError> {
-        let Some(beside) = &self.beside else {
-            return Ok(None);
-        };
-        let mut y = low.f_mm(&beside.f_tr()?)?;
-        Ok(Some(y.f_addmm_(x, &w.f_tr()?)?))
+    /// `x wᵀ` with its update, their sum rounded once, `(T, outputs)`; `low` is A x.
+    pub fn onto(&self, x: &Tensor, low: &Tensor, w: &Tensor) -> Result<Tensor, GpuError> {
+        let mut y = low.f_mm(&self.beside.f_tr()?)?;
+        Ok(y.f_addmm_(x, &w.f_tr()?)?)
     }
 }
 
@@ -86,13 +76,8 @@ impl Packed {
             let mut pairs = Vec::with_capacity(4);
             for (targets, (a_size, b_size, inner, all)) in JOINT.iter().zip(sizes) {
                 let (a, b) = (take(a_size, inner), take(b_size, rank));
-                let beside = match targets.len() {
-                    1 => None,
-                    parts => Some(Tensor::f_zeros(
-                        [all, parts as i64 * rank],
-                        (Kind::BFloat16, device),
-                    )?),
-                };
+                let ranks = targets.len() as i64 * rank;
+                let beside = Tensor::f_zeros([all, ranks], (Kind::BFloat16, device))?;
                 let mut first = 0;
                 for (part, target) in targets.iter().enumerate() {
                     let outputs = target.features(config).1;
@@ -101,13 +86,10 @@ impl Packed {
                         b.narrow(0, first, outputs)
                             .narrow(1, 0, own)
                             .copy_(&update.b);
-                        if let Some(beside) = &beside {
-                            let scaled = &update.b * adapter.config.scale();
-                            beside
-                                .narrow(0, first, outputs)
-                                .narrow(1, part as i64 * rank, own)
-                                .copy_(&scaled);
-                        }
+                        beside
+                            .narrow(0, first, outputs)
+                            .narrow(1, part as i64 * rank, own)
+                            .copy_(&(&update.b * adapter.config.scale()));
                     }
                     first += outputs;
                 }
@@ -159,7 +141,7 @@ impl Packed {
             width,
             outputs: pair.b.size()[0] as i32,
             count: 1,
-            wide: i32::from(pair.is_wide()),
+            wide: 1,
         }
     }
 }

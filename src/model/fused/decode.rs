@@ -76,7 +76,6 @@ impl Fused {
         Some(Low {
             a: &pair.a,
             out: &self.ready().buffers.low,
-            wide: pair.is_wide(),
         })
     }
 

@@ -91,15 +91,14 @@ pub fn first_rows(buffer: &Tensor, columns: u32) -> Result<TensorMap, GpuError> 
     TensorMap::new(&buffer.narrow(0, 0, i64::from(columns)), columns)
 }
 
-/// The A matrices beside a weight matrix.
+/// The A matrices beside a weight matrix, whose own output is left in f32 then, for the update to be added to before it is
+/// rounded.
 #[derive(Debug)]
 pub struct Low<'a> {
     /// `(all ranks, inner)`.
     pub a: &'a Matrix,
     /// Where A x goes, `(rows, all ranks)`.
     pub out: &'a Tensor,
-    /// The weights' output is left in f32, for the update to be added to before it is rounded.
-    pub wide: bool,
 }
 
 /// All kernels of one model.
@@ -297,7 +296,7 @@ impl Kernels {
         let updates = low.map_or(weights, |low| &low.a.maps[&product.groups]);
         let update_rows = low.map_or(0, |low| low.a.shape().0 as i32);
         let (y, out) = (pointer(y), low.map_or(0, |low| pointer(low.out)));
-        let wide = i32::from(low.is_some_and(|low| low.wide));
+        let wide = i32::from(low.is_some());
         let shape = product.launch(outputs as u32, update_rows as u32);
         at.launch(
             self.products[&product],

@@ -31,7 +31,6 @@ struct Batch {
     tokens: Tensor,
     position: Tensor,
     place: Tensor,
-    adapter: Tensor,
     starts: Tensor,
     longest: i64,
     /// Where all keys of all prompts lie, their starts and the longest, if some are cached.
@@ -66,7 +65,6 @@ impl Fused {
         let up = |numbers: &[i32]| Tensor::f_from_slice(numbers)?.f_to_device(self.device);
         let cached = prompts.iter().any(|p| p.cached > 0);
         Ok(Batch {
-            adapter: Tensor::f_zeros([tokens.len() as i64], (Kind::Int, self.device))?,
             tokens: up(&tokens)?,
             position: up(&position)?,
             place: up(&places)?,
@@ -139,44 +137,37 @@ impl Fused {
             },
         )?;
         for (index, layer) in self.layers.iter().enumerate() {
-            // The output, and what is left to be added to it.
-            let project =
-                |joint: usize, x: &Tensor| -> Result<(Tensor, Option<Tensor>), GpuError> {
-                    let weight = &layer.joint[joint].weight;
-                    let Some(adapter) = &self.adapter else {
-                        return Ok((x.f_linear(weight, None::<&Tensor>)?, None));
-                    };
-                    let pair = adapter.pair(index, joint);
-                    let low = x.f_linear(&pair.a.weight, None::<&Tensor>)?;
-                    Ok(match pair.onto(x, &low, weight)? {
-                        Some(y) => (y, None),
-                        None => (x.f_linear(weight, None::<&Tensor>)?, Some(low)),
-                    })
+            // With the update; nothing is left for the kernels to add.
+            let project = |joint: usize, x: &Tensor| -> Result<Tensor, GpuError> {
+                let weight = &layer.joint[joint].weight;
+                let Some(adapter) = &self.adapter else {
+                    return Ok(x.f_linear(weight, None::<&Tensor>)?);
                 };
-            let updates = |joint: usize, low: &Option<Tensor>| match (&self.adapter, low) {
-                (Some(adapter), Some(low)) => adapter.updates(index, joint, low, &batch.adapter),
-                _ => Updates::default(),
+                let pair = adapter.pair(index, joint);
+                let low = x.f_linear(&pair.a.weight, None::<&Tensor>)?;
+                pair.onto(x, &low, weight)
             };
-            let (qkv, low) = project(0, &x)?;
-            let attended = self.prompt_attention(index, batch, &qkv, updates(0, &low))?;
+            let none = Updates::default;
+            let qkv = project(0, &x)?;
+            let attended = self.prompt_attention(index, batch, &qkv)?;
             drop(qkv);
-            let (y, low) = project(1, &attended)?;
+            let y = project(1, &attended)?;
             k.add_and_norm(
                 at,
                 count,
                 &y,
-                updates(1, &low),
+                none(),
                 Norm {
                     residual: &residual,
                     weight: &layer.post_norm,
                     out: &x,
                 },
             )?;
-            let (y, low) = project(2, &x)?;
+            let y = project(2, &x)?;
             let gated = empty(c.intermediate_size)?;
-            k.gate(at, count, &y, &gated, updates(2, &low))?;
+            k.gate(at, count, &y, &gated, none())?;
             drop(y);
-            let (y, low) = project(3, &gated)?;
+            let y = project(3, &gated)?;
             let next = self
                 .layers
                 .get(index + 1)
@@ -186,7 +177,7 @@ impl Fused {
                 weight: next,
                 out: &x,
             };
-            k.add_and_norm(at, count, &y, updates(3, &low), norm)?;
+            k.add_and_norm(at, count, &y, none(), norm)?;
         }
         x = x.f_index_select(0, &batch.last)?;
         Ok(x)
@@ -198,7 +189,6 @@ impl Fused {
         index: usize,
         batch: &Batch,
         qkv: &Tensor,
-        updates: Updates,
     ) -> Result<Tensor, GpuError> {
         let (c, k, at, state) = (
             &self.config,
@@ -227,7 +217,7 @@ impl Fused {
             key_cache: cache.0,
             value_cache: cache.1,
         };
-        k.rotate(at, count, qkv, &rotation, updates)?;
+        k.rotate(at, count, qkv, &rotation, Updates::default())?;
         let queries = Rows {
             starts: &batch.starts,
             longest: batch.longest,

@@ -86,14 +86,20 @@ unsafe fn attend_body<L: Lanes>(
         for head in 0..heads {
             let seen = queries.position + head / queries.group + 1;
             soften::<L>(&mut scratch[head * width..head * width + seen], factor);
-            let to = out.add(head / queries.group * out_stride + head % queries.group * plan.dim);
-            let mut from = 0;
-            while from < plan.padded {
-                from += match (plan.padded - from) / LANES {
-                    WIDE.. => {
-                        mix::<L, WIDE>(pages, plan, from, &scratch[head * width..][..seen], to)
-                    }
-                    _ => mix::<L, 1>(pages, plan, from, &scratch[head * width..][..seen], to),
+        }
+        // The heads of a row see the same positions, so values are read once for some of them.
+        for row in 0..queries.rows {
+            let seen = queries.position + row + 1;
+            let to = out.add(row * out_stride);
+            let mut inner = 0;
+            while inner < queries.group {
+                let weights = &scratch[(row * queries.group + inner) * width..];
+                let to = to.add(inner * plan.dim);
+                inner += match queries.group - inner {
+                    4.. if L::ROWS >= 4 => mixed::<L, 4>(pages, plan, weights, width, seen, to),
+                    3 if L::ROWS >= 4 => mixed::<L, 3>(pages, plan, weights, width, seen, to),
+                    2 if L::ROWS >= 4 => mixed::<L, 2>(pages, plan, weights, width, seen, to),
+                    _ => mixed::<L, 1>(pages, plan, weights, width, seen, to),
                 };
             }
         }
@@ -127,8 +133,14 @@ unsafe fn scores<L: Lanes, const M: usize>(
             let (first, second) = (pages[block].add(plan.keys), pages[block + 1].add(plan.keys));
             let mut sums = [[L::zero(); 2]; M];
             let (mut first, mut second) = (first, second);
+            // Pages lie apart: the processor does not see the next ones coming.
+            let ahead = |page: usize| pages[page.min(blocks - 1)].add(plan.keys);
+            let (mut third, mut fourth) = (ahead(block + 2), ahead(block + 3));
             for d in 0..plan.dim {
                 let (a, b) = (L::load(first), L::load(second));
+                L::prefetch(third.cast());
+                L::prefetch(fourth.cast());
+                (third, fourth) = (third.wrapping_add(PAGE), fourth.wrapping_add(PAGE));
                 (first, second) = (first.add(PAGE), second.add(PAGE));
                 for m in 0..M {
                     let x = L::splat(*q[m].add(d));
@@ -164,7 +176,7 @@ unsafe fn scores<L: Lanes, const M: usize>(
 
 /// Softmax of scores times `factor`, in place.
 #[inline(always)]
-fn soften<L: Lanes>(scores: &mut [f32], factor: f32) {
+pub(in crate::model::host) fn soften<L: Lanes>(scores: &mut [f32], factor: f32) {
     let mut tops = [f32::NEG_INFINITY; LANES];
     let mut parts = scores.chunks_exact_mut(LANES);
     for part in &mut parts {
@@ -196,43 +208,89 @@ fn soften<L: Lanes>(scores: &mut [f32], factor: f32) {
     }
 }
 
-/// Values weighed and summed, `N` registers of a head from number `from` on; gives how many numbers that were.
+/// Values weighed and summed for `M` heads of a row, whose weights stand `width` apart; gives `M`.
 ///
 /// # Safety
 /// As [`attend_body`].
 #[inline(always)]
+unsafe fn mixed<L: Lanes, const M: usize>(
+    pages: &[*const f32],
+    plan: PagePlan,
+    weights: &[f32],
+    width: usize,
+    seen: usize,
+    to: *mut f32,
+) -> usize {
+    let mut starts = [weights.as_ptr(); M];
+    for (m, start) in starts.iter_mut().enumerate() {
+        *start = weights[m * width..][..seen].as_ptr();
+    }
+    let mut from = 0;
+    while from < plan.padded {
+        // SAFETY: as promised; each head's weights are there.
+        from += unsafe {
+            match (plan.padded - from) / LANES {
+                WIDE.. => mix::<L, WIDE, M>(pages, plan, from, starts, seen, to),
+                _ => mix::<L, 1, M>(pages, plan, from, starts, seen, to),
+            }
+        };
+    }
+    M
+}
+
+/// The same for `N` registers of the heads from number `from` on; gives how many numbers that were.
+///
+/// # Safety
+/// As [`attend_body`]; `seen` weights must be readable at every start.
+#[inline(always)]
 #[allow(clippy::needless_range_loop)] // as above
-unsafe fn mix<L: Lanes, const N: usize>(
+unsafe fn mix<L: Lanes, const N: usize, const M: usize>(
     pages: &[*const f32],
     plan: PagePlan,
     from: usize,
-    weights: &[f32],
+    mut weights: [*const f32; M],
+    seen: usize,
     to: *mut f32,
 ) -> usize {
-    // SAFETY: values of a page are sixteen rows of `padded` numbers; of the result, `dim` numbers are written.
+    // SAFETY: values of a page are sixteen rows of `padded` numbers; of each result, `dim` numbers are written.
     unsafe {
-        let mut sums = [L::zero(); N];
-        for (block, weights) in weights.chunks(PAGE).enumerate() {
+        let mut sums = [[L::zero(); N]; M];
+        for block in 0..seen.div_ceil(PAGE) {
             let mut row = pages[block].add(plan.values + from);
-            for weight in weights {
-                let weight = L::splat(*weight);
+            // Pages lie apart: the processor does not see the next one coming.
+            let mut next = match pages.get(block + 1) {
+                Some(next) => next.wrapping_add(plan.values + from),
+                None => row,
+            };
+            for _ in 0..PAGE.min(seen - block * PAGE) {
                 for n in 0..N {
-                    sums[n] = L::load(row.add(n * LANES)).fma(weight, sums[n]);
+                    L::prefetch(next.wrapping_add(n * LANES).cast());
                 }
-                row = row.add(plan.padded);
+                let mut values = [L::zero(); N];
+                for n in 0..N {
+                    values[n] = L::load(row.add(n * LANES));
+                }
+                for m in 0..M {
+                    let weight = L::splat(*weights[m]);
+                    weights[m] = weights[m].add(1);
+                    for n in 0..N {
+                        sums[m][n] = values[n].fma(weight, sums[m][n]);
+                    }
+                }
+                (row, next) = (row.add(plan.padded), next.wrapping_add(plan.padded));
             }
         }
-        for (n, sum) in sums.iter().enumerate() {
-            let first = from + n * LANES;
-            if first + LANES <= plan.dim {
-                sum.store(to.add(first));
-            } else {
+        for m in 0..M {
+            let to = to.add(m * plan.dim);
+            for (n, sum) in sums[m].iter().enumerate() {
+                let first = from + n * LANES;
+                if first + LANES <= plan.dim {
+                    sum.store(to.add(first));
+                    continue;
+                }
                 let numbers = sum.numbers();
-                for (l, number) in numbers
-                    .iter()
-                    .enumerate()
-                    .take(plan.dim.saturating_sub(first))
-                {
+                let left = plan.dim.saturating_sub(first);
+                for (l, number) in numbers.iter().enumerate().take(left) {
                     *to.add(first + l) = *number;
                 }
             }

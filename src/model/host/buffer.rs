@@ -122,6 +122,19 @@ impl<'a> Parts<'a> {
         }
     }
 
+    /// The memory of a contiguous f32 tensor on the CPU.
+    ///
+    /// # Safety
+    /// Nobody else may use it while parts of it are in use.
+    pub unsafe fn of(tensor: &'a Tensor) -> Self {
+        assert!(is_plain(tensor) && tensor.is_contiguous());
+        Self {
+            start: tensor.data_ptr().cast::<f32>(),
+            len: tensor.numel(),
+            _borrowed: std::marker::PhantomData,
+        }
+    }
+
     /// Where a part begins; panics where it is not inside.
     pub fn at(&self, from: usize, len: usize) -> *mut f32 {
         assert!(from <= self.len && len <= self.len - from);
@@ -138,6 +151,21 @@ impl<'a> Parts<'a> {
         // SAFETY: inside, and not shared as the caller promises.
         unsafe { std::slice::from_raw_parts_mut(self.at(from, len), len) }
     }
+}
+
+/// Whether a tensor is one of f32 numbers on the CPU.
+pub fn is_plain(tensor: &Tensor) -> bool {
+    tensor.kind() == Kind::Float && tensor.device() == Device::Cpu
+}
+
+/// The memory of a contiguous f32 tensor on the CPU.
+///
+/// # Safety
+/// Nobody may write it while the slice is in use.
+pub unsafe fn memory(tensor: &Tensor) -> &[f32] {
+    assert!(is_plain(tensor) && tensor.is_contiguous());
+    // SAFETY: checked above; borrowed as long as the tensor.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
 }
 
 /// Call `with` on the numbers of a CPU tensor, in f32.

@@ -16,6 +16,8 @@ use crate::runtime::team::{Team, with_team};
 
 /// Rows that a task multiplies with a panel: their activations stay in the second cache.
 const BLOCK: usize = 96;
+/// Most panels of a task.
+const PANELS: usize = 32;
 
 /// Tokens that follow each other in one sequence.
 #[derive(Debug, Clone, Copy)]
@@ -307,10 +309,16 @@ impl Pass<'_> {
 
     fn multiply(&self, team: &Team, product: Product, rows: usize, block: usize, out: Parts) {
         let (panels, simd) = (product.weights.count(), self.host.simd);
-        team.each(rows.div_ceil(block) * panels, &|task| {
-            let (from, panel) = (task / panels * block, task % panels);
-            // SAFETY: a task has its own rows and columns of `out`.
-            unsafe { product.panel(simd, panel, from..rows.min(from + block), out) };
+        let all = rows.div_ceil(block) * panels;
+        // Panels that follow each other in memory, as what is prefetched beyond the end of one is the next; and some tasks
+        // for each thread, so that none waits long for the last.
+        let together = (all / (3 * team.threads())).clamp(1, PANELS);
+        team.each(all.div_ceil(together), &|task| {
+            for part in task * together..all.min((task + 1) * together) {
+                let (from, panel) = (part / panels * block, part % panels);
+                // SAFETY: a task has its own rows and columns of `out`.
+                unsafe { product.panel(simd, panel, from..rows.min(from + block), out) };
+            }
         });
     }
 

@@ -13,6 +13,7 @@ mod buffer;
 mod forward;
 pub mod product;
 mod rows;
+pub mod training;
 mod updates;
 
 use tch::Tensor;

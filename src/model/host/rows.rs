@@ -18,12 +18,13 @@ const SERIES: [f32; 6] = [
     0.5,
 ];
 
-/// e^x within two units in the last place for x from -87 to 88, and as at these ends beyond them. Nothing but additions
-/// and products, so that loops over it become vectors and give the same bits on each.
+/// e^x within two units in the last place for x from -87 to 88, and as at these ends beyond them; of what is no number,
+/// none. Nothing but additions and products, so that loops over it become vectors and give the same bits on each.
 #[inline(always)]
 pub fn exp<L: Lanes>(x: f32) -> f32 {
-    let x = if x > -87.0 { x } else { -87.0 };
-    let x = if x < 88.0 { x } else { 88.0 };
+    // In this order what is not a number stays so.
+    let x = if x < -87.0 { -87.0 } else { x };
+    let x = if x > 88.0 { 88.0 } else { x };
     let shifted = L::fma_one(x, LOG2E, ROUND);
     let whole = shifted - ROUND;
     let rest = L::fma_one(whole, -LN2_HIGH, x);
@@ -68,8 +69,9 @@ unsafe fn norm_body<L: Lanes>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f3
     }
 }
 
+/// 1 / rms of a row.
 #[inline(always)]
-fn factor<L: Lanes>(x: &[f32], eps: f32) -> f32 {
+pub fn factor<L: Lanes>(x: &[f32], eps: f32) -> f32 {
     let mut lanes = [0f32; LANES];
     let whole = x.chunks_exact(LANES);
     let rest = whole.remainder();
@@ -152,5 +154,6 @@ mod tests {
             let error = (f64::from(got) - expected).abs() / expected;
             assert!(error < 2.5e-7, "{x}: {got:e}, {expected:e}");
         }
+        assert!(exp::<crate::model::lanes::Portable>(f32::NAN).is_nan());
     }
 }

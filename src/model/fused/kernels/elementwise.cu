@@ -3,7 +3,7 @@
 // residual += y (with its update), or residual = embedding of the row's token; out = norm(residual) · weight.
 // `slots` (with `token` by slot) may be null: then tokens are by row.
 extern "C" __global__ void __launch_bounds__(BLOCK(HIDDEN))
-add_and_norm(const u16* embedding, const int* token, const int* slots, u16* residual, const u16* y, const u16* weight, u16* out,
+add_and_norm(const u16* embedding, const int* token, const int* slots, u16* residual, const void* y, const u16* weight, u16* out,
      Updates u) {
     __shared__ float scratch[32];
     const long row = blockIdx.x;
@@ -31,7 +31,7 @@ add_and_norm(const u16* embedding, const int* token, const int* slots, u16* resi
         } else {
             float add[8];
             unpack8(*(const uint4*)(residual + row * HIDDEN + at), v);
-            unpack8(*(const uint4*)(y + row * HIDDEN + at), add);
+            unpack8_of(y, row * HIDDEN + at, u.wide, add);
             if (which >= 0) {
                 const u16* xa = u.xa + row * u.stride + which * u.width;
                 float more[8] = {};
