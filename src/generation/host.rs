@@ -15,8 +15,9 @@ use super::sampling::{Drawn, NotFinite};
 use crate::model::Adapter;
 use crate::model::fused::PAGE;
 use crate::model::fused::pages::{Key, keys};
-use crate::model::host::{Host, Stretch, free_bytes};
+use crate::model::host::{Host, Stretch};
 use crate::runtime::interrupt::{Interrupted, check};
+use crate::runtime::memory::available_on_host;
 
 /// Tokens of prompts in one pass.
 const BUDGET: usize = 384;
@@ -81,7 +82,7 @@ pub(super) fn generate(
     sizes.sort_unstable_by(|a, b| b.cmp(a));
     let wanted: usize = sizes.iter().take(slots).sum();
     let bytes = host.cache().page_bytes();
-    let kept = KEPT.min(free_bytes().unwrap_or(KEPT) / 8) / bytes;
+    let kept = KEPT.min(available_on_host().unwrap_or(KEPT) / 8) / bytes;
     host.cache().reserve(wanted + kept);
     let mut batch = Batch {
         host,

@@ -190,7 +190,7 @@ impl<'a> Predictors<'a> {
 
     fn logits(&self, (start, length): (i64, i64)) -> Result<Tensor, GpuError> {
         let rows = self.rows.f_narrow(0, start, length)?;
-        Ok(by_transposed(&rows, self.head, None)?)
+        Ok(by_transposed(&rows, self.head, None, None)?)
     }
 
     fn of_chunk(&self, (start, length): (i64, i64)) -> Result<(Tensor, Option<Tensor>), GpuError> {
@@ -264,7 +264,7 @@ impl<'a> Predictors<'a> {
                 &sums,
                 &slope,
             )?;
-            carried.push(by(&d_logits, self.head)?);
+            carried.push(by(&d_logits, self.head, None)?);
         }
         Ok(Tensor::f_cat(&carried, 0)?)
     }

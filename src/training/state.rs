@@ -14,6 +14,7 @@ use crate::artifact::{Checkpoint, Checkpoints, Digest, LogMark, MetricsLog, dige
 use crate::model::backprop::Gradients;
 use crate::model::tensors::{decode_safetensors, encode_safetensors};
 use crate::model::{Adapter, LoraConfig, ModelConfig};
+use crate::runtime::memory::Keeping;
 use crate::runtime::ranks::{RankError, Ranks};
 
 const ADAPTER: &str = "adapter.safetensors";
@@ -53,6 +54,8 @@ pub struct TrainState {
     pub step: u64,
     /// Gradients of the step under way.
     pub gradients: Gradients,
+    /// A step's memory is the next one's.
+    _keeping: Option<Keeping>,
 }
 
 impl TrainState {
@@ -73,6 +76,7 @@ impl TrainState {
         Self {
             optimiser: AdamW::new(optim, vec![adapter.flat().shallow_clone()]),
             gradients: Gradients::zeros(&adapter, model),
+            _keeping: Keeping::on(adapter.flat().device()),
             adapter,
             step: 0,
         }

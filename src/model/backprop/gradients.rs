@@ -6,6 +6,7 @@ use super::super::lora::{Adapter, JOINT, Target};
 use super::{Pieces, product_f32};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
+use crate::model::host::product::Low;
 use crate::runtime::gpu::GpuError;
 
 /// One target's place in a joint projection.
@@ -208,9 +209,14 @@ impl LiveJoint {
         Ok(x.f_mm(&self.a.f_tr()?)?)
     }
 
-    /// `z Bᵀ`, `(T, out)`.
-    pub fn update(&self, z: &Tensor) -> Result<Tensor, GpuError> {
-        Ok(z.f_mm(&self.b.f_tr()?)?)
+    /// The update `z Bᵀ` as a part of its projection's product.
+    pub fn update<'a>(&'a self, z: &'a Tensor) -> Low<'a> {
+        (z, &self.b)
+    }
+
+    /// The way back through it, `d_low A`, as a part of that of the projection.
+    pub fn back<'a>(&'a self, d_low: &'a Tensor) -> Low<'a> {
+        (d_low, &self.a)
     }
 
     /// The way back through the update as a kernel's business, if it is one.
@@ -261,12 +267,6 @@ impl LiveJoint {
         gradient: &mut JointGradient,
     ) -> Result<(), GpuError> {
         let _ = gradient.a.f_add_(&product_f32(&d_low.f_tr()?, x)?)?;
-        Ok(())
-    }
-
-    /// `d_x += d_low A`.
-    pub fn backward_x(&self, d_low: &Tensor, d_x: &mut Tensor) -> Result<(), GpuError> {
-        let _ = d_x.f_addmm_(d_low, &self.a)?;
         Ok(())
     }
 }

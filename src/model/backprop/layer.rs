@@ -9,7 +9,7 @@ use super::gradients::{JointGradient, LiveJoint};
 use super::pieces::Pieces;
 use super::plan::Keep;
 use crate::model::decoder::Layer;
-use crate::model::host::product::{by, by_transposed, onto};
+use crate::model::host::product::{by, by_transposed};
 use crate::model::linear::Linear;
 use crate::runtime::gpu::GpuError;
 
@@ -47,17 +47,14 @@ fn joint(low: Low<'_>, index: usize) -> Option<&LiveJoint> {
 }
 
 impl Projected {
-    /// `x wᵀ` with bias and update. The update comes first and the product is added to it, so that their sum is rounded
-    /// once: added to an output that is rounded to bf16 already, a small update would be lost altogether.
+    /// `x wᵀ` with bias and update.
     fn new(linear: &Linear, x: &Tensor, low: Option<&LiveJoint>) -> Result<Self, GpuError> {
-        let (z, mut y) = match low {
-            Some(low) => {
-                let z = low.low(x)?;
-                let y = onto(low.update(&z)?, x, linear.weight())?;
-                (Some(z), y)
-            }
-            None => (None, by_transposed(x, linear.weight(), None)?),
+        let z = match low {
+            Some(low) => Some(low.low(x)?),
+            None => None,
         };
+        let update = low.zip(z.as_ref()).map(|(low, z)| low.update(z));
+        let mut y = by_transposed(x, linear.weight(), update, None)?;
         if let Some(bias) = linear.bias() {
             let _ = y.f_add_(bias)?;
         }
@@ -100,11 +97,8 @@ impl<'a> Back<'a> {
 
 /// Gradient of a projection's input.
 fn input_gradient(linear: &Linear, d_y: &Tensor, back: Option<&Back>) -> Result<Tensor, GpuError> {
-    let mut d_x = by(d_y, linear.weight())?;
-    if let Some(back) = back {
-        back.low.backward_x(&back.d_low, &mut d_x)?;
-    }
-    Ok(d_x)
+    let low = back.map(|back| back.low.back(&back.d_low));
+    Ok(by(d_y, linear.weight(), low)?)
 }
 
 /// What a layer gives to the next.

@@ -8,7 +8,7 @@ use super::attention::BackList;
 use super::gradients::{LiveJoint, Pending};
 use super::kernels::Kernels;
 use crate::model::config::ModelConfig;
-use crate::model::host::product::{by_transposed, onto};
+use crate::model::host::product::by_transposed;
 use crate::model::host::training;
 use crate::model::linear::Linear;
 use crate::model::rope::{RopeTable, rotate};
@@ -76,17 +76,8 @@ impl Pieces {
             None => None,
         };
         let own = self.kernels.is_none().then_some(base);
-        let mut y = match (low, &z) {
-            // As elsewhere, a small update meets the product before anything is rounded.
-            (Some(low), Some(z)) => {
-                let mut y = onto(low.update(z)?, x, linear.weight())?;
-                match own {
-                    Some(own) => y.f_add_(own)?,
-                    None => y,
-                }
-            }
-            _ => by_transposed(x, linear.weight(), own)?,
-        };
+        let update = low.zip(z.as_ref()).map(|(low, z)| low.update(z));
+        let mut y = by_transposed(x, linear.weight(), update, own)?;
         if let Some(bias) = linear.bias() {
             let _ = y.f_add_(bias)?;
         }

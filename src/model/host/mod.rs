@@ -23,7 +23,7 @@ use super::fused::Parts;
 use super::fused::pages::Key;
 use super::lanes::Simd;
 use super::lora::Adapter;
-use crate::runtime::memory::gib;
+use crate::runtime::memory::{available_on_host, gib};
 use buffer::{Buffer, numbers};
 use cache::Cache;
 use forward::Scratch;
@@ -67,7 +67,7 @@ impl Host {
     pub fn new(config: &ModelConfig, parts: Parts) -> Result<Self, String> {
         let size = parts.embedding.kind().elt_size_in_bytes();
         let needed = config.parameters() as usize * size;
-        if let Some(free) = free_bytes().filter(|free| needed > free / 10 * 9) {
+        if let Some(free) = available_on_host().filter(|free| needed > free / 10 * 9) {
             return Err(format!(
                 "its copy of the weights takes {:.2} GiB, {:.2} GiB of memory are free",
                 gib(needed),
@@ -126,14 +126,4 @@ impl Host {
     pub fn release(&mut self) {
         self.cache = Cache::new(&self.config);
     }
-}
-
-/// Bytes of memory that can be had without swapping, where the system tells.
-pub fn free_bytes() -> Option<usize> {
-    let described = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = described
-        .lines()
-        .find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    let kib: usize = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib * 1024)
 }

@@ -238,6 +238,19 @@ pub(super) struct LowPanel<'a> {
     outer: &'a [f32],
 }
 
+impl<'a> LowPanel<'a> {
+    /// With all its ranks: `low` is `(rows, rank)`, `outer` holds a row of the panel for each.
+    pub fn new(low: &'a [f32], rank: usize, outer: &'a [f32]) -> Self {
+        assert_eq!(outer.len(), rank * PANEL, "a row a rank");
+        Self {
+            low,
+            rank,
+            from: 0,
+            outer,
+        }
+    }
+}
+
 /// Columns of a row-major result that one call writes.
 #[derive(Clone, Copy)]
 pub(super) struct Place {

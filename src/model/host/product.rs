@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::buffer::{Buffer, Parts, is_plain, memory};
-use super::panels::{Numbers, PANEL, Place, Work, multiply, turn_over};
+use super::panels::{LowPanel, Numbers, PANEL, Place, Work, multiply, turn_over};
 use crate::model::lanes::Simd;
 use crate::runtime::team::with_team;
 
@@ -21,110 +21,142 @@ thread_local! {
     static PANEL_OF_THREAD: RefCell<Buffer<f32>> = RefCell::new(Buffer::new(0));
 }
 
-/// `x wᵀ`, added to a copy of `base` where there is one: `(T, in)` by `(out, in)`.
+/// A low-rank part of a product: the inner activations, `(T, R)`, and the matrix that they meet, which lies as the frozen
+/// one does: `(out, R)` in [`by_transposed`], `(R, out)` in [`by`].
+pub type Low<'a> = (&'a Tensor, &'a Tensor);
+
+/// `x wᵀ` with a low-rank part and added to `base`, where there are some: `(T, in)` by `(out, in)`. All is one sum, rounded
+/// once: added to an output that is rounded to bf16 already, a small update would be lost altogether.
 ///
 /// # Errors
 /// libtorch's, where the product is its own: on a GPU, in another precision, of few rows.
-pub fn by_transposed(x: &Tensor, w: &Tensor, base: Option<&Tensor>) -> Result<Tensor, TchError> {
-    match serves(x, w) && base.is_none_or(is_plain) {
-        true => {
-            let size = [x.size()[0], w.size()[0]];
-            let mut out = Tensor::f_empty(size, (Kind::Float, Device::Cpu))?;
-            if let Some(base) = base {
-                assert_eq!(base.size(), size, "what is added to");
-                out.f_copy_(base)?;
-            }
-            run(x, w, out, base.is_some(), true)
-        }
-        false => match base {
+pub fn by_transposed(
+    x: &Tensor,
+    w: &Tensor,
+    low: Option<Low>,
+    base: Option<&Tensor>,
+) -> Result<Tensor, TchError> {
+    if serves(x, w, low) && base.is_none_or(is_plain) {
+        return run(x, w, low, base, true);
+    }
+    let Some((z, outer)) = low else {
+        return match base {
             Some(base) => base.f_addmm(x, &w.f_tr()?),
             None => x.f_mm(&w.f_tr()?),
-        },
+        };
+    };
+    let mut y = z.f_mm(&outer.f_tr()?)?.f_addmm_(x, &w.f_tr()?)?;
+    match base {
+        Some(base) => y.f_add_(base),
+        None => Ok(y),
     }
 }
 
-/// `base + x wᵀ`, in the place of `base` where it can be.
+/// `x w` with a low-rank part, where there is one: `(T, out)` by `(out, in)`.
 ///
 /// # Errors
 /// As [`by_transposed`].
-pub fn onto(mut base: Tensor, x: &Tensor, w: &Tensor) -> Result<Tensor, TchError> {
-    match serves(x, w) && is_plain(&base) && base.is_contiguous() {
-        true => run(x, w, base, true, true),
-        false => base.f_addmm_(x, &w.f_tr()?),
+pub fn by(x: &Tensor, w: &Tensor, low: Option<Low>) -> Result<Tensor, TchError> {
+    if serves(x, w, low) {
+        return run(x, w, low, None, false);
+    }
+    let mut y = x.f_mm(w)?;
+    match low {
+        Some((z, outer)) => y.f_addmm_(z, outer),
+        None => Ok(y),
     }
 }
 
-/// `x w`: `(T, out)` by `(out, in)`.
-///
-/// # Errors
-/// As [`by_transposed`].
-pub fn by(x: &Tensor, w: &Tensor) -> Result<Tensor, TchError> {
-    match serves(x, w) {
-        true => {
-            let out = Tensor::f_empty([x.size()[0], w.size()[1]], (Kind::Float, Device::Cpu))?;
-            run(x, w, out, false, false)
-        }
-        false => x.f_mm(w),
-    }
-}
-
-fn serves(x: &Tensor, w: &Tensor) -> bool {
+fn serves(x: &Tensor, w: &Tensor, low: Option<Low>) -> bool {
+    let whole = |t: &Tensor| is_plain(t) && t.is_contiguous();
     // Without vectors of our own libtorch is the faster one.
     let vectors = Simd::best() != Simd::Portable;
-    vectors && is_plain(x) && is_plain(w) && w.is_contiguous() && x.size()[0] >= FEWEST as i64
+    let low = low.is_none_or(|(z, outer)| whole(z) && whole(outer));
+    vectors && is_plain(x) && whole(w) && low && x.size()[0] >= FEWEST as i64
 }
 
-/// The product, written to `out` or added to it.
+/// Columns `first..first + columns` of a product with `m`, `(outputs, inputs)` where it is `transposed`, else
+/// `(inputs, outputs)`, as a panel.
+fn gather(
+    m: &[f32],
+    transposed: bool,
+    inputs: usize,
+    (first, columns): (usize, usize),
+    panel: &mut [f32],
+) {
+    if transposed {
+        let rows = &m[first * inputs..(first + columns) * inputs];
+        return turn_over(rows, inputs, panel);
+    }
+    let outputs = m.len() / inputs.max(1);
+    let lines = panel.chunks_exact_mut(PANEL);
+    for (line, row) in lines.zip(m.chunks_exact(outputs)) {
+        let row = &row[first..first + columns];
+        // Of a known length it is two loads and stores.
+        match row.first_chunk::<PANEL>() {
+            Some(row) => line.copy_from_slice(row),
+            None => line[..columns].copy_from_slice(row),
+        }
+    }
+}
+
 fn run(
     x: &Tensor,
     w: &Tensor,
-    out: Tensor,
-    add: bool,
+    low: Option<Low>,
+    base: Option<&Tensor>,
     transposed: bool,
 ) -> Result<Tensor, TchError> {
-    let (x, out) = (x.f_contiguous()?, out.f_contiguous()?);
-    let (w_rows, w_columns) = w.size2()?;
+    let x = x.f_contiguous()?;
     let (rows, inputs) = x.size2()?;
-    let (outputs, expected) = match transposed {
-        true => (w_rows, w_columns),
-        false => (w_columns, w_rows),
+    let turned = |m: &Tensor| -> Result<(i64, i64), TchError> {
+        let (a, b) = m.size2()?;
+        Ok(if transposed { (a, b) } else { (b, a) })
     };
+    let (outputs, expected) = turned(w)?;
     assert_eq!(inputs, expected, "inner dimensions");
-    assert_eq!(out.size(), [rows, outputs], "what is added to");
+    let rank = match low {
+        Some((z, outer)) => {
+            let rank = z.size()[1];
+            assert_eq!(
+                (rows, outputs, rank),
+                (z.size()[0], turned(outer)?.0, turned(outer)?.1)
+            );
+            rank as usize
+        }
+        None => 0,
+    };
+    let mut out = Tensor::f_empty([rows, outputs], (Kind::Float, Device::Cpu))?;
+    if let Some(base) = base {
+        assert_eq!(base.size(), [rows, outputs], "what is added to");
+        out.f_copy_(base)?;
+    }
     let (rows, inputs, outputs) = (rows as usize, inputs as usize, outputs as usize);
-    // SAFETY: the first two are not written in this call, and the memory of `out` is this call's alone.
-    let (x, w, to) = unsafe { (memory(&x), memory(w), Parts::of(&out)) };
-    let simd = Simd::best();
+    // SAFETY: what is read is not written in this call, and `out` is new: its memory is this call's alone.
+    let (x, w, low, to) = unsafe {
+        let low = low.map(|(z, outer)| (memory(z), memory(outer)));
+        (memory(&x), memory(w), low, Parts::of(&out))
+    };
+    let (simd, add) = (Simd::best(), base.is_some());
     with_team(|team| {
         team.each(outputs.div_ceil(PANEL), &|panel| {
             let first = panel * PANEL;
             let columns = PANEL.min(outputs - first);
             PANEL_OF_THREAD.with_borrow_mut(|gathered| {
-                gathered.ensure(inputs * PANEL);
-                let gathered = &mut gathered[..inputs * PANEL];
-                if transposed {
-                    turn_over(
-                        &w[first * inputs..(first + columns) * inputs],
-                        inputs,
-                        gathered,
-                    );
-                } else {
-                    let lines = gathered.chunks_exact_mut(PANEL);
-                    for (line, row) in lines.zip(w.chunks_exact(outputs)) {
-                        let row = &row[first..first + columns];
-                        // Of a known length it is two loads and stores.
-                        match row.first_chunk::<PANEL>() {
-                            Some(row) => line.copy_from_slice(row),
-                            None => line[..columns].copy_from_slice(row),
-                        }
-                    }
-                }
+                gathered.ensure((inputs + rank) * PANEL);
+                let (panel, outer) = gathered.split_at_mut(inputs * PANEL);
+                let outer = &mut outer[..rank * PANEL];
+                gather(w, transposed, inputs, (first, columns), panel);
+                let update = low.map(|(z, m)| {
+                    gather(m, transposed, rank, (first, columns), outer);
+                    LowPanel::new(z, rank, outer)
+                });
                 let work = Work {
                     x,
                     inputs,
-                    numbers: Numbers::Full(gathered),
+                    numbers: Numbers::Full(panel),
                     bias: None,
-                    update: None,
+                    update,
                     add,
                 };
                 let place = Place {
@@ -161,16 +193,28 @@ mod tests {
             };
             // Roundings of a sum of so many products.
             let most = 1e-6 * (inputs.max(outputs) + 20) as f64;
-            let forward = by_transposed(&x, &w, None).expect("a product");
+            let forward = by_transposed(&x, &w, None, None).expect("a product");
             let exact = double(&x).matmul(&double(&w).tr());
             assert!(worst(forward, exact.shallow_clone()) < most);
-            let added = by_transposed(&x, &w, Some(&y)).expect("a product");
+            let added = by_transposed(&x, &w, None, Some(&y)).expect("a product");
             assert!(worst(added, exact + double(&y)) < most);
+            let rank = 8;
+            let (z, a) = (
+                Tensor::randn([rows, rank], options),
+                Tensor::randn([rank, inputs], options),
+            );
+            let b = Tensor::randn([outputs, rank], options);
+            let both = by_transposed(&x, &w, Some((&z, &b)), Some(&y)).expect("a product");
+            let low = double(&z).matmul(&double(&b).tr());
+            assert!(worst(both, double(&x).matmul(&double(&w).tr()) + low + double(&y)) < most);
             // Rows that do not follow each other in memory.
             let turned = y.tr().contiguous().tr();
             for y in [&y, &turned] {
-                let back = by(y, &w).expect("a product");
-                assert!(worst(back, double(y).matmul(&double(&w))) < most);
+                let back = by(y, &w, None).expect("a product");
+                let exact = double(y).matmul(&double(&w));
+                assert!(worst(back, exact.shallow_clone()) < most);
+                let back = by(y, &w, Some((&z, &a))).expect("a product");
+                assert!(worst(back, exact + double(&z).matmul(&double(&a))) < most);
             }
         }
     }
@@ -183,9 +227,9 @@ mod tests {
             Tensor::randn([50, 96], options),
             Tensor::randn([70, 96], options),
         );
-        let whole = by_transposed(&x, &w, None).expect("a product");
+        let whole = by_transposed(&x, &w, None, None).expect("a product");
         for (from, count) in [(0, 17), (3, 16), (31, 19)] {
-            let part = by_transposed(&x.narrow(0, from, count), &w, None).expect("a product");
+            let part = by_transposed(&x.narrow(0, from, count), &w, None, None).expect("a product");
             assert!(
                 part.equal(&whole.narrow(0, from, count)),
                 "{count} rows from {from}"
