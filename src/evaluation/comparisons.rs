@@ -1,7 +1,8 @@
 //! Which variants and rounds differ: all paired comparisons of a run, corrected for their number.
 //!
-//! Of each strand: every trained variant against base in the same round, and every later round against the first, on
-//! the same units (questions, agents, problems). Each comparison has
+//! Of each strand: every trained variant against base in the same round, and against the variant that its training went on
+//! from, where that is another; and every later round against the first; on the same units (questions, agents, problems).
+//! Each comparison has
 //!
 //! - the mean difference d with the interval of [`paired_interval`] (clusters drawn whole);
 //! - McNemar's exact p-value, which takes pairs for independent, for those who look for it;
@@ -85,6 +86,16 @@ fn compare_family(family: &[&Strand<'_>], root: u64) -> Vec<Comparison> {
                 .filter_map(move |round| pair((base, round), (strand, round), root))
         })
     });
+    let against_start = trained.clone().flat_map(|strand| {
+        let start = started_from(strand.variant);
+        let start = family.iter().find(|other| start == Some(other.variant));
+        start.into_iter().flat_map(move |start| {
+            let rounds = strand.rounds();
+            rounds
+                .into_iter()
+                .filter_map(move |round| pair((start, round), (strand, round), root))
+        })
+    });
     let over_rounds = family.iter().flat_map(|strand| {
         let rounds = strand.rounds();
         let first = rounds.first().copied();
@@ -93,7 +104,15 @@ fn compare_family(family: &[&Strand<'_>], root: u64) -> Vec<Comparison> {
             .into_iter()
             .filter_map(move |round| pair((strand, first?), (strand, round), root))
     });
-    against_base.chain(over_rounds).collect()
+    against_base
+        .chain(against_start)
+        .chain(over_rounds)
+        .collect()
+}
+
+/// The trained variant whose adapter another one's training went on from.
+fn started_from(variant: &str) -> Option<&'static str> {
+    (variant == "dpo-grpo").then_some("dpo")
 }
 
 /// Adjusts the p-values of one family.
@@ -229,7 +248,7 @@ fn stream(before: &Strand<'_>, first: u32, after: &Strand<'_>, second: u32) -> S
         if before.variant == after.variant && rounds.last() == Some(&second) {
             return format!("{name}/drift/rate");
         }
-        if before.variant != after.variant && rounds.first() == Some(&second) {
+        if before.variant == BASE && after.variant != BASE && rounds.first() == Some(&second) {
             return format!("{name}/gain/rate");
         }
     }

@@ -61,6 +61,33 @@ fn every_round_against_base_and_every_later_round_against_the_first() {
 }
 
 #[test]
+fn a_chain_is_compared_with_what_it_went_on_from() {
+    let mut strands = strands();
+    let decisions = (1..=2).flat_map(|round| {
+        (0..8).map(move |unit| decision(unit / 2, unit, round, Some(unit % 4 == 1)))
+    });
+    strands.push(strand("dpo-grpo", decisions.collect()));
+    let found = compare(&strands, 3);
+    let between: Vec<&Comparison> = found
+        .iter()
+        .filter(|c| (&*c.first.variant, &*c.second.variant) == ("dpo", "dpo-grpo"))
+        .collect();
+    let rounds: Vec<(u32, u32)> = between
+        .iter()
+        .map(|c| (c.first.round, c.second.round))
+        .collect();
+    assert_eq!(rounds, [(1, 1), (2, 2)]);
+    // In the second round dpo has its events in units 0 to 3, the chain in 1 and 5.
+    let second = between[1];
+    assert_eq!(
+        (second.pairs.gained, second.pairs.lost, second.pairs.same),
+        (1, 3, 4)
+    );
+    let starts = found.iter().filter(|c| c.first.variant != c.second.variant);
+    assert_eq!(starts.count(), 6, "two of dpo, four of the chain");
+}
+
+#[test]
 fn the_family_is_corrected_and_the_order_of_rows_does_not_matter() {
     let mut strands = strands();
     let found = compare(&strands, 3);
