@@ -26,8 +26,9 @@ pub(super) fn run(cli: Cli) -> u8 {
         (true, _) => "error",
         // What there is to say, rank 0 says.
         (false, 0) if ranks::place::rank() > 0 => "error",
-        (false, 0) => "atp_pipeline=info,warn",
-        (false, 1) => "atp_pipeline=debug,info",
+        // Charts adapt to dark pages by a rule that is skipped where they become PNG, which is as it should be.
+        (false, 0) => "atp_pipeline=info,simplecss=error,warn",
+        (false, 1) => "atp_pipeline=debug,simplecss=error,info",
         (false, _) => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));

@@ -248,6 +248,11 @@ fn the_report_says_what_a_small_model_is_good_for() {
         );
     }
     assert!(run.ended.err.contains(statement), "also on the terminal");
+    assert!(
+        !run.ended.err.contains("@media"),
+        "no word of what is meant so: {}",
+        run.ended.err
+    );
     let html = text("report.html");
     assert!(html.contains("<svg"));
     for outside in ["src=\"http", "@import", "<link", "<script src"] {
