@@ -21,7 +21,8 @@ pub use shares::{score, score_backward, softened, softened_backward};
 /// Whether these functions can take this tensor, and are the faster way.
 pub fn serves(tensor: &Tensor) -> bool {
     // Without vectors of our own libtorch is the faster one.
-    Simd::best() != Simd::Portable && is_plain(tensor) && tensor.is_contiguous()
+    let whole = is_plain(tensor) && tensor.is_contiguous() && tensor.numel() > 0;
+    whole && Simd::best() != Simd::Portable
 }
 
 /// Call `work` with ranges of rows, on all threads.
@@ -47,6 +48,15 @@ fn shape(x: &Tensor) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tensors_without_numbers_and_others_that_have_none_here_are_left_alone() {
+        let x = random(&[4, 6]);
+        assert_eq!(serves(&x), Simd::best() != Simd::Portable);
+        for other in [x.narrow(0, 0, 0), x.tr(), x.to_kind(Kind::BFloat16)] {
+            assert!(!serves(&other), "{other:?}");
+        }
+    }
 
     pub fn random(size: &[i64]) -> Tensor {
         Tensor::randn(size, (Kind::Float, Device::Cpu))
