@@ -47,7 +47,7 @@ impl Recipe {
         assignments: &[String],
     ) -> Result<(Document, String, PathBuf), RecipeError> {
         let path = Path::new(which);
-        let embedded = RECIPES.iter().any(|(name, _)| *name == which) && !path.exists();
+        let embedded = RECIPES.iter().any(|(name, _)| *name == which) && !path.is_file();
         let is_name = !which.contains(['/', '\\', '.']);
         let mut document = match embedded {
             true => Document::load_with(Path::new(&format!("{which}.toml")), &read_embedded)?,

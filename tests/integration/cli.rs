@@ -49,6 +49,14 @@ fn put(folder: &TempDir, name: &str, text: &str) {
 }
 
 #[test]
+fn a_folder_hides_no_recipe_of_the_program() {
+    let folder = workplace();
+    fs::create_dir(folder.path().join("smoke")).expect("a folder");
+    let ended = call(folder.path(), &["recipe", "check", "smoke"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+}
+
+#[test]
 fn recipes_that_cannot_be_used() {
     let folder = workplace();
     let at = folder.path();
