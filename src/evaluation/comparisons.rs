@@ -78,23 +78,23 @@ pub fn compare(strands: &[Strand<'_>], root: u64) -> Vec<Comparison> {
 fn compare_family(family: &[&Strand<'_>], root: u64) -> Vec<Comparison> {
     let base = family.iter().find(|strand| strand.variant == BASE);
     let trained = family.iter().filter(|strand| strand.variant != BASE);
+    let in_every_round = |before, after: &'_ Strand<'_>| -> Vec<Comparison> {
+        let rounds = after.rounds().into_iter();
+        rounds
+            .filter_map(|round| pair((before, round), (after, round), root))
+            .collect()
+    };
     let against_base = base.into_iter().flat_map(|base| {
-        trained.clone().flat_map(move |strand| {
-            let rounds = strand.rounds();
-            rounds
-                .into_iter()
-                .filter_map(move |round| pair((base, round), (strand, round), root))
-        })
+        trained
+            .clone()
+            .flat_map(|strand| in_every_round(base, strand))
     });
     let against_start = trained.clone().flat_map(|strand| {
         let start = started_from(strand.variant);
         let start = family.iter().find(|other| start == Some(other.variant));
-        start.into_iter().flat_map(move |start| {
-            let rounds = strand.rounds();
-            rounds
-                .into_iter()
-                .filter_map(move |round| pair((start, round), (strand, round), root))
-        })
+        start
+            .into_iter()
+            .flat_map(|start| in_every_round(start, strand))
     });
     let over_rounds = family.iter().flat_map(|strand| {
         let rounds = strand.rounds();

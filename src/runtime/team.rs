@@ -6,6 +6,7 @@
 //! waits for a thread that has taken none.
 
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// Bits of the ticket that count tasks: most tasks of a phase.
@@ -194,6 +195,13 @@ impl Team {
         while self.take() {}
         drop(phase);
         assert!(!self.broken.load(Ordering::Relaxed), "a task panicked");
+    }
+
+    /// Call `work` with ranges of so many numbers below `count`, the last maybe shorter.
+    pub fn ranges(&self, count: usize, size: usize, work: impl Fn(Range<usize>) + Sync) {
+        self.each(count.div_ceil(size), &|task| {
+            work(task * size..count.min((task + 1) * size));
+        });
     }
 
     /// Take a task and do it; false where none is left.

@@ -127,7 +127,7 @@ impl<'a> Parts<'a> {
     /// # Safety
     /// Nobody else may use it while parts of it are in use.
     pub unsafe fn of(tensor: &'a Tensor) -> Self {
-        assert!(is_plain(tensor) && tensor.is_contiguous());
+        assert!(is_whole(tensor));
         Self {
             start: tensor.data_ptr().cast::<f32>(),
             len: tensor.numel(),
@@ -158,12 +158,17 @@ pub fn is_plain(tensor: &Tensor) -> bool {
     tensor.kind() == Kind::Float && tensor.device() == Device::Cpu
 }
 
+/// Whether it is one whose numbers follow each other in memory.
+pub fn is_whole(tensor: &Tensor) -> bool {
+    is_plain(tensor) && tensor.is_contiguous()
+}
+
 /// The memory of a contiguous f32 tensor on the CPU.
 ///
 /// # Safety
 /// Nobody may write it while the slice is in use.
 pub unsafe fn memory(tensor: &Tensor) -> &[f32] {
-    assert!(is_plain(tensor) && tensor.is_contiguous());
+    assert!(is_whole(tensor));
     // SAFETY: checked above; borrowed as long as the tensor.
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
 }

@@ -251,10 +251,7 @@ impl Pass<'_> {
     /// Call `work` with ranges of rows.
     fn by_rows(&self, team: &Team, work: impl Fn(std::ops::Range<usize>) + Sync) {
         let rows = self.rows.len();
-        let size = rows.div_ceil(2 * team.threads()).min(16);
-        team.each(rows.div_ceil(size), &|task| {
-            work(task * size..rows.min((task + 1) * size));
-        });
+        team.ranges(rows, rows.div_ceil(2 * team.threads()).min(16), work);
     }
 
     fn norms(&self, team: &Team, weight: &[f32], eps: f32) {
@@ -313,8 +310,8 @@ impl Pass<'_> {
         // Panels that follow each other in memory, as what is prefetched beyond the end of one is the next; and some tasks
         // for each thread, so that none waits long for the last.
         let together = (all / (3 * team.threads())).clamp(1, PANELS);
-        team.each(all.div_ceil(together), &|task| {
-            for part in task * together..all.min((task + 1) * together) {
+        team.ranges(all, together, |parts| {
+            for part in parts {
                 let (from, panel) = (part / panels * block, part % panels);
                 // SAFETY: a task has its own rows and columns of `out`.
                 unsafe { product.panel(simd, panel, from..rows.min(from + block), out) };

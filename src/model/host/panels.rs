@@ -542,7 +542,7 @@ mod tests {
                     .max()
                     .double_value(&[]);
                 // Roundings of a sum of so many products.
-                let most = 1e-6 * (inputs + 20) as f64;
+                let most = 5e-7 * (inputs + 20) as f64;
                 assert!(error < most, "{rows}×{inputs}×{outputs} {kind:?}: {error}");
             }
         }

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::buffer::is_plain;
+use super::buffer::is_whole;
 use crate::model::lanes::Simd;
 use crate::runtime::team::with_team;
 
@@ -21,17 +21,13 @@ pub use shares::{score, score_backward, softened, softened_backward};
 /// Whether these functions can take this tensor, and are the faster way.
 pub fn serves(tensor: &Tensor) -> bool {
     // Without vectors of our own libtorch is the faster one.
-    let whole = is_plain(tensor) && tensor.is_contiguous() && tensor.numel() > 0;
-    whole && Simd::best() != Simd::Portable
+    Simd::best() != Simd::Portable && is_whole(tensor) && tensor.numel() > 0
 }
 
 /// Call `work` with ranges of rows, on all threads.
 fn by_rows(rows: usize, work: impl Fn(Range<usize>) + Sync) {
     with_team(|team| {
-        let size = rows.div_ceil(4 * team.threads()).max(1);
-        team.each(rows.div_ceil(size), &|task| {
-            work(task * size..rows.min((task + 1) * size));
-        });
+        team.ranges(rows, rows.div_ceil(4 * team.threads()).max(1), work);
     });
 }
 

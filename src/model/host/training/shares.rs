@@ -155,7 +155,7 @@ unsafe fn score_body<L: Lanes>(
             *finite = L::fma_one(*logit, 0.0, *finite);
         }
     }
-    if tree_sum(finite) != 0.0 || tree_sum(finite).is_nan() {
+    if tree_sum(finite) != 0.0 {
         *scores = [f32::NAN; 3];
         return;
     }
