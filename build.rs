@@ -47,7 +47,7 @@ fn compile_native(libtorch: &Path) {
         .cpp(true)
         .std("c++20")
         .files(
-            ["attention", "collective", "memory"]
+            ["attention", "collective", "memory", "optim"]
                 .map(|name| format!("src/runtime/native/{name}.cpp")),
         )
         .include("src/runtime/native")

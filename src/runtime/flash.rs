@@ -1,9 +1,11 @@
 //! Causal attention over packed sequences of different lengths and its backward, by libtorch's flash kernels (GPU only).
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr::null_mut;
 
 use tch::{TchError, Tensor};
+
+use super::native::{address, message};
 
 unsafe extern "C" {
     fn atp_flash_attention(
@@ -112,10 +114,6 @@ pub fn backward(
     made(failed, gradients, error)
 }
 
-fn address(tensor: &Tensor) -> *const c_void {
-    tensor.as_ptr().cast()
-}
-
 /// Take what a call made, or its message.
 fn made<const N: usize>(
     failed: c_int,
@@ -126,11 +124,5 @@ fn made<const N: usize>(
         // SAFETY: new tensors, owned from here on.
         return Ok(tensors.map(|t| unsafe { Tensor::from_ptr(t.cast()) }));
     }
-    // SAFETY: set by `strdup`, freed once.
-    let message = unsafe {
-        let text = CStr::from_ptr(error).to_string_lossy().into_owned();
-        libc::free(error.cast());
-        text
-    };
-    Err(TchError::Torch(message))
+    Err(TchError::Torch(message(error)))
 }

@@ -1,5 +1,6 @@
 //! What every layer stands on: seeded random streams, devices, signals, messages, HTTP, progress lines, and the ranks of a run.
 
+pub mod adamw;
 pub mod budget;
 pub mod device;
 pub mod embedded;
@@ -10,6 +11,7 @@ pub mod http;
 pub mod interrupt;
 pub mod memory;
 pub mod message;
+mod native;
 pub mod progress;
 pub mod ranks;
 pub mod seed;

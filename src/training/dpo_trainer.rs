@@ -492,7 +492,7 @@ pub fn train_dpo(
                 what: "the loss",
             });
         }
-        let grad_norm = state.take_step(lr);
+        let grad_norm = state.take_step(lr)?;
         if !grad_norm.is_finite() {
             return Err(TrainError::Diverged {
                 step: state.step + 1,

@@ -408,7 +408,7 @@ fn update(
                 .optim
                 .schedule
                 .factor(state.step, course.total, config.optim.warmup_ratio);
-        let grad_norm = state.take_step(lr);
+        let grad_norm = state.take_step(lr)?;
         if !grad_norm.is_finite() {
             return Err(TrainError::Diverged {
                 step: state.step + 1,

@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use crate::runtime::adamw::{self, Factors};
+use crate::runtime::gpu::GpuError;
+
 /// Course of the learning rate after warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -133,57 +136,49 @@ impl AdamW {
         self.steps
     }
 
-    /// Clip these gradients, one a parameter, and take one step at this learning rate. Gives their norm, all together,
-    /// before clipping.
-    pub fn step(&mut self, lr: f64, gradients: &[&Tensor]) -> f64 {
+    /// Clip these gradients in place, one a parameter, and take one step at this learning rate. Gives their norm, all
+    /// together, before clipping. The device has the whole step to do before its norm is waited for.
+    ///
+    /// # Errors
+    /// The device refuses.
+    ///
+    /// # Panics
+    /// Unless there is a gradient for every parameter.
+    pub fn step(&mut self, lr: f64, gradients: &mut [&mut Tensor]) -> Result<f64, GpuError> {
         assert_eq!(gradients.len(), self.parameters.len(), "one a parameter");
         let _no_grad = tch::no_grad_guard();
-        let squares: Vec<Tensor> = gradients
-            .iter()
-            .map(|g| g.square().sum(Kind::Double))
-            .collect();
-        let norm = match squares.is_empty() {
-            true => 0.0,
-            false => Tensor::stack(&squares, 0)
-                .sum(Kind::Double)
-                .double_value(&[])
-                .sqrt(),
+        let Some(first) = gradients.first() else {
+            return Ok(0.0);
         };
+        let device = first.device();
+        let mut squares = Tensor::f_zeros([], (Kind::Double, device))?;
+        for gradient in gradients.iter() {
+            squares = squares.f_add(&gradient.f_square()?.f_sum(Kind::Double)?)?;
+        }
+        let norm = squares.f_sqrt()?;
         let limit = self.config.max_grad_norm;
-        // As torch.nn.utils.clip_grad_norm_.
-        let scale = if limit > 0.0 {
-            (limit / (norm + 1e-6)).min(1.0)
+        // As torch.nn.utils.clip_grad_norm_, which multiplies by the reciprocal.
+        let divisor = if limit > 0.0 {
+            let times = norm.f_add_scalar(1e-6)?.f_div_scalar(limit)?;
+            times.f_clamp_min(1.0)?.f_to_kind(Kind::Float)?
         } else {
-            1.0
+            Tensor::f_ones([], (Kind::Float, device))?
         };
         self.steps += 1;
-        let OptimConfig {
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-            ..
-        } = self.config;
-        let correction1 = 1.0 - beta1.powi(self.steps as i32);
-        let correction2 = (1.0 - beta2.powi(self.steps as i32)).sqrt();
-        let states = self.first.iter_mut().zip(&mut self.second);
-        for ((parameter, gradient), (first, second)) in
-            self.parameters.iter_mut().zip(gradients).zip(states)
+        let step = Tensor::f_full([], self.steps as f64, (Kind::Float, device))?;
+        let factors = Factors {
+            lr,
+            betas: (self.config.beta1, self.config.beta2),
+            weight_decay: self.config.weight_decay,
+            eps: self.config.eps,
+        };
+        let moments = self.first.iter_mut().zip(&mut self.second);
+        for ((parameter, gradient), moments) in
+            self.parameters.iter_mut().zip(gradients).zip(moments)
         {
-            let gradient = *gradient * scale;
-            let _ = first
-                .g_mul_scalar_(beta1)
-                .g_add_(&(&gradient * (1.0 - beta1)));
-            let _ = second
-                .g_mul_scalar_(beta2)
-                .g_add_(&(gradient.square() * (1.0 - beta2)));
-            let denominator = second.sqrt() / correction2 + eps;
-            if weight_decay != 0.0 {
-                let _ = parameter.g_mul_scalar_(1.0 - lr * weight_decay);
-            }
-            let _ = parameter.g_sub_(&(&*first / denominator * (lr / correction1)));
+            adamw::step(parameter, gradient, moments, (&step, &divisor), factors)?;
         }
-        norm
+        Ok(norm.f_double_value(&[])?)
     }
 
     /// First and second moments, one each a parameter.

@@ -14,6 +14,7 @@ use crate::artifact::{Checkpoint, Checkpoints, Digest, LogMark, MetricsLog, dige
 use crate::model::backprop::Gradients;
 use crate::model::tensors::{decode_safetensors, encode_safetensors};
 use crate::model::{Adapter, LoraConfig, ModelConfig};
+use crate::runtime::gpu::GpuError;
 use crate::runtime::memory::Keeping;
 use crate::runtime::ranks::{RankError, Ranks};
 
@@ -83,10 +84,15 @@ impl TrainState {
     }
 
     /// Take an optimiser step on the gradients, and forget them. Gives their norm before clipping.
-    pub fn take_step(&mut self, lr: f64) -> f64 {
-        let norm = self.optimiser.step(lr, &[self.gradients.flat()]);
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn take_step(&mut self, lr: f64) -> Result<f64, GpuError> {
+        let norm = self
+            .optimiser
+            .step(lr, &mut [&mut self.gradients.flat().shallow_clone()])?;
         self.gradients.reset();
-        norm
+        Ok(norm)
     }
 
     /// All ranks stand at this step with this adapter, bit for bit. A broken or other kind of machine, or another recipe,

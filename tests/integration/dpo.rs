@@ -207,7 +207,8 @@ fn fifty_steps(mut each: impl FnMut(usize, f64, f64, f64)) -> Adapter {
             });
         }
         let lr = optim.lr * Schedule::Cosine.factor(step as u64, total as u64, 0.1);
-        each(step, lr, totals.loss / 2.0, state.take_step(lr));
+        let norm = state.take_step(lr).expect("a step");
+        each(step, lr, totals.loss / 2.0, norm);
     }
     state.adapter
 }

@@ -458,7 +458,9 @@ fn several_iterations_on_a_batch_agree_with_trl() {
         .enumerate()
     {
         let (sums, learnt) = update((&model, &adapter), with_old(&parts), &terms);
-        let norm = optimiser.step(lr, &[learnt.flat()]);
+        let norm = optimiser
+            .step(lr, &mut [&mut learnt.flat().shallow_clone()])
+            .expect("a step");
         for (name, got, tolerance) in [
             ("loss", sums.loss, 2.0 * LOSS),
             ("grad_norm", norm, 1e-4),

@@ -180,7 +180,7 @@ fn dpo_step(
     }
     drop(policy);
     ranks.sum(state.gradients.flat())?;
-    let norm = state.take_step(1e-5);
+    let norm = state.take_step(1e-5)?;
     ensure!(norm.is_finite(), "the gradient is not finite");
     Ok(())
 }

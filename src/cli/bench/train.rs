@@ -166,7 +166,7 @@ impl TrainArgs {
                 &mut totals,
             )?;
         }
-        let norm = state.take_step(1e-5);
+        let norm = state.take_step(1e-5)?;
         settle(loaded);
         let seconds = started.elapsed().as_secs_f64();
         ensure!(norm.is_finite(), "the gradient is not finite");
@@ -272,7 +272,7 @@ impl TrainArgs {
                 .collect();
             rollout::accumulate(&policy, &groups, &terms, &mut state.gradients, &mut sums)?;
         }
-        let norm = state.take_step(5e-6);
+        let norm = state.take_step(5e-6)?;
         settle(loaded);
         let seconds = started.elapsed().as_secs_f64();
         ensure!(norm.is_finite(), "the gradient is not finite");

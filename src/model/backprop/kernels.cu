@@ -99,10 +99,21 @@ rms_norm_backward(u16* d_y, const u16* x, const u16* weight, const u16* more, u1
     }
 }
 
+// What a lane turns by at a position.
+struct Turn {
+    float c[PER_LANE], s[PER_LANE];
+    DEVICE Turn(const u16* cosines, const u16* sines, int position, int d) {
+        const long at = (long)position * (HEAD_DIM / 2) + d % (HEAD_DIM / 2);
+        load_lane(cosines + at, c);
+        load_lane(sines + at, s);
+    }
+};
+
 // Norms on heads and rotation of queries and keys; a warp a head. tables (positions, HEAD_DIM / 2).
 extern "C" __global__ void __launch_bounds__(256)
-rotate(const u16* qkv, int rows, const u16* q_norm, const u16* k_norm, const u16* cosines, const u16* sines, const int* position,
-       u16* q_out, u16* k_out) {
+rotate(const u16* __restrict__ qkv, int rows, const u16* __restrict__ q_norm, const u16* __restrict__ k_norm,
+       const u16* __restrict__ cosines, const u16* __restrict__ sines, const int* __restrict__ position,
+       u16* __restrict__ q_out, u16* __restrict__ k_out) {
     const int lane = threadIdx.x % 32, d = PER_LANE * lane;
     const int head = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32, n = head * HEAD_DIM + d;
     if (head >= HEADS + KV_HEADS) return;
@@ -112,13 +123,18 @@ rotate(const u16* qkv, int rows, const u16* q_norm, const u16* k_norm, const u16
 #endif
     // All rows are on their way before the first is computed.
     float all[ROWS][PER_LANE];
+    int at[ROWS];
     #pragma unroll
-    for (int i = 0; i < ROWS; i++) load_lane(qkv + min((long)blockIdx.x * ROWS + i, (long)rows - 1) * QKV + n, all[i]);
+    for (int i = 0; i < ROWS; i++) {
+        const long row = min((long)blockIdx.x * ROWS + i, (long)rows - 1);
+        load_lane(qkv + row * QKV + n, all[i]);
+        at[i] = position[row];
+    }
     #pragma unroll
     for (int i = 0; i < ROWS; i++) {
         const long row = (long)blockIdx.x * ROWS + i;
         if (row >= rows) return;
-        float c[PER_LANE], s[PER_LANE];
+        const Turn turn(cosines, sines, at[i], d);
         float* v = all[i];
 #if QK_NORM
         float squares = 0.f;
@@ -128,70 +144,92 @@ rotate(const u16* qkv, int rows, const u16* q_norm, const u16* k_norm, const u16
         #pragma unroll
         for (int k = 0; k < PER_LANE; k++) v[k] = rounded(w[k] * rounded(v[k] * factor));
 #endif
-        const long at = (long)position[row] * (HEAD_DIM / 2) + d % (HEAD_DIM / 2);
-        load_lane(cosines + at, c);
-        load_lane(sines + at, s);
         #pragma unroll
         for (int k = 0; k < PER_LANE; k++) {
             const float other = __shfl_xor_sync(~0u, v[k], 16);
-            v[k] = rounded(v[k] * c[k]) + rounded((lane < 16 ? -other : other) * s[k]);
+            v[k] = rounded(v[k] * turn.c[k]) + rounded((lane < 16 ? -other : other) * turn.s[k]);
         }
         u16* out = head < HEADS ? q_out + (row * HEADS + head) * HEAD_DIM : k_out + (row * KV_HEADS + head - HEADS) * HEAD_DIM;
         store_lane(out + d, v);
     }
 }
 
+// Rows of `rotate_backward`'s blocks: two tensors are on their way for each.
+#define BACK_ROWS 4
+
 // The way back of `rotate`, with the values' gradient put beside. Keys and values have a row for every gathered key:
-// those of row t are rows[first[t]] to rows[first[t + 1] - 1]; `first` is null where they were not gathered.
+// those of row t are from[first[t]] to from[first[t + 1] - 1]; `first` is null where they were not gathered.
 extern "C" __global__ void __launch_bounds__(256)
-rotate_backward(const u16* qkv, const u16* q_norm, const u16* k_norm, const u16* cosines, const u16* sines,
-                const int* position, const u16* d_q, const u16* d_k, const u16* d_v, const int* first, const int* rows,
-                u16* d_qkv) {
-    const long row = blockIdx.x;
+rotate_backward(const u16* __restrict__ qkv, int rows, const u16* __restrict__ q_norm, const u16* __restrict__ k_norm,
+                const u16* __restrict__ cosines, const u16* __restrict__ sines, const int* __restrict__ position,
+                const u16* __restrict__ d_q, const u16* __restrict__ d_k, const u16* __restrict__ d_v,
+                const int* __restrict__ first, const int* __restrict__ from, u16* __restrict__ d_qkv) {
     const int lane = threadIdx.x % 32, d = PER_LANE * lane;
-    const int head = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32;
+    const int head = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32, n = head * HEAD_DIM + d;
     if (head >= HEADS + 2 * KV_HEADS) return;
-    float v[PER_LANE];
-    if (head < HEADS) {
-        load_lane(d_q + (row * HEADS + head) * HEAD_DIM + d, v);
-    } else {
-        const u16* from = head < HEADS + KV_HEADS ? d_k : d_v;
-        const int kv = (head - HEADS) % KV_HEADS;
-        if (first) {
-            #pragma unroll
-            for (int i = 0; i < PER_LANE; i++) v[i] = 0.f;
-            for (int at = first[row]; at < first[row + 1]; at++) {
-                float more[PER_LANE];
-                load_lane(from + ((long)rows[at] * KV_HEADS + kv) * HEAD_DIM + d, more);
-                #pragma unroll
-                for (int i = 0; i < PER_LANE; i++) v[i] += more[i];
-            }
-        } else {
-            load_lane(from + (row * KV_HEADS + kv) * HEAD_DIM + d, v);
-        }
-    }
-    if (head < HEADS + KV_HEADS) {
-        float c[PER_LANE], s[PER_LANE];
-        const long at = (long)position[row] * (HEAD_DIM / 2) + d % (HEAD_DIM / 2);
-        load_lane(cosines + at, c);
-        load_lane(sines + at, s);
-        #pragma unroll
-        for (int i = 0; i < PER_LANE; i++) {
-            const float other = __shfl_xor_sync(~0u, v[i], 16);
-            v[i] = v[i] * c[i] + (lane < 16 ? other : -other) * s[i];
-        }
+    const bool query = head < HEADS, turned = head < HEADS + KV_HEADS;
+    const u16* gradient = query ? d_q : turned ? d_k : d_v;
+    const int heads = query ? HEADS : KV_HEADS, own = query ? head : (head - HEADS) % KV_HEADS;
+    const u16* column = gradient + own * HEAD_DIM + d;
+    float all[BACK_ROWS][PER_LANE];
 #if QK_NORM
-        float x[PER_LANE], w[PER_LANE], squares = 0.f, along = 0.f;
-        load_lane(qkv + row * QKV + head * HEAD_DIM + d, x);
-        load_lane((head < HEADS ? q_norm : k_norm) + d, w);
-        #pragma unroll
-        for (int i = 0; i < PER_LANE; i++) v[i] *= w[i], squares += x[i] * x[i], along += v[i] * x[i];
-        const float r = rsqrtf(warp_sum(squares) / HEAD_DIM + EPS), share = warp_sum(along) / HEAD_DIM * r * r;
-        #pragma unroll
-        for (int i = 0; i < PER_LANE; i++) v[i] = r * (v[i] - x[i] * share);
+    float inputs[BACK_ROWS][PER_LANE], w[PER_LANE];
+    if (turned) load_lane((query ? q_norm : k_norm) + d, w);
+#endif
+    // Of most rows one gathered row stems, the row itself; so those are on their way together, and more are added after.
+    int at[BACK_ROWS], place[BACK_ROWS], end[BACK_ROWS];
+    #pragma unroll
+    for (int i = 0; i < BACK_ROWS; i++) {
+        const int row = min(blockIdx.x * BACK_ROWS + i, rows - 1);
+        at[i] = position[row], place[i] = row, end[i] = row + 1;
+        if (first && !query) place[i] = first[row], end[i] = first[row + 1];
+#if QK_NORM
+        if (turned) load_lane(qkv + (long)row * QKV + n, inputs[i]);
 #endif
     }
-    store_lane(d_qkv + row * QKV + head * HEAD_DIM + d, v);
+    auto gathered = [&](int place, float* v) {
+        const long row = first && !query ? from[place] : place;
+        load_lane(column + row * heads * HEAD_DIM, v);
+    };
+    #pragma unroll
+    for (int i = 0; i < BACK_ROWS; i++) {
+        #pragma unroll
+        for (int k = 0; k < PER_LANE; k++) all[i][k] = 0.f;
+        if (place[i] < end[i]) gathered(place[i], all[i]);
+    }
+    #pragma unroll
+    for (int i = 0; i < BACK_ROWS; i++) {
+        for (int next = place[i] + 1; next < end[i]; next++) {
+            float more[PER_LANE];
+            gathered(next, more);
+            #pragma unroll
+            for (int k = 0; k < PER_LANE; k++) all[i][k] += more[k];
+        }
+    }
+    #pragma unroll
+    for (int i = 0; i < BACK_ROWS; i++) {
+        const long row = (long)blockIdx.x * BACK_ROWS + i;
+        if (row >= rows) return;
+        float* v = all[i];
+        if (turned) {
+            const Turn turn(cosines, sines, at[i], d);
+            #pragma unroll
+            for (int k = 0; k < PER_LANE; k++) {
+                const float other = __shfl_xor_sync(~0u, v[k], 16);
+                v[k] = v[k] * turn.c[k] + (lane < 16 ? other : -other) * turn.s[k];
+            }
+#if QK_NORM
+            float squares = 0.f, along = 0.f;
+            const float* x = inputs[i];
+            #pragma unroll
+            for (int k = 0; k < PER_LANE; k++) v[k] *= w[k], squares += x[k] * x[k], along += v[k] * x[k];
+            const float r = rsqrtf(warp_sum(squares) / HEAD_DIM + EPS), share = warp_sum(along) / HEAD_DIM * r * r;
+            #pragma unroll
+            for (int k = 0; k < PER_LANE; k++) v[k] = r * (v[k] - x[k] * share);
+#endif
+        }
+        store_lane(d_qkv + row * QKV + n, v);
+    }
 }
 
 DEVICE float sigmoid(float x) { return 1.f / (1.f + __expf(-x)); }
@@ -220,6 +258,49 @@ struct Tile {
         }
     }
 };
+
+// Row tiles of a warp of `low_rank`, which holds its part of b for all of them.
+#define TILES 4
+
+// out = z bᵀ: z (rows, rank), b (outputs, rank), rank in eights, outputs in 32s. A product so thin is the writing of its
+// result, which the large product that follows adds itself to.
+extern "C" __global__ void __launch_bounds__(128)
+low_rank(const u16* __restrict__ z, const u16* __restrict__ b, u16* __restrict__ out, int rows, int outputs, int rank) {
+    const int lane = threadIdx.x % 32, g = lane / 4, j = lane % 4;
+    const int block = 32 * (4 * blockIdx.x + threadIdx.x / 32);
+    if (block >= outputs) return;
+    const long top = 16l * TILES * blockIdx.y;
+    // Columns are permuted as in `Tile`.
+    const u16* from = b + (long)(block + 8 * (g / 2) + g % 2) * rank + 2 * j;
+    float sums[TILES][4][4] = {};
+    for (int r = 0; r < rank; r += 8) {
+        u32 own[4], low[TILES][2];
+        #pragma unroll
+        for (int t = 0; t < 4; t++) own[t] = *(const u32*)(from + 2l * t * rank + r);
+        #pragma unroll
+        for (int i = 0; i < TILES; i++)
+            #pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const long row = top + 16 * i + 8 * h + g;
+                low[i][h] = row < rows ? *(const u32*)(z + row * rank + r + 2 * j) : 0;
+            }
+        #pragma unroll
+        for (int i = 0; i < TILES; i++)
+            #pragma unroll
+            for (int t = 0; t < 4; t++) multiply_eight(sums[i][t], low[i][0], low[i][1], own[t]);
+    }
+    #pragma unroll
+    for (int i = 0; i < TILES; i++)
+        #pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const long row = top + 16 * i + 8 * h + g;
+            if (row >= rows) return;
+            float v[8];
+            #pragma unroll
+            for (int k = 0; k < 8; k++) v[k] = sums[i][k / 2][2 * h + k % 2];
+            *(uint4*)(out + row * outputs + block + 8 * j) = pack8(v);
+        }
+}
 
 // silu(gate) ∘ up: (rows, 2 FFN) → (rows, FFN).
 extern "C" __global__ void __launch_bounds__(128)

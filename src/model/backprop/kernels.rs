@@ -24,6 +24,7 @@ pub struct Kernels {
     add_blocks: Kernel,
     rotate: Kernel,
     rotate_backward: Kernel,
+    low_rank: Kernel,
     gate: Kernel,
     gate_backward: Kernel,
     sum_rows: Kernel,
@@ -35,9 +36,11 @@ pub struct Kernels {
 
 /// Rows that a block of some kernels takes one after the other (`kernels.cu`).
 const ROWS: u64 = 8;
+const BACK_ROWS: u64 = 4;
 
-fn blocks(rows: i64) -> i64 {
-    (rows as u64).div_ceil(ROWS) as i64
+/// Blocks that take `each` of so many rows.
+fn blocks(rows: i64, each: u64) -> i64 {
+    (rows as u64).div_ceil(each) as i64
 }
 
 /// Threads a block that takes a row of logits.
@@ -108,6 +111,7 @@ impl Kernels {
             add_blocks: module.kernel("add_blocks")?,
             rotate: module.kernel("rotate")?,
             rotate_backward: module.kernel("rotate_backward")?,
+            low_rank: module.kernel("low_rank")?,
             gate: module.kernel("gate_forward")?,
             gate_backward: module.kernel("gate_backward")?,
             sum_rows: module.kernel("sum_rows")?,
@@ -153,7 +157,7 @@ impl Kernels {
         let count = rows as i32;
         launch(
             self.add_and_norm,
-            self.row_shape(blocks(rows)),
+            self.row_shape(blocks(rows, ROWS)),
             kernel_arguments![from, add, count, by, sum, to],
         )?;
         Ok((middle, y))
@@ -242,7 +246,7 @@ impl Kernels {
         let (q_norm, k_norm) = norms.map_or((0, 0), |(q, k)| (pointer(q), pointer(k)));
         let rows = qkv.size()[0];
         let count = rows as i32;
-        let shape = Self::head_shape(blocks(rows), self.heads + self.kv_heads);
+        let shape = Self::head_shape(blocks(rows, ROWS), self.heads + self.kv_heads);
         launch(
             self.rotate,
             shape,
@@ -269,15 +273,36 @@ impl Kernels {
         let [d_q, d_k, d_v] = addresses(gradients.each_ref());
         let (q_norm, k_norm) = norms.map_or((0, 0), |(q, k)| (pointer(q), pointer(k)));
         let (first, rows) = back.map_or((0, 0), |b| (pointer(&b.first), pointer(&b.rows)));
-        let shape = Self::head_shape(qkv.size()[0], self.heads + 2 * self.kv_heads);
+        let count = qkv.size()[0];
+        let shape = Self::head_shape(blocks(count, BACK_ROWS), self.heads + 2 * self.kv_heads);
+        let count = count as i32;
         launch(
             self.rotate_backward,
             shape,
             kernel_arguments![
-                from, q_norm, k_norm, cosines, sines, at, d_q, d_k, d_v, first, rows, to
+                from, count, q_norm, k_norm, cosines, sines, at, d_q, d_k, d_v, first, rows, to
             ],
         )?;
         Ok(out)
+    }
+
+    /// `z bᵀ`, `(T, R)` by `(out, R)`, unless it is one for libtorch: with ranks that are no multiple of 8, or outputs that
+    /// are none of 32.
+    pub fn low_rank(&self, z: &Tensor, b: &Tensor) -> Result<Option<Tensor>, GpuError> {
+        let (rows, outputs, rank) = (z.size()[0], b.size()[0], z.size()[1]);
+        if rank % 8 != 0 || outputs % 32 != 0 {
+            return Ok(None);
+        }
+        let out = Tensor::f_empty([rows, outputs], (z.kind(), z.device()))?;
+        let [from, by, to] = addresses([z, b, &out]);
+        let [count, columns, ranks] = [rows, outputs, rank].map(|n| n as i32);
+        let grid = ((outputs as u32).div_ceil(128), (rows as u32).div_ceil(64));
+        launch(
+            self.low_rank,
+            Shape::new(grid, 128),
+            kernel_arguments![from, by, to, count, columns, ranks],
+        )?;
+        Ok(Some(out))
     }
 
     fn tile_shape(&self, rows: i64) -> Shape {

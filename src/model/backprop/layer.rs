@@ -9,7 +9,7 @@ use super::gradients::{JointGradient, LiveJoint};
 use super::pieces::Pieces;
 use super::plan::Keep;
 use crate::model::decoder::Layer;
-use crate::model::host::product::{by, by_transposed};
+use crate::model::host::product::by;
 use crate::model::linear::Linear;
 use crate::runtime::gpu::GpuError;
 
@@ -48,16 +48,18 @@ fn joint(low: Low<'_>, index: usize) -> Option<&LiveJoint> {
 
 impl Projected {
     /// `x wᵀ` with bias and update.
-    fn new(linear: &Linear, x: &Tensor, low: Option<&LiveJoint>) -> Result<Self, GpuError> {
+    fn new(
+        pieces: &Pieces,
+        linear: &Linear,
+        x: &Tensor,
+        low: Option<&LiveJoint>,
+    ) -> Result<Self, GpuError> {
         let z = match low {
             Some(low) => Some(low.low(x)?),
             None => None,
         };
         let update = low.zip(z.as_ref()).map(|(low, z)| low.update(z));
-        let mut y = by_transposed(x, linear.weight(), update, None)?;
-        if let Some(bias) = linear.bias() {
-            let _ = y.f_add_(bias)?;
-        }
+        let y = pieces.project(x, linear, update, None)?;
         Ok(Self { y, z })
     }
 }
@@ -121,7 +123,7 @@ impl Layer {
     ) -> Result<(Stream, Option<Kept>), GpuError> {
         let Stream { x, normed } = stream;
         let (attention, normed) = self.first_half((shape, pieces, layout), &x, normed, low)?;
-        let wide = Projected::new(&self.gate_up, &normed, joint(low, 2))?;
+        let wide = Projected::new(pieces, &self.gate_up, &normed, joint(low, 2))?;
         drop(normed);
         let act = pieces.gate(&wide.y)?;
         let (next, normed, z_down) = pieces.add_and_norm(
@@ -148,7 +150,7 @@ impl Layer {
         normed: Tensor,
         low: Low,
     ) -> Result<(KeptAttention, Tensor), GpuError> {
-        let qkv = Projected::new(&self.qkv, &normed, joint(low, 0))?;
+        let qkv = Projected::new(pieces, &self.qkv, &normed, joint(low, 0))?;
         drop(normed);
         let (q, k, v) = pieces.rotate(&qkv.y, self.qk_norm.as_ref(), &layout.positions)?;
         let attended = layout.forward(shape, &q, &k, &v)?;
@@ -205,7 +207,7 @@ impl Layer {
                     Some(normed) => normed,
                     None => pieces.norm(&attention.middle, &self.post_norm)?,
                 };
-                Projected::new(&self.gate_up, &normed, joint(low, 2))?
+                Projected::new(pieces, &self.gate_up, &normed, joint(low, 2))?
             }
         };
         drop(normed);

@@ -8,7 +8,7 @@ use super::attention::BackList;
 use super::gradients::{LiveJoint, Pending};
 use super::kernels::Kernels;
 use crate::model::config::ModelConfig;
-use crate::model::host::product::by_transposed;
+use crate::model::host::product::{Low, by_transposed};
 use crate::model::host::training;
 use crate::model::linear::Linear;
 use crate::model::rope::{RopeTable, rotate};
@@ -61,6 +61,28 @@ impl Pieces {
         }
     }
 
+    /// A projection `x wᵀ` with its bias and update, added to `base` where there is one.
+    pub fn project(
+        &self,
+        x: &Tensor,
+        linear: &Linear,
+        update: Option<Low>,
+        base: Option<&Tensor>,
+    ) -> Result<Tensor, GpuError> {
+        let thin = match (&self.kernels, update, base) {
+            (Some(kernels), Some((z, b)), None) => kernels.low_rank(z, b)?,
+            _ => None,
+        };
+        let mut y = match thin {
+            Some(mut y) => y.f_addmm_(x, &linear.weight().f_tr()?)?,
+            None => by_transposed(x, linear.weight(), update, base)?,
+        };
+        if let Some(bias) = linear.bias() {
+            let _ = y.f_add_(bias)?;
+        }
+        Ok(y)
+    }
+
     /// A projection `x wᵀ` with its update added to `base`, and the norm of that sum: `(T, hidden)` both; and what the
     /// update's A made of `x`.
     pub fn add_and_norm(
@@ -77,10 +99,7 @@ impl Pieces {
         };
         let own = self.kernels.is_none().then_some(base);
         let update = low.zip(z.as_ref()).map(|(low, z)| low.update(z));
-        let mut y = by_transposed(x, linear.weight(), update, own)?;
-        if let Some(bias) = linear.bias() {
-            let _ = y.f_add_(bias)?;
-        }
+        let y = self.project(x, linear, update, own)?;
         let (sum, normed) = match &self.kernels {
             Some(kernels) => kernels.add_and_norm(base, y, weight)?,
             None => {

@@ -6,22 +6,9 @@
 #include <ATen/ops/_flash_attention_backward_ops.h>
 #include <ATen/ops/_flash_attention_forward_ops.h>
 
-#include <cstring>
-#include <exception>
+#include "guarded.h"
 
 namespace {
-
-// Tensors are `at::Tensor*`, as tch has them. 0, or 1 with a message that the caller frees.
-template <typename Body>
-int guarded(char** error, Body body) {
-    try {
-        body();
-        return 0;
-    } catch (const std::exception& e) {
-        *error = strdup(e.what());
-        return 1;
-    }
-}
 
 // The backward adds in one order while this lives. Memory that is written anyway is not filled first.
 struct Deterministic {
@@ -45,7 +32,7 @@ struct Deterministic {
 extern "C" int atp_flash_attention(const at::Tensor* q, const at::Tensor* k, const at::Tensor* v,
                                    const at::Tensor* starts_q, const at::Tensor* starts_k, int64_t longest_q,
                                    int64_t longest_k, double scale, at::Tensor** out, char** error) {
-    return guarded(error, [&] {
+    return guarded(error, 1, [&] {
         auto [result, sums, state, unused, mask] = at::_ops::_flash_attention_forward::call(
             *q, *k, *v, *starts_q, *starts_k, longest_q, longest_k, 0.0, true, false, scale, std::nullopt, std::nullopt,
             std::nullopt, std::nullopt);
@@ -53,6 +40,7 @@ extern "C" int atp_flash_attention(const at::Tensor* q, const at::Tensor* k, con
         out[1] = new at::Tensor(sums);
         out[2] = new at::Tensor(state);
         out[3] = new at::Tensor(unused);
+        return 0;
     });
 }
 
@@ -60,7 +48,7 @@ extern "C" int atp_flash_attention_backward(const at::Tensor* d_out, const at::T
                                             const at::Tensor* v, const at::Tensor* out, const at::Tensor* const* saved,
                                             const at::Tensor* starts_q, const at::Tensor* starts_k, int64_t longest_q,
                                             int64_t longest_k, double scale, at::Tensor** gradients, char** error) {
-    return guarded(error, [&] {
+    return guarded(error, 1, [&] {
         Deterministic here;
         auto [d_q, d_k, d_v] = at::_ops::_flash_attention_backward::call(
             *d_out, *q, *k, *v, *out, *saved[0], *starts_q, *starts_k, longest_q, longest_k, 0.0, true, *saved[1],
@@ -68,5 +56,6 @@ extern "C" int atp_flash_attention_backward(const at::Tensor* d_out, const at::T
         gradients[0] = new at::Tensor(d_q);
         gradients[1] = new at::Tensor(d_k);
         gradients[2] = new at::Tensor(d_v);
+        return 0;
     });
 }

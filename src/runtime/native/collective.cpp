@@ -4,8 +4,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
-#include <cstring>
-#include <exception>
+#include "guarded.h"
 
 namespace {
 
@@ -15,21 +14,6 @@ using Group = c10::intrusive_ptr<c10d::ProcessGroupGloo>;
 // How long a rank waits in the middle of the work for the others: one may download a model, write a report or have the
 // longest texts. One that is gone is told by its heart-beat, not by this.
 constexpr std::chrono::hours Patience{24};
-
-// What `body` gives, or `otherwise` with a message the caller frees.
-template <typename T, typename F>
-T guarded(char** error, T otherwise, F&& body) {
-    try {
-        return body();
-    } catch (const c10::Error& e) {
-        *error = strdup(e.what_without_backtrace());
-    } catch (const std::exception& e) {
-        *error = strdup(e.what());
-    } catch (...) {
-        *error = strdup("an unknown error");
-    }
-    return otherwise;
-}
 
 } // namespace
 

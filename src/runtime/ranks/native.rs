@@ -1,12 +1,13 @@
 //! The C++ shim over c10d: a store that all ranks reach, and Gloo.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tch::Tensor;
 
 use super::place::Place;
+use crate::runtime::native::{address, message};
 
 unsafe extern "C" {
     fn atp_store_open(
@@ -65,15 +66,7 @@ unsafe extern "C" {
 
 /// The first line of a message set by the shim.
 fn taken(error: *mut c_char) -> String {
-    if error.is_null() {
-        return "no reason was given".into();
-    }
-    // SAFETY: set by `strdup`, read and freed once.
-    let text = unsafe {
-        let text = CStr::from_ptr(error).to_string_lossy().into_owned();
-        libc::free(error.cast());
-        text
-    };
+    let text = message(error);
     text.lines().next().unwrap_or_default().to_owned()
 }
 
@@ -230,7 +223,7 @@ impl Gloo {
     pub fn sum(&self, tensor: &Tensor) -> Result<(), String> {
         let mut error = std::ptr::null_mut();
         // SAFETY: group and tensor live; the call returns when the work is done.
-        let done = unsafe { atp_gloo_sum(self.group, tensor.as_ptr().cast(), &mut error) };
+        let done = unsafe { atp_gloo_sum(self.group, address(tensor), &mut error) };
         if done == 0 { Err(taken(error)) } else { Ok(()) }
     }
 
@@ -246,8 +239,8 @@ impl Gloo {
         let done = unsafe {
             atp_gloo_gather(
                 self.group,
-                part.as_ptr().cast(),
-                flat.as_ptr().cast(),
+                address(part),
+                address(&flat),
                 &mut error,
             )
         };
@@ -265,7 +258,7 @@ impl Gloo {
         let done = unsafe {
             atp_gloo_broadcast(
                 self.group,
-                tensor.as_ptr().cast(),
+                address(tensor),
                 root as c_int,
                 &mut error,
             )

@@ -104,7 +104,7 @@ fn losses(model: &LoadedModel, seed: u64) -> Vec<f64> {
         with_policy(decoder, adapter, |policy| {
             accumulate(policy, &taken, &known, &config, 4, gradients, &mut totals)
         });
-        assert!(state.take_step(LR).is_finite());
+        assert!(state.take_step(LR).expect("a step").is_finite());
         totals.loss / 4.0
     };
     steps(pairs.len()).into_iter().map(learn).collect()
