@@ -74,7 +74,15 @@ impl Linear {
     pub fn forward(&self, x: &Tensor, adapter: Option<&Adapter>) -> Tensor {
         let update = adapter.and_then(|adapter| self.update(x, adapter));
         let mut y = match update {
-            // In one sum, rounded once: a small update would be lost beside an output in bf16.
+            // In one sum, rounded once: a small update would be lost beside an output in bf16. cuBLAS rounds a product
+            // before it adds it to a matrix; what takes its place has no gradient.
+            Some(update)
+                if x.kind() != Kind::Float
+                    && x.device().is_cuda()
+                    && !(x.requires_grad() || update.requires_grad()) =>
+            {
+                (x.mm_dtype(&self.weight.tr(), Kind::Float) + update).to_kind(x.kind())
+            }
             Some(update) if x.kind() != Kind::Float => update.addmm(x, &self.weight.tr()),
             Some(update) => product(x, &self.weight) + update,
             None => product(x, &self.weight),

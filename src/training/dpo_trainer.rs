@@ -450,12 +450,15 @@ pub fn train_dpo(
         let items: Vec<_> = mine.iter().map(|&i| &tokens[i]).collect();
         let known: Vec<_> = mine.iter().map(|&i| reference[i]).collect();
         let TrainState {
-            adapter, gradients, ..
+            adapter,
+            gradients,
+            live,
+            ..
         } = &mut state;
         let taken = ranks.check().map_err(TrainError::from).and_then(|()| {
             with_less(&mut budget, |budget| {
                 gradients.reset();
-                let policy = Policy::new(model, adapter, budget)?;
+                let policy = Policy::new(model, adapter, live, budget)?;
                 let mut totals = DpoSums::default();
                 for pass in passes(&sizes(items.iter().copied()), budget.tokens) {
                     check()?;

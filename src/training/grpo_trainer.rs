@@ -356,12 +356,15 @@ fn update(
     let mut fixed: Option<Fixed> = None;
     for iteration in 0..config.iterations {
         let TrainState {
-            adapter, gradients, ..
+            adapter,
+            gradients,
+            live,
+            ..
         } = &mut *state;
         let taken = ranks.check().map_err(TrainError::from).and_then(|()| {
             with_less(&mut course.budget, |budget| {
                 gradients.reset();
-                let policy = Policy::new(model, adapter, budget)?;
+                let policy = Policy::new(model, adapter, live, budget)?;
                 let passes = passes(&sizes, budget.tokens);
                 let fixed = match &mut fixed {
                     Some(fixed) => fixed,

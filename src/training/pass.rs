@@ -17,7 +17,7 @@ use crate::runtime::memory::{empty_cache, free_and_total};
 pub struct Policy<'a> {
     /// The frozen weights.
     pub model: &'a Decoder,
-    live: Live,
+    live: &'a Live,
     budget: &'a Budget,
 }
 
@@ -58,25 +58,26 @@ pub fn score(
 }
 
 impl<'a> Policy<'a> {
-    /// The policy of this adapter until it changes.
+    /// The policy of this adapter until it changes; `live` is what the last one left.
     ///
     /// # Errors
     /// The device refuses.
     pub fn new(
         model: &'a Decoder,
         adapter: &Adapter,
+        live: &'a mut Option<Live>,
         budget: &'a Budget,
     ) -> Result<Self, GpuError> {
         Ok(Self {
             model,
-            live: Live::new(adapter, model)?,
+            live: Live::renewed(live, adapter, model)?,
             budget,
         })
     }
 
     /// The adapter as the model computes with it.
     pub fn live(&self) -> &Live {
-        &self.live
+        self.live
     }
 
     /// Score the targets, give them to `loss` (log-probabilities, which carry a gradient, and entropies; both on the CPU),
@@ -94,7 +95,7 @@ impl<'a> Policy<'a> {
         let plan = self.budget.plan(batch.len(), targets.len());
         let tape = self
             .model
-            .forward_kept(batch, Some(&self.live), Some(&plan))?;
+            .forward_kept(batch, Some(self.live), Some(&plan))?;
         let mut predictors = Predictors::new(self.model, tape.hidden(), targets)?;
         let scored = predictors.score_to_train()?;
         let leaf = leaf(&scored.logprobs)?;

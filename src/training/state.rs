@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::TrainError;
 use super::optim::{AdamW, OptimConfig};
 use crate::artifact::{Checkpoint, Checkpoints, Digest, LogMark, MetricsLog, digest_bytes};
-use crate::model::backprop::Gradients;
+use crate::model::backprop::{Gradients, Live};
 use crate::model::tensors::{decode_safetensors, encode_safetensors};
 use crate::model::{Adapter, LoraConfig, ModelConfig};
 use crate::runtime::gpu::GpuError;
@@ -55,6 +55,8 @@ pub struct TrainState {
     pub step: u64,
     /// Gradients of the step under way.
     pub gradients: Gradients,
+    /// The adapter as a model computes with it, from step to step.
+    pub live: Option<Live>,
     /// A step's memory is the next one's.
     _keeping: Option<Keeping>,
 }
@@ -77,6 +79,7 @@ impl TrainState {
         Self {
             optimiser: AdamW::new(optim, vec![adapter.flat().shallow_clone()]),
             gradients: Gradients::zeros(&adapter, model),
+            live: None,
             _keeping: Keeping::on(adapter.flat().device()),
             adapter,
             step: 0,

@@ -69,7 +69,8 @@ pub fn with_policy<T>(
     body: impl FnOnce(&Policy) -> Result<T, GpuError>,
 ) -> T {
     let budget = budget(model, 0, 0, None);
-    let policy = Policy::new(model, adapter, &budget).expect("memory");
+    let mut live = None;
+    let policy = Policy::new(model, adapter, &mut live, &budget).expect("memory");
     body(&policy).expect("memory")
 }
 

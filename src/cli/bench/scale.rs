@@ -163,7 +163,7 @@ fn dpo_step(
     let mine: Vec<&PairTokens> = ranks.mine(&costs).into_iter().map(|i| &pairs[i]).collect();
     let sizes: Vec<usize> = mine.iter().map(|pair| pair.size()).collect();
     let room = budget(decoder, state.gradients.flat().numel(), 0, None);
-    let policy = Policy::new(decoder, &state.adapter, &room)?;
+    let policy = Policy::new(decoder, &state.adapter, &mut state.live, &room)?;
     let mut sums = DpoSums::default();
     for pass in passes(&sizes, room.tokens) {
         let reference = reference_logprobs(decoder, &mine[pass.clone()], config.loss)?;
@@ -178,7 +178,6 @@ fn dpo_step(
             &mut sums,
         )?;
     }
-    drop(policy);
     ranks.sum(state.gradients.flat())?;
     let norm = state.take_step(1e-5)?;
     ensure!(norm.is_finite(), "the gradient is not finite");

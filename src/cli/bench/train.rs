@@ -153,7 +153,7 @@ impl TrainArgs {
                 reference[pass.clone()].copy_from_slice(&scores);
             }
         }
-        let policy = Policy::new(model, &state.adapter, budget)?;
+        let policy = Policy::new(model, &state.adapter, &mut state.live, budget)?;
         let mut totals = DpoSums::default();
         for pass in &passes {
             accumulate(
@@ -252,7 +252,7 @@ impl TrainArgs {
         let plans: Vec<_> = plans.iter().collect();
         let sizes: Vec<usize> = plans.iter().map(|plan| plan.batch.len()).collect();
         let passes = passes(&sizes, budget.tokens);
-        let policy = Policy::new(model, &state.adapter, budget)?;
+        let policy = Policy::new(model, &state.adapter, &mut state.live, budget)?;
         let mut reference = vec![];
         if self.beta > 0.0 {
             for pass in &passes {

@@ -1,8 +1,8 @@
 //! An adapter as training computes with it, and the gradients of its matrices.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-use super::super::lora::{Adapter, JOINT, Target};
+use super::super::lora::{Adapter, JOINT, LoraConfig, Target};
 use super::{Pieces, product_f32};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
@@ -46,6 +46,14 @@ pub struct Pending<'a> {
 /// An adapter in the weights' kind, for the steps until it changes.
 #[derive(Debug)]
 pub struct Live {
+    /// The whole buffer; where the model's kind is the adapter's own, it is the adapter's.
+    own: Tensor,
+    /// Matrices that do not lie in it as a forward reads them.
+    packed: Tensor,
+    packer: Packer,
+    /// The packer's entries, where a kernel packs.
+    table: Option<Tensor>,
+    config: LoraConfig,
     layers: Vec<[Option<LiveJoint>; 4]>,
 }
 
@@ -81,11 +89,13 @@ impl Live {
         let kernels = model.pieces().kernels();
         let tiled = kernels.is_some() && adapter.config.rank % 8 == 0;
         let packer = Packer::new(adapter, config);
-        let packed = match kernels {
-            Some(kernels) => {
-                kernels.pack_adapter(&flat, &packer.entries, adapter.config.scale(), packer.size)?
+        let packed = Tensor::f_zeros([packer.size], (kind, flat.device()))?;
+        let table = match kernels {
+            Some(_) => {
+                let entries = Tensor::f_from_slice(packer.entries.as_flattened())?;
+                Some(entries.f_to_device(flat.device())?)
             }
-            None => packer.pack_plainly(&flat, adapter.config.scale(), kind)?,
+            None => None,
         };
         let mut layers = Vec::with_capacity(config.layers as usize);
         for (layer, places) in packer.layers.iter().enumerate() {
@@ -115,7 +125,58 @@ impl Live {
             }
             layers.push(joints);
         }
-        Ok(Self { layers })
+        let live = Self {
+            own,
+            packed,
+            packer,
+            table,
+            config: adapter.config.clone(),
+            layers,
+        };
+        live.pack(&flat, model)?;
+        Ok(live)
+    }
+
+    /// The copies that are in `slot`, of what the adapter is now; new ones where there are none of its shape. Where each
+    /// matrix lies is worked out once for all steps.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn renewed<'a>(
+        slot: &'a mut Option<Self>,
+        adapter: &Adapter,
+        model: &Decoder,
+    ) -> Result<&'a Self, GpuError> {
+        let fits = |live: &Self| {
+            let flat = adapter.flat();
+            live.config == adapter.config
+                && live.layers.len() == model.layer_count()
+                && live.own.numel() == flat.numel()
+                && (live.own.kind(), live.own.device()) == (model.kind(), flat.device())
+                // Otherwise it would be another adapter's own buffer.
+                && (live.own.kind() != flat.kind() || live.own.data_ptr() == flat.data_ptr())
+        };
+        let _no_grad = tch::no_grad_guard();
+        match slot {
+            Some(live) if fits(live) => {
+                let flat = adapter.flat().detach();
+                if live.own.kind() != flat.kind() {
+                    live.own.f_copy_(&flat)?;
+                }
+                live.pack(&flat, model)?;
+            }
+            _ => *slot = Some(Self::new(adapter, model)?),
+        }
+        Ok(slot.as_ref().expect("it was just put there"))
+    }
+
+    /// Take over what the adapter is now.
+    fn pack(&self, flat: &Tensor, model: &Decoder) -> Result<(), GpuError> {
+        let (packer, scale) = (&self.packer, self.config.scale());
+        match (model.pieces().kernels(), &self.table) {
+            (Some(kernels), Some(table)) => kernels.low_rank.pack(flat, table, scale, &self.packed),
+            _ => packer.pack_plainly(flat, scale, &self.packed),
+        }
     }
 
     /// The updates of a layer, in the order of [`JOINT`].
@@ -125,6 +186,7 @@ impl Live {
 }
 
 /// Where the matrices that a forward reads lie in one buffer, and how they get there.
+#[derive(Debug)]
 struct Packer {
     /// From, to, rows, columns, stride, whether it is turned.
     entries: Vec<[i64; 6]>,
@@ -132,6 +194,7 @@ struct Packer {
     layers: Vec<[Option<JointPlace>; 4]>,
 }
 
+#[derive(Debug)]
 struct JointPlace {
     b: i64,
     turned: Option<i64>,
@@ -184,8 +247,7 @@ impl Packer {
         Some(JointPlace { b, turned, outputs })
     }
 
-    fn pack_plainly(&self, flat: &Tensor, scale: f64, kind: Kind) -> Result<Tensor, GpuError> {
-        let packed = Tensor::f_zeros([self.size], (kind, flat.device()))?;
+    fn pack_plainly(&self, flat: &Tensor, scale: f64, packed: &Tensor) -> Result<(), GpuError> {
         for &[from, to, rows, columns, stride, turned] in &self.entries {
             let matrix = flat
                 .f_narrow(0, from, rows * columns)?
@@ -199,7 +261,7 @@ impl Packer {
                 .shallow_clone()
                 .f_copy_(&matrix.f_mul_scalar(scale)?)?;
         }
-        Ok(packed)
+        Ok(())
     }
 }
 
@@ -237,18 +299,14 @@ impl LiveJoint {
         z: &Tensor,
         gradient: &mut JointGradient,
     ) -> Result<Tensor, GpuError> {
+        if let Some(kernels) = pieces.kernels() {
+            let how = (self.rank, self.scale);
+            if let Some(d_low) = kernels.low_rank.back(d_y, z, &self.b, how, gradient)? {
+                return Ok(d_low);
+            }
+        }
         let d_low = d_y.f_mm(&self.b)?;
         let d_b = product_f32(&d_y.f_tr()?, z)?; // (out, R)
-        if let Some(kernels) = pieces.kernels() {
-            kernels.add_blocks(
-                &d_b,
-                &gradient.blocks,
-                self.rank,
-                self.scale,
-                &gradient.flat,
-            )?;
-            return Ok(d_low);
-        }
         let d_b = d_b.f_mul_scalar(self.scale)?;
         for (part, b) in &mut gradient.b {
             let own =
@@ -262,10 +320,16 @@ impl LiveJoint {
     /// A's gradient is added; `x` is what went into the projection.
     pub fn backward_a(
         &self,
+        pieces: &Pieces,
         d_low: &Tensor,
         x: &Tensor,
         gradient: &mut JointGradient,
     ) -> Result<(), GpuError> {
+        if let Some(kernels) = pieces.kernels()
+            && kernels.low_rank.input(x, d_low, &gradient.a)?
+        {
+            return Ok(());
+        }
         let _ = gradient.a.f_add_(&product_f32(&d_low.f_tr()?, x)?)?;
         Ok(())
     }
@@ -279,8 +343,8 @@ pub struct JointGradient {
     /// `(outputs, rank)` each.
     b: Vec<(Part, Tensor)>,
     /// The whole buffer, and where to, first row, rows and first rank of each B, `(targets, 4)`.
-    flat: Tensor,
-    blocks: Tensor,
+    pub(super) flat: Tensor,
+    pub(super) blocks: Tensor,
 }
 
 /// Gradients of all matrices of an adapter, in f32, in one buffer with the adapter's own layout.

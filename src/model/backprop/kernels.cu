@@ -24,20 +24,50 @@ rms_norm(const u16* x, const u16* weight, u16* out) {
 // Rows that a block takes one after the other, so that what it holds of B serves all of them.
 #define ROWS 8
 
-// middle = base + y; out = norm(middle) · weight.
-extern "C" __global__ void __launch_bounds__(BLOCK(HIDDEN))
-add_and_norm(const u16* base, const u16* y, int rows, const u16* weight, u16* middle, u16* out) {
+// B's first eight ranks for some neighbouring columns; the others are read where they are needed.
+template <int COLUMNS>
+struct LowRank {
+    const u16* m;
+    int stride, rank;
+    uint4 first[COLUMNS];
+    DEVICE LowRank(const u16* m, int stride, int rank, bool any) : m(m), stride(stride), rank(rank) {
+        #pragma unroll
+        for (int i = 0; i < COLUMNS; i++) first[i] = any ? *(const uint4*)(m + (long)i * stride) : make_uint4(0, 0, 0, 0);
+    }
+    // v[column] += Σ_r z[r] m[column][r]
+    DEVICE void add(float* v, const u16* z) const {
+        for (int r = 0; r < rank; r += 8) {
+            float low[8], values[8];
+            unpack8(*(const uint4*)(z + r), low);
+            #pragma unroll
+            for (int i = 0; i < COLUMNS; i++) {
+                unpack8(r == 0 ? first[i] : *(const uint4*)(m + (long)i * stride + r), values);
+                #pragma unroll
+                for (int k = 0; k < 8; k++) v[i] += values[k] * low[k];
+            }
+        }
+    }
+};
+
+// middle = base + y + z bᵀ; out = norm(middle) · weight. y is in f32 where there is an update: z (rows, rank), b (HIDDEN,
+// rank); null where there is none.
+template <bool WIDE>
+DEVICE void add_then_norm(const u16* __restrict__ base, const void* y, int rows, const u16* __restrict__ z,
+                          const u16* __restrict__ b, int rank, const u16* __restrict__ weight, u16* __restrict__ middle, u16* out) {
     __shared__ float scratch[ROWS][32];
     const int at = 8 * threadIdx.x;
     const bool in = at < HIDDEN;
+    const LowRank<WIDE ? 8 : 1> low(b + (long)at * rank, rank, rank, WIDE && in);
     float w[8];
     if (in) unpack8(*(const uint4*)(weight + at), w);
     const long begin = (long)blockIdx.x * ROWS, end = min(begin + ROWS, (long)rows);
-    uint4 next_base = make_uint4(0, 0, 0, 0), next_y = next_base;
+    uint4 next_base = make_uint4(0, 0, 0, 0), next_y[WIDE ? 2 : 1] = {};
     auto load = [&](long row) {
         if (in && row < end) {
             next_base = *(const uint4*)(base + row * HIDDEN + at);
-            next_y = *(const uint4*)(y + row * HIDDEN + at);
+            #pragma unroll
+            for (int i = 0; i < (WIDE ? 2 : 1); i++)
+                next_y[i] = ((const uint4*)y)[(row * HIDDEN + at) / 8 * (WIDE ? 2 : 1) + i];
         }
     };
     load(begin);
@@ -45,10 +75,20 @@ add_and_norm(const u16* base, const u16* y, int rows, const u16* weight, u16* mi
         const long place = row * HIDDEN + at;
         float v[8], add[8];
         unpack8(next_base, v);
-        unpack8(next_y, add);
+        if (WIDE) {
+            #pragma unroll
+            for (int i = 0; i < (WIDE ? 2 : 1); i++) {
+                const uint4 four = next_y[i];
+                add[4 * i] = __uint_as_float(four.x), add[4 * i + 1] = __uint_as_float(four.y);
+                add[4 * i + 2] = __uint_as_float(four.z), add[4 * i + 3] = __uint_as_float(four.w);
+            }
+        } else {
+            unpack8(next_y[0], add);
+        }
         // On its way while this row is computed.
         load(row + 1);
         if (in) {
+            if (WIDE) low.add(add, z + row * rank);
             #pragma unroll
             for (int k = 0; k < 8; k++) v[k] = rounded(v[k] + add[k]);
             *(uint4*)(middle + place) = pack8(v);
@@ -63,6 +103,17 @@ add_and_norm(const u16* base, const u16* y, int rows, const u16* weight, u16* mi
             *(uint4*)(out + place) = pack8(v);
         }
     }
+}
+
+extern "C" __global__ void __launch_bounds__(BLOCK(HIDDEN))
+add_and_norm(const u16* base, const u16* y, int rows, const u16* weight, u16* middle, u16* out) {
+    add_then_norm<false>(base, y, rows, nullptr, nullptr, 0, weight, middle, out);
+}
+
+extern "C" __global__ void __launch_bounds__(BLOCK(HIDDEN))
+add_and_norm_updated(const u16* base, const float* y, int rows, const u16* z, const u16* b, int rank, const u16* weight,
+                     u16* middle, u16* out) {
+    add_then_norm<true>(base, y, rows, z, b, rank, weight, middle, out);
 }
 
 // d_x = more + r · (w ∘ d_y) − x · r³ / n · Σ (w ∘ d_y ∘ x). `more` may be null, or be d_x itself. The norm itself takes
@@ -259,70 +310,47 @@ struct Tile {
     }
 };
 
-// Row tiles of a warp of `low_rank`, which holds its part of b for all of them.
-#define TILES 4
-
-// out = z bᵀ: z (rows, rank), b (outputs, rank), rank in eights, outputs in 32s. A product so thin is the writing of its
-// result, which the large product that follows adds itself to.
+// silu(gate) ∘ up: (rows, 2 FFN) → (rows, FFN). With `y`, (rows, 2 FFN) in f32, gate and up are made of it first: z bᵀ is
+// added, z (rows, rank), b (2 FFN, rank), and the sum written to `wide`.
 extern "C" __global__ void __launch_bounds__(128)
-low_rank(const u16* __restrict__ z, const u16* __restrict__ b, u16* __restrict__ out, int rows, int outputs, int rank) {
-    const int lane = threadIdx.x % 32, g = lane / 4, j = lane % 4;
-    const int block = 32 * (4 * blockIdx.x + threadIdx.x / 32);
-    if (block >= outputs) return;
-    const long top = 16l * TILES * blockIdx.y;
-    // Columns are permuted as in `Tile`.
-    const u16* from = b + (long)(block + 8 * (g / 2) + g % 2) * rank + 2 * j;
-    float sums[TILES][4][4] = {};
-    for (int r = 0; r < rank; r += 8) {
-        u32 own[4], low[TILES][2];
-        #pragma unroll
-        for (int t = 0; t < 4; t++) own[t] = *(const u32*)(from + 2l * t * rank + r);
-        #pragma unroll
-        for (int i = 0; i < TILES; i++)
-            #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const long row = top + 16 * i + 8 * h + g;
-                low[i][h] = row < rows ? *(const u32*)(z + row * rank + r + 2 * j) : 0;
-            }
-        #pragma unroll
-        for (int i = 0; i < TILES; i++)
-            #pragma unroll
-            for (int t = 0; t < 4; t++) multiply_eight(sums[i][t], low[i][0], low[i][1], own[t]);
-    }
-    #pragma unroll
-    for (int i = 0; i < TILES; i++)
-        #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const long row = top + 16 * i + 8 * h + g;
-            if (row >= rows) return;
-            float v[8];
-            #pragma unroll
-            for (int k = 0; k < 8; k++) v[k] = sums[i][k / 2][2 * h + k % 2];
-            *(uint4*)(out + row * outputs + block + 8 * j) = pack8(v);
-        }
-}
-
-// silu(gate) ∘ up: (rows, 2 FFN) → (rows, FFN).
-extern "C" __global__ void __launch_bounds__(128)
-gate_forward(const u16* wide, u16* out, int rows) {
+gate_forward(u16* wide, u16* out, int rows, const float* y, const u16* z, const u16* b, int rank) {
     const Tile tile(rows);
     if (tile.block >= FFN) return;
-    uint4 gates[2] = {}, ups[2] = {};
+    float g[2][8] = {}, u[2][8] = {};
     #pragma unroll
     for (int h = 0; h < 2; h++)
         if (tile.row[h] < rows) {
-            gates[h] = *(const uint4*)(wide + tile.row[h] * 2 * FFN + tile.at);
-            ups[h] = *(const uint4*)(wide + tile.row[h] * 2 * FFN + FFN + tile.at);
+            const long at = tile.row[h] * 2 * FFN + tile.at;
+            if (y) {
+                unpack8_of(y, at, 1, g[h]);
+                unpack8_of(y, at + FFN, 1, u[h]);
+            } else {
+                unpack8(*(const uint4*)(wide + at), g[h]);
+                unpack8(*(const uint4*)(wide + at + FFN), u[h]);
+            }
         }
+    if (y) {
+        float more[2][4][4] = {};
+        tile.add(more[0], z, b, rank, rank);
+        tile.add(more[1], z, b + (long)FFN * rank, rank, rank);
+        #pragma unroll
+        for (int h = 0; h < 2; h++) {
+            #pragma unroll
+            for (int i = 0; i < 8; i++) {
+                g[h][i] = rounded(g[h][i] + more[0][i / 2][2 * h + i % 2]);
+                u[h][i] = rounded(u[h][i] + more[1][i / 2][2 * h + i % 2]);
+            }
+            if (tile.row[h] >= rows) continue;
+            *(uint4*)(wide + tile.row[h] * 2 * FFN + tile.at) = pack8(g[h]);
+            *(uint4*)(wide + tile.row[h] * 2 * FFN + FFN + tile.at) = pack8(u[h]);
+        }
+    }
     #pragma unroll
     for (int h = 0; h < 2; h++) {
         if (tile.row[h] >= rows) continue;
-        float g[8], u[8];
-        unpack8(gates[h], g);
-        unpack8(ups[h], u);
         #pragma unroll
-        for (int i = 0; i < 8; i++) u[i] *= g[i] * sigmoid(g[i]);
-        *(uint4*)(out + tile.row[h] * FFN + tile.at) = pack8(u);
+        for (int i = 0; i < 8; i++) u[h][i] *= g[h][i] * sigmoid(g[h][i]);
+        *(uint4*)(out + tile.row[h] * FFN + tile.at) = pack8(u[h]);
     }
 }
 
@@ -354,30 +382,6 @@ gate_backward(u16* wide, u16* d_act, int rows, const u16* d_low, const u16* a, i
         *gates = pack8(g);
         *ups = pack8(u);
         *acts = pack8(d);
-    }
-}
-
-// A joint gradient's blocks, times `scale`, are added to the targets' own: block (outputs, rank) at its row and rank of
-// all (rows, stride); `to` is where each target's gradient lies in the flat buffer.
-extern "C" __global__ void __launch_bounds__(256)
-add_blocks(const float* all, int stride, const long* blocks, int rank, float scale, float* flat) {
-    const long* block = blocks + 4l * blockIdx.y;  // to, row, outputs, first rank
-    const long count = block[2] * rank;
-    for (long i = (long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (long)gridDim.x * blockDim.x)
-        flat[block[0] + i] += scale * all[(block[1] + i / rank) * stride + block[3] + i % rank];
-}
-
-// An adapter's matrices out of its flat buffer, in bf16: entry (from, to, rows, columns, stride, turned) puts rows by
-// columns numbers, times `scale`, at `to` with that stride; a turned matrix is transposed and not scaled.
-extern "C" __global__ void __launch_bounds__(256)
-pack_adapter(const float* flat, const long* entries, float scale, u16* out) {
-    const long* entry = entries + 6l * blockIdx.y;
-    const long rows = entry[2], columns = entry[3], stride = entry[4], count = rows * columns;
-    for (long i = (long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (long)gridDim.x * blockDim.x) {
-        const long row = i / columns, column = i % columns;
-        const float v = flat[entry[0] + i];
-        const long to = entry[1] + (entry[5] ? column * stride + row : row * stride + column);
-        out[to] = (u16)(pack(entry[5] ? v : scale * v, 0.f) & 0xffff);
     }
 }
 

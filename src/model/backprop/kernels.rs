@@ -4,9 +4,11 @@ use tch::{Device, Kind, Tensor};
 
 use super::attention::BackList;
 use super::gradients::Pending;
+use super::low_rank::LowRank;
 use crate::kernel_arguments;
 use crate::model::config::ModelConfig;
 use crate::model::fused::shape_macros;
+use crate::model::host::product::Low;
 use crate::runtime::gpu::{Gpu, GpuError, Kernel, Module, Shape, Stream, addresses, pointer};
 
 /// All kernels of one model.
@@ -19,12 +21,12 @@ pub struct Kernels {
     head_dim: i64,
     norm: Kernel,
     add_and_norm: Kernel,
+    add_and_norm_updated: Kernel,
     norm_backward: Kernel,
-    pack_adapter: Kernel,
-    add_blocks: Kernel,
+    /// Of the adapter.
+    pub low_rank: LowRank,
     rotate: Kernel,
     rotate_backward: Kernel,
-    low_rank: Kernel,
     gate: Kernel,
     gate_backward: Kernel,
     sum_rows: Kernel,
@@ -76,6 +78,7 @@ pub(super) fn source(config: &ModelConfig) -> String {
     let mut text = shape_macros(config, 8);
     text += include_str!("../fused/kernels/common.cu");
     text += include_str!("kernels.cu");
+    text += include_str!("low_rank.cu");
     text
 }
 
@@ -106,12 +109,11 @@ impl Kernels {
             head_dim: config.head_dim,
             norm: module.kernel("rms_norm")?,
             add_and_norm: module.kernel("add_and_norm")?,
+            add_and_norm_updated: module.kernel("add_and_norm_updated")?,
             norm_backward: module.kernel("rms_norm_backward")?,
-            pack_adapter: module.kernel("pack_adapter")?,
-            add_blocks: module.kernel("add_blocks")?,
+            low_rank: LowRank::new(&module)?,
             rotate: module.kernel("rotate")?,
             rotate_backward: module.kernel("rotate_backward")?,
-            low_rank: module.kernel("low_rank")?,
             gate: module.kernel("gate_forward")?,
             gate_backward: module.kernel("gate_backward")?,
             sum_rows: module.kernel("sum_rows")?,
@@ -143,24 +145,34 @@ impl Kernels {
         Ok(out)
     }
 
-    /// See [`super::Pieces::add_and_norm`].
+    /// See [`super::Pieces::add_and_norm`]; `y` is in f32 where there is an update to be added.
     pub fn add_and_norm(
         &self,
         base: &Tensor,
-        y: Tensor,
+        y: &Tensor,
+        update: Option<Low>,
         weight: &Tensor,
     ) -> Result<(Tensor, Tensor), GpuError> {
-        let middle = base.f_empty_like()?;
-        // The norm takes the place of what was added.
-        let [from, add, by, sum, to] = addresses([base, &y, weight, &middle, &y]);
+        let (middle, out) = (base.f_empty_like()?, base.f_empty_like()?);
+        let [from, add, by, sum, to] = addresses([base, y, weight, &middle, &out]);
         let rows = base.size()[0];
-        let count = rows as i32;
-        launch(
-            self.add_and_norm,
-            self.row_shape(blocks(rows, ROWS)),
-            kernel_arguments![from, add, count, by, sum, to],
-        )?;
-        Ok((middle, y))
+        let (shape, count) = (self.row_shape(blocks(rows, ROWS)), rows as i32);
+        match update {
+            Some((z, b)) => {
+                let ([inner, outer], rank) = (addresses([z, b]), z.size()[1] as i32);
+                launch(
+                    self.add_and_norm_updated,
+                    shape,
+                    kernel_arguments![from, add, count, inner, outer, rank, by, sum, to],
+                )?;
+            }
+            None => launch(
+                self.add_and_norm,
+                shape,
+                kernel_arguments![from, add, count, by, sum, to],
+            )?,
+        }
+        Ok((middle, out))
     }
 
     /// See [`super::Pieces::norm_backward`]; the results take the places of `more` and `d_y`.
@@ -184,44 +196,6 @@ impl Kernels {
             kernel_arguments![d, from, by, added, to],
         )?;
         Ok((out, d_y))
-    }
-
-    /// Matrices of an adapter out of its flat buffer by these entries (see `kernels.cu`), `(size)` in bf16.
-    pub fn pack_adapter(
-        &self,
-        flat: &Tensor,
-        entries: &[[i64; 6]],
-        scale: f64,
-        size: i64,
-    ) -> Result<Tensor, GpuError> {
-        let out = Tensor::f_zeros([size], (Kind::BFloat16, flat.device()))?;
-        let table = Tensor::f_from_slice(entries.as_flattened())?.f_to_device(flat.device())?;
-        let ([from, list, to], scale) = (addresses([flat, &table, &out]), scale as f32);
-        launch(
-            self.pack_adapter,
-            Shape::new((64, entries.len() as u32), 256),
-            kernel_arguments![from, list, scale, to],
-        )?;
-        Ok(out)
-    }
-
-    /// `flat` += scale · the blocks of `all`, `(out, R)` in f32, that belong to targets of this rank; `blocks` has where to,
-    /// first row, rows and first rank of each, on the device.
-    pub fn add_blocks(
-        &self,
-        all: &Tensor,
-        blocks: &Tensor,
-        rank: i64,
-        scale: f64,
-        flat: &Tensor,
-    ) -> Result<(), GpuError> {
-        let [from, list, to] = addresses([all, blocks, flat]);
-        let (stride, rank, scale) = (all.size()[1] as i32, rank as i32, scale as f32);
-        launch(
-            self.add_blocks,
-            Shape::new((64, blocks.size()[0] as u32), 256),
-            kernel_arguments![from, stride, list, rank, scale, to],
-        )
     }
 
     fn heads(&self, like: &Tensor, heads: i64) -> Result<Tensor, GpuError> {
@@ -286,39 +260,36 @@ impl Kernels {
         Ok(out)
     }
 
-    /// `z bᵀ`, `(T, R)` by `(out, R)`, unless it is one for libtorch: with ranks that are no multiple of 8, or outputs that
-    /// are none of 32.
-    pub fn low_rank(&self, z: &Tensor, b: &Tensor) -> Result<Option<Tensor>, GpuError> {
-        let (rows, outputs, rank) = (z.size()[0], b.size()[0], z.size()[1]);
-        if rank % 8 != 0 || outputs % 32 != 0 {
-            return Ok(None);
-        }
-        let out = Tensor::f_empty([rows, outputs], (z.kind(), z.device()))?;
-        let [from, by, to] = addresses([z, b, &out]);
-        let [count, columns, ranks] = [rows, outputs, rank].map(|n| n as i32);
-        let grid = ((outputs as u32).div_ceil(128), (rows as u32).div_ceil(64));
-        launch(
-            self.low_rank,
-            Shape::new(grid, 128),
-            kernel_arguments![from, by, to, count, columns, ranks],
-        )?;
-        Ok(Some(out))
-    }
-
     fn tile_shape(&self, rows: i64) -> Shape {
         let columns = (self.ffn as u32).div_ceil(128);
         Shape::new((columns, (rows as u32).div_ceil(16)), 128)
     }
 
-    /// See [`super::Pieces::gate`].
+    /// silu(gate) ∘ up of `wide`, `(T, 2 F)`.
     pub fn gate(&self, wide: &Tensor) -> Result<Tensor, GpuError> {
+        self.gate_of(wide, (0, 0, 0, 0))
+    }
+
+    /// Gate and up in bf16 out of their product in f32 and its update, and silu(gate) ∘ up.
+    pub fn gate_updated(&self, y: &Tensor, (z, b): Low) -> Result<(Tensor, Tensor), GpuError> {
+        let wide = Tensor::f_empty(y.size(), (Kind::BFloat16, y.device()))?;
+        let [from, inner, outer] = addresses([y, z, b]);
+        let act = self.gate_of(&wide, (from, inner, outer, z.size()[1] as i32))?;
+        Ok((wide, act))
+    }
+
+    fn gate_of(
+        &self,
+        wide: &Tensor,
+        (y, z, b, rank): (u64, u64, u64, i32),
+    ) -> Result<Tensor, GpuError> {
         let rows = wide.size()[0];
         let out = Tensor::f_empty([rows, self.ffn], (Kind::BFloat16, wide.device()))?;
-        let ([from, to], count) = (addresses([wide, &out]), rows as i32);
+        let ([both, to], count) = (addresses([wide, &out]), rows as i32);
         launch(
             self.gate,
             self.tile_shape(rows),
-            kernel_arguments![from, to, count],
+            kernel_arguments![both, to, count, y, z, b, rank],
         )?;
         Ok(out)
     }
@@ -400,7 +371,7 @@ impl Kernels {
 }
 
 /// Nothing to launch where there are no rows.
-fn launch(
+pub(super) fn launch(
     kernel: Kernel,
     shape: Shape,
     arguments: &mut [*mut std::ffi::c_void],

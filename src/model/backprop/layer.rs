@@ -9,7 +9,7 @@ use super::gradients::{JointGradient, LiveJoint};
 use super::pieces::Pieces;
 use super::plan::Keep;
 use crate::model::decoder::Layer;
-use crate::model::host::product::by;
+use crate::model::host::product::{Low as Part, by};
 use crate::model::linear::Linear;
 use crate::runtime::gpu::GpuError;
 
@@ -46,6 +46,16 @@ fn joint(low: Low<'_>, index: usize) -> Option<&LiveJoint> {
     low.and_then(|low| low[index].as_ref())
 }
 
+/// `z` of an update.
+fn low_of(low: Option<&LiveJoint>, x: &Tensor) -> Result<Option<Tensor>, GpuError> {
+    low.map(|low| low.low(x)).transpose()
+}
+
+/// The update as a part of its projection.
+fn update<'a>(low: Option<&'a LiveJoint>, z: &'a Option<Tensor>) -> Option<Part<'a>> {
+    low.zip(z.as_ref()).map(|(low, z)| low.update(z))
+}
+
 impl Projected {
     /// `x wᵀ` with bias and update.
     fn new(
@@ -54,18 +64,15 @@ impl Projected {
         x: &Tensor,
         low: Option<&LiveJoint>,
     ) -> Result<Self, GpuError> {
-        let z = match low {
-            Some(low) => Some(low.low(x)?),
-            None => None,
-        };
-        let update = low.zip(z.as_ref()).map(|(low, z)| low.update(z));
-        let y = pieces.project(x, linear, update, None)?;
+        let z = low_of(low, x)?;
+        let y = pieces.project(x, linear, update(low, &z))?;
         Ok(Self { y, z })
     }
 }
 
 /// The way back through an update, between the gradient of its projection's output and that of its input.
 struct Back<'a> {
+    pieces: &'a Pieces,
     low: &'a LiveJoint,
     gradient: &'a mut JointGradient,
     /// Gradient of `x Aᵀ`.
@@ -75,7 +82,7 @@ struct Back<'a> {
 impl<'a> Back<'a> {
     /// Adds B's gradient.
     fn new(
-        pieces: &Pieces,
+        pieces: &'a Pieces,
         (low, gradient): (Option<&'a LiveJoint>, Option<&'a mut JointGradient>),
         d_y: &Tensor,
         z: Option<&Tensor>,
@@ -85,6 +92,7 @@ impl<'a> Back<'a> {
         };
         let d_low = low.backward_b(pieces, d_y, z, gradient)?;
         Ok(Some(Self {
+            pieces,
             low,
             gradient,
             d_low,
@@ -93,7 +101,8 @@ impl<'a> Back<'a> {
 
     /// Adds A's gradient; `x` is what went into the projection.
     fn input(self, x: &Tensor) -> Result<(), GpuError> {
-        self.low.backward_a(&self.d_low, x, self.gradient)
+        self.low
+            .backward_a(self.pieces, &self.d_low, x, self.gradient)
     }
 }
 
@@ -123,14 +132,16 @@ impl Layer {
     ) -> Result<(Stream, Option<Kept>), GpuError> {
         let Stream { x, normed } = stream;
         let (attention, normed) = self.first_half((shape, pieces, layout), &x, normed, low)?;
-        let wide = Projected::new(pieces, &self.gate_up, &normed, joint(low, 2))?;
+        let z = low_of(joint(low, 2), &normed)?;
+        let (y, act) = pieces.gate(&normed, &self.gate_up, update(joint(low, 2), &z))?;
+        let wide = Projected { y, z };
         drop(normed);
-        let act = pieces.gate(&wide.y)?;
-        let (next, normed, z_down) = pieces.add_and_norm(
+        let z_down = low_of(joint(low, 3), &act)?;
+        let (next, normed) = pieces.add_and_norm(
             &attention.middle,
             &self.down,
             &act,
-            joint(low, 3),
+            update(joint(low, 3), &z_down),
             next_norm,
         )?;
         let kept = (keep != Keep::Nothing).then(|| Kept {
@@ -155,11 +166,13 @@ impl Layer {
         let (q, k, v) = pieces.rotate(&qkv.y, self.qk_norm.as_ref(), &layout.positions)?;
         let attended = layout.forward(shape, &q, &k, &v)?;
         drop((q, k, v));
-        let (middle, normed, z_output) = pieces.add_and_norm(
+        let flat = attended.flat()?;
+        let z_output = low_of(joint(low, 1), &flat)?;
+        let (middle, normed) = pieces.add_and_norm(
             x,
             &self.output,
-            &attended.flat()?,
-            joint(low, 1),
+            &flat,
+            update(joint(low, 1), &z_output),
             &self.post_norm,
         )?;
         let kept = KeptAttention {

@@ -20,6 +20,7 @@ mod attention;
 mod gradients;
 mod kernels;
 mod layer;
+mod low_rank;
 mod pieces;
 pub mod plan;
 

@@ -5,8 +5,9 @@
 use tch::{Kind, Tensor};
 
 use super::attention::BackList;
-use super::gradients::{LiveJoint, Pending};
+use super::gradients::Pending;
 use super::kernels::Kernels;
+use super::low_rank::LowRank;
 use crate::model::config::ModelConfig;
 use crate::model::host::product::{Low, by_transposed};
 use crate::model::host::training;
@@ -61,53 +62,86 @@ impl Pieces {
         }
     }
 
-    /// A projection `x wᵀ` with its bias and update, added to `base` where there is one.
+    /// The product of a projection in f32, where a kernel is to add the update to it.
+    fn unrounded(
+        &self,
+        x: &Tensor,
+        linear: &Linear,
+        update: Option<Low>,
+    ) -> Result<Option<(&Kernels, Tensor)>, GpuError> {
+        let (Some(kernels), Some((z, b))) = (&self.kernels, update) else {
+            return Ok(None);
+        };
+        if !LowRank::adds(z, b) {
+            return Ok(None);
+        }
+        let mut y = x.f_mm_dtype(&linear.weight().f_tr()?, Kind::Float)?;
+        if let Some(bias) = linear.bias() {
+            let _ = y.f_add_(bias)?;
+        }
+        Ok(Some((kernels, y)))
+    }
+
+    /// A projection `x wᵀ` with bias and update, `(T, out)`.
     pub fn project(
         &self,
         x: &Tensor,
         linear: &Linear,
         update: Option<Low>,
+    ) -> Result<Tensor, GpuError> {
+        match (self.unrounded(x, linear, update)?, update) {
+            (Some((kernels, y)), Some(update)) => kernels.low_rank.add(&y, update),
+            _ => Self::project_plainly(x, linear, update, None),
+        }
+    }
+
+    fn project_plainly(
+        x: &Tensor,
+        linear: &Linear,
+        update: Option<Low>,
         base: Option<&Tensor>,
     ) -> Result<Tensor, GpuError> {
-        let thin = match (&self.kernels, update, base) {
-            (Some(kernels), Some((z, b)), None) => kernels.low_rank(z, b)?,
-            _ => None,
-        };
-        let mut y = match thin {
-            Some(mut y) => y.f_addmm_(x, &linear.weight().f_tr()?)?,
-            None => by_transposed(x, linear.weight(), update, base)?,
-        };
+        let mut y = by_transposed(x, linear.weight(), update, base)?;
         if let Some(bias) = linear.bias() {
             let _ = y.f_add_(bias)?;
         }
         Ok(y)
     }
 
-    /// A projection `x wᵀ` with its update added to `base`, and the norm of that sum: `(T, hidden)` both; and what the
-    /// update's A made of `x`.
+    /// A projection with its update added to `base`, `(T, hidden)`, and the norm of that sum.
     pub fn add_and_norm(
         &self,
         base: &Tensor,
         linear: &Linear,
         x: &Tensor,
-        low: Option<&LiveJoint>,
+        update: Option<Low>,
         weight: &Tensor,
-    ) -> Result<(Tensor, Tensor, Option<Tensor>), GpuError> {
-        let z = match low {
-            Some(low) => Some(low.low(x)?),
-            None => None,
-        };
-        let own = self.kernels.is_none().then_some(base);
-        let update = low.zip(z.as_ref()).map(|(low, z)| low.update(z));
-        let y = self.project(x, linear, update, own)?;
-        let (sum, normed) = match &self.kernels {
-            Some(kernels) => kernels.add_and_norm(base, y, weight)?,
-            None => {
-                let normed = self.norm(&y, weight)?;
-                (y, normed)
-            }
-        };
-        Ok((sum, normed, z))
+    ) -> Result<(Tensor, Tensor), GpuError> {
+        if let Some((kernels, y)) = self.unrounded(x, linear, update)? {
+            return kernels.add_and_norm(base, &y, update, weight);
+        }
+        if let Some(kernels) = &self.kernels {
+            let y = Self::project_plainly(x, linear, update, None)?;
+            return kernels.add_and_norm(base, &y, None, weight);
+        }
+        let sum = Self::project_plainly(x, linear, update, Some(base))?;
+        let normed = self.norm(&sum, weight)?;
+        Ok((sum, normed))
+    }
+
+    /// Gate and up, `(T, 2 F)`, and silu(gate) ∘ up, `(T, F)`.
+    pub fn gate(
+        &self,
+        x: &Tensor,
+        linear: &Linear,
+        update: Option<Low>,
+    ) -> Result<(Tensor, Tensor), GpuError> {
+        if let (Some((kernels, y)), Some(update)) = (self.unrounded(x, linear, update)?, update) {
+            return kernels.gate_updated(&y, update);
+        }
+        let wide = Self::project_plainly(x, linear, update, None)?;
+        let act = self.gated(&wide)?;
+        Ok((wide, act))
     }
 
     /// Gradient of a norm's input, added to `more`, and the norm itself again. With r = 1 / rms(x), n numbers a row:
@@ -237,7 +271,7 @@ impl Pieces {
     }
 
     /// silu(gate) ∘ up, `(T, 2 F)` to `(T, F)`.
-    pub fn gate(&self, wide: &Tensor) -> Result<Tensor, GpuError> {
+    fn gated(&self, wide: &Tensor) -> Result<Tensor, GpuError> {
         if let Some(kernels) = &self.kernels {
             return kernels.gate(wide);
         }

@@ -69,8 +69,9 @@ impl Costs {
         Self {
             layers: config.layers as usize,
             kept: [input, attention, attention + 2 * wide as usize * size],
-            // Two halves of the gate made again, its gradient, and a few rows of the model's width.
-            passing: (4 * wide + 2 * qkv + 6 * hidden) as usize * size,
+            // Gate and up in f32 before their update is added, and what they make; the backward's gate made again and its
+            // gradients are less. Beside them a few rows of the model's width.
+            passing: (5 * wide + 2 * qkv + 6 * hidden) as usize * size,
             logits: config.vocab_size as usize * size,
         }
     }

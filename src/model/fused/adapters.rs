@@ -15,16 +15,6 @@ pub struct Pair {
     pub a: Matrix,
     /// `(outputs, rank)`.
     b: Tensor,
-    /// `(outputs, parts · rank)`, the parts side by side with zeros between and the scale in them.
-    beside: Tensor,
-}
-
-impl Pair {
-    /// `x wᵀ` with its update, their sum rounded once, `(T, outputs)`; `low` is A x.
-    pub fn onto(&self, x: &Tensor, low: &Tensor, w: &Tensor) -> Result<Tensor, GpuError> {
-        let mut y = low.f_mm(&self.beside.f_tr()?)?;
-        Ok(y.f_addmm_(x, &w.f_tr()?)?)
-    }
 }
 
 /// One adapter, ready.
@@ -57,14 +47,9 @@ impl Packed {
         let sizes = JOINT.map(|targets| {
             let inner = targets[0].features(config).0;
             let outputs: i64 = targets.iter().map(|t| t.features(config).1).sum();
-            (
-                targets.len() as i64 * rank * inner,
-                outputs * rank,
-                inner,
-                outputs,
-            )
+            (targets.len() as i64 * rank * inner, outputs * rank, inner)
         });
-        let total: i64 = sizes.iter().map(|(a, b, _, _)| a + b).sum::<i64>() * config.layers;
+        let total: i64 = sizes.iter().map(|(a, b, _)| a + b).sum::<i64>() * config.layers;
         let all = Tensor::f_zeros([total], (Kind::BFloat16, device))?;
         let mut at = 0;
         let mut take = |numbers: i64, columns: i64| {
@@ -74,10 +59,8 @@ impl Packed {
         let mut layers = Vec::with_capacity(config.layers as usize);
         for layer in 0..config.layers as usize {
             let mut pairs = Vec::with_capacity(4);
-            for (targets, (a_size, b_size, inner, all)) in JOINT.iter().zip(sizes) {
+            for (targets, (a_size, b_size, inner)) in JOINT.iter().zip(sizes) {
                 let (a, b) = (take(a_size, inner), take(b_size, rank));
-                let ranks = targets.len() as i64 * rank;
-                let beside = Tensor::f_zeros([all, ranks], (Kind::BFloat16, device))?;
                 let mut first = 0;
                 for (part, target) in targets.iter().enumerate() {
                     let outputs = target.features(config).1;
@@ -86,17 +69,12 @@ impl Packed {
                         b.narrow(0, first, outputs)
                             .narrow(1, 0, own)
                             .copy_(&update.b);
-                        beside
-                            .narrow(0, first, outputs)
-                            .narrow(1, part as i64 * rank, own)
-                            .copy_(&(&update.b * adapter.config.scale()));
                     }
                     first += outputs;
                 }
                 pairs.push(Pair {
                     a: Matrix::new(&a, multiprocessors)?,
                     b,
-                    beside,
                 });
             }
             let Ok(pairs) = pairs.try_into() else {

@@ -31,6 +31,7 @@ struct Batch {
     tokens: Tensor,
     position: Tensor,
     place: Tensor,
+    adapter: Tensor,
     starts: Tensor,
     longest: i64,
     /// Where all keys of all prompts lie, their starts and the longest, if some are cached.
@@ -65,6 +66,7 @@ impl Fused {
         let up = |numbers: &[i32]| Tensor::f_from_slice(numbers)?.f_to_device(self.device);
         let cached = prompts.iter().any(|p| p.cached > 0);
         Ok(Batch {
+            adapter: Tensor::f_zeros([tokens.len() as i64], (Kind::Int, self.device))?,
             tokens: up(&tokens)?,
             position: up(&position)?,
             place: up(&places)?,
@@ -137,37 +139,42 @@ impl Fused {
             },
         )?;
         for (index, layer) in self.layers.iter().enumerate() {
-            // With the update; nothing is left for the kernels to add.
-            let project = |joint: usize, x: &Tensor| -> Result<Tensor, GpuError> {
-                let weight = &layer.joint[joint].weight;
-                let Some(adapter) = &self.adapter else {
-                    return Ok(x.f_linear(weight, None::<&Tensor>)?);
+            // With an adapter the output stays in f32 until the kernel that reads it has added the update: cuBLAS, told
+            // to add to a bf16 matrix, rounds the product first, and small updates would be lost.
+            let project =
+                |joint: usize, x: &Tensor| -> Result<(Tensor, Option<Tensor>), GpuError> {
+                    let weight = layer.joint[joint].weight.f_tr()?;
+                    let Some(adapter) = &self.adapter else {
+                        return Ok((x.f_mm(&weight)?, None));
+                    };
+                    let a = &adapter.pair(index, joint).a.weight;
+                    let low = x.f_linear(a, None::<&Tensor>)?;
+                    Ok((x.f_mm_dtype(&weight, Kind::Float)?, Some(low)))
                 };
-                let pair = adapter.pair(index, joint);
-                let low = x.f_linear(&pair.a.weight, None::<&Tensor>)?;
-                pair.onto(x, &low, weight)
+            let updates = |joint: usize, low: &Option<Tensor>| match (&self.adapter, low) {
+                (Some(adapter), Some(low)) => adapter.updates(index, joint, low, &batch.adapter),
+                _ => Updates::default(),
             };
-            let none = Updates::default;
-            let qkv = project(0, &x)?;
-            let attended = self.prompt_attention(index, batch, &qkv)?;
+            let (qkv, low) = project(0, &x)?;
+            let attended = self.prompt_attention(index, batch, &qkv, updates(0, &low))?;
             drop(qkv);
-            let y = project(1, &attended)?;
+            let (y, low) = project(1, &attended)?;
             k.add_and_norm(
                 at,
                 count,
                 &y,
-                none(),
+                updates(1, &low),
                 Norm {
                     residual: &residual,
                     weight: &layer.post_norm,
                     out: &x,
                 },
             )?;
-            let y = project(2, &x)?;
+            let (y, low) = project(2, &x)?;
             let gated = empty(c.intermediate_size)?;
-            k.gate(at, count, &y, &gated, none())?;
+            k.gate(at, count, &y, &gated, updates(2, &low))?;
             drop(y);
-            let y = project(3, &gated)?;
+            let (y, low) = project(3, &gated)?;
             let next = self
                 .layers
                 .get(index + 1)
@@ -177,7 +184,7 @@ impl Fused {
                 weight: next,
                 out: &x,
             };
-            k.add_and_norm(at, count, &y, none(), norm)?;
+            k.add_and_norm(at, count, &y, updates(3, &low), norm)?;
         }
         x = x.f_index_select(0, &batch.last)?;
         Ok(x)
@@ -189,6 +196,7 @@ impl Fused {
         index: usize,
         batch: &Batch,
         qkv: &Tensor,
+        updates: Updates,
     ) -> Result<Tensor, GpuError> {
         let (c, k, at, state) = (
             &self.config,
@@ -217,7 +225,7 @@ impl Fused {
             key_cache: cache.0,
             value_cache: cache.1,
         };
-        k.rotate(at, count, qkv, &rotation, Updates::default())?;
+        k.rotate(at, count, qkv, &rotation, updates)?;
         let queries = Rows {
             starts: &batch.starts,
             longest: batch.longest,

@@ -45,7 +45,15 @@ pub fn by_transposed(
             None => x.f_mm(&w.f_tr()?),
         };
     };
-    let mut y = z.f_mm(&outer.f_tr()?)?.f_addmm_(x, &w.f_tr()?)?;
+    let mut y = match x.kind() {
+        // cuBLAS rounds a bf16 product before it adds it to a matrix.
+        kind if x.device().is_cuda() && kind != Kind::Float => {
+            let product = x.f_mm_dtype(&w.f_tr()?, Kind::Float)?;
+            let update = z.f_mm_dtype(&outer.f_tr()?, Kind::Float)?;
+            product.f_add(&update)?.f_to_kind(kind)?
+        }
+        _ => z.f_mm(&outer.f_tr()?)?.f_addmm_(x, &w.f_tr()?)?,
+    };
     match base {
         Some(base) => y.f_add_(base),
         None => Ok(y),

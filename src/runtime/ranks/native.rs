@@ -236,14 +236,8 @@ impl Gloo {
         let flat = all.view([-1]);
         let mut error = std::ptr::null_mut();
         // SAFETY: as above; both are contiguous.
-        let done = unsafe {
-            atp_gloo_gather(
-                self.group,
-                address(part),
-                address(&flat),
-                &mut error,
-            )
-        };
+        let done =
+            unsafe { atp_gloo_gather(self.group, address(part), address(&flat), &mut error) };
         if done == 0 {
             Err(taken(error))
         } else {
@@ -255,14 +249,8 @@ impl Gloo {
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), String> {
         let mut error = std::ptr::null_mut();
         // SAFETY: as above.
-        let done = unsafe {
-            atp_gloo_broadcast(
-                self.group,
-                address(tensor),
-                root as c_int,
-                &mut error,
-            )
-        };
+        let done =
+            unsafe { atp_gloo_broadcast(self.group, address(tensor), root as c_int, &mut error) };
         if done == 0 { Err(taken(error)) } else { Ok(()) }
     }
 }

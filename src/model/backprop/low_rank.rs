@@ -1,0 +1,222 @@
+//! The kernels of `low_rank.cu` as functions of tensors: an adapter's part of training's products.
+
+use tch::{Kind, Tensor};
+
+use super::gradients::JointGradient;
+use super::kernels::launch;
+use crate::kernel_arguments;
+use crate::model::host::product::Low;
+use crate::runtime::gpu::{GpuError, Kernel, Module, Shape, addresses};
+
+/// Columns that a block has, rows of a step, and steps under way (`low_rank.cu`).
+const STRIP: i64 = 256;
+const STEP: i64 = 32;
+const STAGES: i64 = 4;
+
+/// Blocks that a Hopper GPU runs at a time, and what a block costs beside its steps, in steps. Constants, so that sums have
+/// the same order on every GPU.
+const AT_ONCE: i64 = 264;
+const BLOCK_COSTS: i64 = 4;
+
+/// Ranks of a joint projection, in eights, that are built.
+const EIGHTS: [i64; 5] = [1, 2, 3, 4, 6];
+
+/// Kernels of one number of ranks.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    ranks: i64,
+    back: Kernel,
+    input: Kernel,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct LowRank {
+    pack: Kernel,
+    add: Kernel,
+    readings: Vec<Reading>,
+    sum: Kernel,
+    input_sum: Kernel,
+}
+
+/// How many blocks share the rows of a strip of columns, and how many rows each has.
+fn division(rows: i64, columns: i64) -> (i64, i64) {
+    let up = |n: i64, by: i64| (n + by - 1) / by;
+    let (steps, strips) = (up(rows, STEP), up(columns, STRIP));
+    let cost = |splits: &i64| up(strips * splits, AT_ONCE) * (up(steps, *splits) + BLOCK_COSTS);
+    let splits = (1..=steps.clamp(1, 16)).min_by_key(cost).unwrap_or(1);
+    let each = up(steps, splits);
+    (up(steps, each.max(1)), each * STEP)
+}
+
+impl Reading {
+    /// Shared memory of a block that makes both products.
+    fn shared(ranks: i64) -> u32 {
+        let under_way = STAGES * STEP * (STRIP + 8 + ranks) * 2;
+        (under_way + 4 * STEP * ranks * 4) as u32
+    }
+
+    fn shape(&self, columns: i64, splits: i64) -> Shape {
+        let strips = (columns + STRIP - 1) / STRIP;
+        Shape {
+            shared: Self::shared(self.ranks),
+            ..Shape::new((strips as u32, splits as u32), 256)
+        }
+    }
+}
+
+impl LowRank {
+    pub(super) fn new(module: &Module) -> Result<Self, GpuError> {
+        let mut readings = vec![];
+        for eights in EIGHTS {
+            let ranks = 8 * eights;
+            let bytes = Reading::shared(ranks);
+            let named = |what: &str| module.kernel(&format!("low_rank_{what}_{eights}"));
+            let (back, input) = (named("back")?, named("input")?);
+            // Smaller GPUs have less shared memory; libtorch's products serve there.
+            if let (Ok(back), Ok(input)) = (back.allow_shared(bytes), input.allow_shared(bytes)) {
+                readings.push(Reading { ranks, back, input });
+            }
+        }
+        Ok(Self {
+            pack: module.kernel("pack_adapter")?,
+            add: module.kernel("low_rank_add")?,
+            readings,
+            sum: module.kernel("low_rank_sum")?,
+            input_sum: module.kernel("low_rank_input_sum")?,
+        })
+    }
+
+    /// Matrices of an adapter out of its flat buffer into `out`, in bf16, by the entries of `table`, `(matrices, 6)`; see
+    /// `low_rank.cu`.
+    pub fn pack(
+        &self,
+        flat: &Tensor,
+        table: &Tensor,
+        scale: f64,
+        out: &Tensor,
+    ) -> Result<(), GpuError> {
+        let ([from, list, to], scale) = (addresses([flat, table, out]), scale as f32);
+        launch(
+            self.pack,
+            Shape::new((64, table.numel() as u32 / 6), 256),
+            kernel_arguments![from, list, scale, to],
+        )
+    }
+
+    /// Whether kernels add such an update, `(T, R)` by `(out, R)`, to a product in f32.
+    pub fn adds(z: &Tensor, b: &Tensor) -> bool {
+        z.size()[1] % 8 == 0 && b.size()[0] % 32 == 0
+    }
+
+    /// `y + z bᵀ`, rounded once: `(T, out)` in f32 to bf16.
+    pub fn add(&self, y: &Tensor, (z, b): Low) -> Result<Tensor, GpuError> {
+        let ([rows, outputs], rank) = (shape(y), z.size()[1]);
+        let out = Tensor::f_empty([rows, outputs], (z.kind(), z.device()))?;
+        let [from, inner, by, to] = addresses([y, z, b, &out]);
+        let [count, columns, ranks] = [rows, outputs, rank].map(|n| n as i32);
+        let grid = ((outputs as u32).div_ceil(128), (rows as u32).div_ceil(64));
+        launch(
+            self.add,
+            Shape::new(grid, 128),
+            kernel_arguments![from, inner, by, to, count, columns, ranks],
+        )?;
+        Ok(out)
+    }
+
+    fn reading(&self, y: &Tensor, z: &Tensor) -> Option<Reading> {
+        let whole = y.is_contiguous() && z.is_contiguous() && y.size()[1] % 8 == 0;
+        let ranks = z.size()[1];
+        let fits = self.readings.iter().find(|r| r.ranks == ranks).copied();
+        fits.filter(|_| whole)
+    }
+
+    /// From the gradient of a projection's output, `(T, out)`, in one reading: what goes back through `b`, `(T, R)`, and the
+    /// gradient of `b`, times `scale`, added to its targets'. Nothing where no kernel was built for the shapes.
+    pub fn back(
+        &self,
+        d_y: &Tensor,
+        z: &Tensor,
+        b: &Tensor,
+        (rank, scale): (i64, f64),
+        gradient: &JointGradient,
+    ) -> Result<Option<Tensor>, GpuError> {
+        let Some(reading) = self.reading(d_y, z) else {
+            return Ok(None);
+        };
+        let ([rows, columns], ranks) = (shape(d_y), reading.ranks);
+        let (splits, per) = division(rows, columns);
+        let grid = reading.shape(columns, splits);
+        let float = (Kind::Float, d_y.device());
+        let low = Tensor::f_empty([i64::from(grid.grid.0), rows, ranks], float)?;
+        let sums = Tensor::f_empty([splits, columns, ranks], float)?;
+        let d_low = Tensor::f_empty([rows, ranks], (z.kind(), z.device()))?;
+        let [from, inner, by, to_low, to_sums] = addresses([d_y, z, b, &low, &sums]);
+        let [count, wide, each, parts] = [rows, columns, per, splits].map(|n| n as i32);
+        launch(
+            reading.back,
+            grid,
+            kernel_arguments![from, inner, by, to_low, to_sums, count, wide, each],
+        )?;
+        let [to, list, flat] = addresses([&d_low, &gradient.blocks, &gradient.flat]);
+        let (strips, numbers) = (grid.grid.0 as i32, rows * ranks);
+        let (stride, rank, scale) = (ranks as i32, rank as i32, scale as f32);
+        launch(
+            self.sum,
+            Shape::new((128, 1 + gradient.blocks.size()[0] as u32), 256),
+            kernel_arguments![
+                to_low, strips, numbers, to, to_sums, parts, wide, stride, list, rank, scale, flat
+            ],
+        )?;
+        Ok(Some(d_low))
+    }
+
+    /// `zᵀ x`, `(R, in)`, of `(T, R)` and `(T, in)`, is added to `a`; false where no kernel was built for the shapes.
+    pub fn input(&self, x: &Tensor, z: &Tensor, a: &Tensor) -> Result<bool, GpuError> {
+        let Some(reading) = self.reading(x, z) else {
+            return Ok(false);
+        };
+        let ([rows, columns], ranks) = (shape(x), reading.ranks);
+        let (splits, per) = division(rows, columns);
+        let sums = Tensor::f_empty([splits, columns, ranks], (Kind::Float, x.device()))?;
+        let [from, inner, to_sums, to] = addresses([x, z, &sums, a]);
+        let [count, wide, each, parts] = [rows, columns, per, splits].map(|n| n as i32);
+        launch(
+            reading.input,
+            reading.shape(columns, splits),
+            kernel_arguments![from, inner, to_sums, count, wide, each],
+        )?;
+        let stride = ranks as i32;
+        launch(
+            self.input_sum,
+            Shape::new((128, 1), 256),
+            kernel_arguments![to_sums, parts, wide, stride, to],
+        )?;
+        Ok(true)
+    }
+}
+
+/// Rows and columns.
+fn shape(x: &Tensor) -> [i64; 2] {
+    let size = x.size();
+    [size[0], size[1]]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_have_all_rows_between_them() {
+        for rows in [0, 1, 31, 32, 33, 500, 4096, 16_001] {
+            for columns in [8, 576, 4096, 6144, 12_288, 24_576] {
+                let (splits, per) = division(rows, columns);
+                assert!(per % STEP == 0 && splits <= 16);
+                assert!(splits * per >= rows && (splits - 1) * per < rows.max(1));
+            }
+        }
+        // 96 strips: in two parts they would leave a quarter of the GPU idle, in five they take two turns.
+        assert_eq!(division(4096, 24_576), (5, 832));
+        assert_eq!(division(4096, 4096), (16, 256));
+    }
+}
