@@ -120,9 +120,9 @@ fn root_mean_square(numbers: impl ExactSizeIterator<Item = f64>) -> f64 {
     (numbers.map(|x| x * x).sum::<f64>() / count).sqrt()
 }
 
-/// The mean curve in bf16 lies less than half as far from the mean one in f32 as peft's does, 0.057 over the same steps
-/// (`bf16_curves.py`; 0.0168 was seen here), and every one ends where its twin does. In f32, where peft's curve is ours to
-/// 5e-7, adapters that begin otherwise differ by 0.0007: what is left is bf16's own, in activations and gradients.
+/// The mean curve in bf16 lies as near the mean one in f32 as curves from other adapters do: 0.00085 was seen, those differ
+/// by 0.00075. With updates added to outputs that are rounded already, as cuBLAS's `addmm` adds them, it is 0.058, peft's own
+/// distance (`bf16_curves.py`); with those of two projections alone 0.017. Every curve ends where its twin does.
 #[test]
 #[ignore = "needs a GPU"]
 fn loss_curves_in_bf16_are_near_those_of_f32() {
@@ -176,5 +176,5 @@ fn loss_curves_in_bf16_are_near_those_of_f32() {
         let late = slow[18..].iter().zip(&quick[18..]);
         assert!(root_mean_square(late.map(|(a, b)| a - b)) < 0.002);
     }
-    assert!(apart < 0.025, "{apart}");
+    assert!(apart < 0.003, "{apart}");
 }
