@@ -268,7 +268,15 @@ fn training_finding(variant: &VariantSummary) -> (String, String) {
     let verdict = match direction(&rate.estimate) {
         Direction::Down => "moved held-out compliance in the right direction",
         Direction::Up => "moved held-out compliance in the wrong direction",
-        Direction::Unclear => "did not measurably move held-out compliance",
+        Direction::Unclear => match gain.probability.as_ref().map(direction) {
+            Some(Direction::Down) => {
+                "lowered the probability of breaking the rule, but did not measurably move the held-out violation rate"
+            }
+            Some(Direction::Up) => {
+                "raised the probability of breaking the rule, but did not measurably move the held-out violation rate"
+            }
+            _ => "did not measurably move held-out compliance",
+        },
     };
     let text = format!(
         "Violation rate in round {} against base, paired by question: {}.{}",
@@ -308,7 +316,17 @@ fn drift_finding(variant: &VariantSummary) -> (String, String) {
             " Training had not measurably made it more compliant, so no trained alignment was lost.",
         ),
         Direction::Down => ("moved towards compliance over the rounds", ""),
-        Direction::Unclear => ("did not measurably drift", ""),
+        Direction::Unclear => match drift.probability.as_ref().map(direction) {
+            Some(Direction::Down) => (
+                "breaks the rule with less probability over the rounds, but its violation rate did not measurably drift",
+                "",
+            ),
+            Some(Direction::Up) => (
+                "breaks the rule with more probability over the rounds, but its violation rate did not measurably drift",
+                "",
+            ),
+            _ => ("did not measurably drift", ""),
+        },
     };
     let text = format!(
         "Violation rate from round {} to round {}, paired by question: {}.{note}{}",
@@ -484,6 +502,52 @@ mod tests {
         assert!(text(&rates(&[("base", &[0.2, 0.8])])).contains("Base drifted towards violation"));
         assert!(text(&rates(&[("dpo", &[0.2])])).contains("base was not evaluated"));
         assert!(text(&rates(&[("dpo", &[0.2])])).contains("a single round"));
+    }
+
+    /// A rate moves by whole decisions; a probability may have moved before it.
+    #[test]
+    fn what_the_probability_shows_is_not_hidden_by_the_rate() {
+        let estimate = |low: f64, high: f64| Estimate {
+            value: (low + high) / 2.0,
+            low,
+            high,
+            n: 64,
+        };
+        let told = |probability: Option<Estimate>| {
+            let report = rates(&[("base", &[0.5, 0.5]), ("dpo", &[0.5, 0.5])]);
+            let mut variant = report.variants[1].clone();
+            variant.gain.as_mut().unwrap().probability = probability;
+            variant.drift.as_mut().unwrap().probability = probability;
+            (training_finding(&variant).0, drift_finding(&variant).0)
+        };
+        for (probability, training, drift) in [
+            (
+                Some(estimate(-0.1, -0.02)),
+                "DPO training lowered the probability",
+                "less probability",
+            ),
+            (
+                Some(estimate(0.02, 0.1)),
+                "DPO training raised the probability",
+                "more probability",
+            ),
+            (
+                Some(estimate(-0.1, 0.02)),
+                "did not measurably move held-out",
+                "DPO did not measurably drift.",
+            ),
+            (
+                None,
+                "did not measurably move held-out",
+                "DPO did not measurably drift.",
+            ),
+        ] {
+            let found = told(probability);
+            assert!(
+                found.0.contains(training) && found.1.contains(drift),
+                "{found:?}"
+            );
+        }
     }
 
     #[test]
