@@ -37,12 +37,12 @@ pub struct Kernels {
 }
 
 /// Rows that a block of some kernels takes one after the other (`kernels.cu`).
-const ROWS: u64 = 8;
-const BACK_ROWS: u64 = 4;
+const ROWS: i64 = 8;
+const BACK_ROWS: i64 = 4;
 
 /// Blocks that take `each` of so many rows.
-fn blocks(rows: i64, each: u64) -> i64 {
-    (rows as u64).div_ceil(each) as i64
+pub(super) fn blocks(rows: i64, each: i64) -> i64 {
+    (rows as u64).div_ceil(each as u64) as i64
 }
 
 /// Threads a block that takes a row of logits.

@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::gradients::JointGradient;
-use super::kernels::launch;
+use super::kernels::{blocks, launch};
 use crate::kernel_arguments;
 use crate::model::host::product::Low;
 use crate::runtime::gpu::{GpuError, Kernel, Module, Shape, addresses};
@@ -41,12 +41,12 @@ pub struct LowRank {
 
 /// How many blocks share the rows of a strip of columns, and how many rows each has.
 fn division(rows: i64, columns: i64) -> (i64, i64) {
-    let up = |n: i64, by: i64| (n + by - 1) / by;
-    let (steps, strips) = (up(rows, STEP), up(columns, STRIP));
-    let cost = |splits: &i64| up(strips * splits, AT_ONCE) * (up(steps, *splits) + BLOCK_COSTS);
+    let (steps, strips) = (blocks(rows, STEP), blocks(columns, STRIP));
+    let cost =
+        |splits: &i64| blocks(strips * splits, AT_ONCE) * (blocks(steps, *splits) + BLOCK_COSTS);
     let splits = (1..=steps.clamp(1, 16)).min_by_key(cost).unwrap_or(1);
-    let each = up(steps, splits);
-    (up(steps, each.max(1)), each * STEP)
+    let each = blocks(steps, splits);
+    (blocks(steps, each.max(1)), each * STEP)
 }
 
 impl Reading {
@@ -57,7 +57,7 @@ impl Reading {
     }
 
     fn shape(&self, columns: i64, splits: i64) -> Shape {
-        let strips = (columns + STRIP - 1) / STRIP;
+        let strips = blocks(columns, STRIP);
         Shape {
             shared: Self::shared(self.ranks),
             ..Shape::new((strips as u32, splits as u32), 256)
