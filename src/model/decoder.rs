@@ -176,10 +176,8 @@ impl Decoder {
                 .as_ref()
                 .map(|(q, k)| (q.shallow_clone(), k.shallow_clone())),
             post_norm: layer.post_norm.shallow_clone(),
-            joint: [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]
-                .map(|l| l.weight().shallow_clone()),
-            biases: [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]
-                .map(|l| l.bias().map(Tensor::shallow_clone)),
+            joint: [0, 1, 2, 3].map(|index| layer.joint(index).weight().shallow_clone()),
+            biases: [0, 1, 2, 3].map(|index| layer.joint(index).bias().map(Tensor::shallow_clone)),
         });
         Parts {
             embedding: self.embedding.shallow_clone(),
@@ -209,10 +207,7 @@ impl Decoder {
                     let (inputs, outputs) = target.features(config);
                     Ok((target, draw(outputs, inputs)?, None))
                 });
-                Ok(Linear::new(
-                    index,
-                    parts.collect::<Result<_, tch::TchError>>()?,
-                ))
+                Linear::new(index, parts.collect::<Result<_, tch::TchError>>()?)
             };
             let qk_norm = match config.qk_norm {
                 true => Some((ones(config.head_dim)?, ones(config.head_dim)?)),
@@ -380,6 +375,11 @@ fn norm(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
 }
 
 impl Layer {
+    /// A joint projection, in the order of [`super::lora::JOINT`].
+    pub(super) fn joint(&self, index: usize) -> &Linear {
+        [&self.qkv, &self.output, &self.gate_up, &self.down][index]
+    }
+
     fn load(
         config: &ModelConfig,
         index: usize,
@@ -396,10 +396,8 @@ impl Layer {
                 };
                 Ok((target, weight, bias))
             });
-            Ok(Linear::new(
-                index,
-                parts.collect::<Result<_, WeightError>>()?,
-            ))
+            let parts = parts.collect::<Result<_, WeightError>>()?;
+            Ok(Linear::new(index, parts)?)
         };
         let qk_norm = if config.qk_norm {
             Some((

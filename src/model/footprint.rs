@@ -4,6 +4,7 @@ use tch::{Device, Kind};
 
 use super::config::ModelConfig;
 use super::fused::{MOST_ROWS, PAGE, PROMPT_TOKENS};
+use super::room;
 use crate::runtime::memory::{free_and_total, gib};
 
 /// Kept free for libtorch, the driver and recorded graphs, in bytes.
@@ -26,6 +27,11 @@ impl Footprint {
     /// Of a model in this precision.
     pub fn of(config: &ModelConfig, kind: Kind) -> Self {
         let size = kind.elt_size_in_bytes();
+        // Weights in bf16 are a GPU's.
+        let room = match kind {
+            Kind::BFloat16 => room::of_model(config),
+            _ => 0,
+        };
         let heads = config.heads * config.head_dim;
         let qkv = heads + 2 * config.kv_heads * config.head_dim;
         let row = 2 * config.hidden_size
@@ -33,7 +39,7 @@ impl Footprint {
             + 2 * heads
             + config.intermediate_size;
         Self {
-            weights: config.parameters() as usize * size,
+            weights: (config.parameters() + room) as usize * size,
             page: (2 * config.layers * config.kv_heads * config.head_dim) as usize * PAGE * size,
             step: MOST_ROWS * (row + config.vocab_size) as usize * size,
             // Outputs and inputs of neighbouring operations live at once.
@@ -87,8 +93,10 @@ mod tests {
     #[test]
     fn qwen3_8b_is_what_its_card_says() {
         let footprint = Footprint::of(&ModelConfig::qwen3_8b(), Kind::BFloat16);
-        // 8.19 billion parameters; 36 layers · 2 · 8 · 128 numbers a token.
-        assert_eq!(footprint.weights, 16_381_470_720);
+        // 8.19 billion parameters and room for adapters; 36 layers · 2 · 8 · 128 numbers a token.
+        let room = 2 * room::of_model(&ModelConfig::qwen3_8b()) as usize;
+        assert_eq!(footprint.weights - room, 16_381_470_720);
+        assert!((300 << 20..330 << 20).contains(&room), "{room}");
         assert_eq!(footprint.page, 147_456 * PAGE);
         let gpu = 80 << 30;
         let tokens = footprint.pages(gpu - footprint.weights) * PAGE;

@@ -1,8 +1,9 @@
 //! A frozen linear layer, or several side by side, with room for low-rank updates.
 
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use super::lora::{Adapter, Target};
+use super::room;
 
 /// `x wᵀ` for `(T, in)` and `(out, in)`.
 fn product(x: &Tensor, w: &Tensor) -> Tensor {
@@ -12,7 +13,7 @@ fn product(x: &Tensor, w: &Tensor) -> Tensor {
 /// Projections that share their input, stored as one matrix: q, k and v; gate and up; or one alone.
 #[derive(Debug)]
 pub struct Linear {
-    /// `(sum of outputs, in)`.
+    /// `(sum of outputs, in)`; where it has [`room`], there are as many rows below it as numbers behind each.
     weight: Tensor,
     /// `(sum of outputs)`.
     bias: Option<Tensor>,
@@ -23,7 +24,13 @@ pub struct Linear {
 
 impl Linear {
     /// Join projections, given as `(target, weight, bias)`; either all have a bias or none.
-    pub fn new(layer: usize, projections: Vec<(Target, Tensor, Option<Tensor>)>) -> Self {
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new(
+        layer: usize,
+        projections: Vec<(Target, Tensor, Option<Tensor>)>,
+    ) -> Result<Self, TchError> {
         let parts = projections
             .iter()
             .map(|(target, weight, _)| (*target, weight.size()[0]))
@@ -32,22 +39,63 @@ impl Linear {
             .iter()
             .filter_map(|(_, _, bias)| bias.as_ref().map(Tensor::shallow_clone))
             .collect();
-        let mut weights: Vec<Tensor> = projections
+        let weights: Vec<Tensor> = projections
             .into_iter()
             .map(|(_, weight, _)| weight)
             .collect();
-        let weight = if weights.len() == 1 {
-            weights.swap_remove(0)
-        } else {
-            Tensor::cat(&weights, 0)
-        };
         let bias = (!biases.is_empty()).then(|| Tensor::cat(&biases, 0));
-        Self {
-            weight,
+        Ok(Self {
+            weight: Self::joint(weights)?,
             bias,
             parts,
             layer,
+        })
+    }
+
+    /// One below the other, with room where they are to have some.
+    fn joint(mut weights: Vec<Tensor>) -> Result<Tensor, TchError> {
+        let (kind, device) = (weights[0].kind(), weights[0].device());
+        if !room::is_given(kind, device) {
+            return match weights.len() {
+                1 => Ok(weights.swap_remove(0)),
+                _ => Tensor::f_cat(&weights, 0),
+            };
         }
+        let room = room::of_targets(weights.len());
+        let outputs: i64 = weights.iter().map(|w| w.size()[0]).sum();
+        let size = (outputs + room, weights[0].size()[1]);
+        let joint = room::rows(size, room, (kind, device))?.f_narrow(0, 0, outputs)?;
+        let mut row = 0;
+        for weight in weights {
+            let count = weight.size()[0];
+            joint.f_narrow(0, row, count)?.f_copy_(&weight)?;
+            row += count;
+        }
+        Ok(joint)
+    }
+
+    /// Ranks that find room beside the weights; none where there is no room.
+    pub fn room(&self) -> i64 {
+        room::behind(&self.weight)
+    }
+
+    /// The weights with so many numbers of the room behind their rows, `(sum of outputs, in + ranks)`.
+    ///
+    /// # Errors
+    /// There is less room.
+    pub fn with_columns(&self, ranks: i64) -> Result<Tensor, TchError> {
+        room::joined(&self.weight, ranks)
+    }
+
+    /// The weights with so many rows of the room below them, `(sum of outputs + ranks, in)`.
+    ///
+    /// # Errors
+    /// There is less room.
+    pub fn with_rows(&self, ranks: i64) -> Result<Tensor, TchError> {
+        let size = [self.weight.size()[0] + ranks, self.weight.size()[1]];
+        let stride = [self.weight.stride()[0], 1];
+        self.weight
+            .f_as_strided(size.as_slice(), stride.as_slice(), None)
     }
 
     /// The same in another precision.

@@ -134,6 +134,16 @@ pub struct Scored {
     pub entropies: Tensor,
 }
 
+impl Scored {
+    /// The log-probabilities as numbers.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn values(&self) -> Result<Vec<f32>, GpuError> {
+        Ok(Vec::try_from(&self.logprobs.f_to_device(Device::Cpu)?)?)
+    }
+}
+
 /// Hidden states that predict the targets, ready to be scored and to carry a gradient back.
 pub struct Predictors<'a> {
     head: &'a Tensor,

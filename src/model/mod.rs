@@ -17,6 +17,7 @@ mod attention;
 pub mod gguf_names;
 mod lanes;
 mod linear;
+mod room;
 pub mod rope;
 
 pub use batch::{Packed, SegmentId};

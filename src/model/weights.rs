@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::SafeTensors;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::config::{ConfigError, Family, ModelConfig};
 use super::gguf_names;
@@ -29,6 +29,9 @@ pub enum WeightError {
     /// A safetensors file is damaged or missing.
     #[error(transparent)]
     File(#[from] TensorFileError),
+    /// The device does not take them.
+    #[error("the weights were read, but the device refused them: {0}")]
+    Device(#[from] TchError),
     /// Something in a file is not what the model needs.
     #[error("{path}: {what}: {problem}")]
     Invalid {

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-use super::dpo::{DpoLoss, PairLogProbs, dpo};
+use super::dpo::{DpoLoss, DpoTerms, PairLogProbs, dpo};
 use super::optim::OptimConfig;
 use super::pass::{Policy, passes, score, with_less};
 use super::state::TrainState;
@@ -20,7 +20,7 @@ use crate::artifact::{digest_bytes, write_atomic};
 use crate::datasets::pairs::PreferencePair;
 use crate::model::backprop::Gradients;
 use crate::model::backprop::plan::Budget;
-use crate::model::logprobs::{Targets, sums};
+use crate::model::logprobs::{Scored, Targets};
 use crate::model::{Adapter, Decoder, LoraConfig, Packed};
 use crate::runtime::gpu::GpuError;
 use crate::runtime::interrupt::check;
@@ -163,6 +163,21 @@ fn sizes<'a>(pairs: impl Iterator<Item = &'a PairTokens>) -> Vec<usize> {
 }
 
 impl DpoSums {
+    fn add(&mut self, pair: &PairLogProbs, terms: &DpoTerms) {
+        let margin = terms.chosen_reward - terms.rejected_reward;
+        self.pairs += 1.0;
+        self.loss += terms.loss;
+        self.chosen_logprob += pair.chosen;
+        self.rejected_logprob += pair.rejected;
+        self.chosen_reward += terms.chosen_reward;
+        self.rejected_reward += terms.rejected_reward;
+        self.accurate += match margin {
+            m if m > 0.0 => 1.0,
+            0.0 => 0.5,
+            _ => 0.0,
+        };
+    }
+
     /// Sums over the pairs of all ranks.
     fn reduce(&mut self, ranks: &Ranks) -> Result<(), RankError> {
         ranks.sum_numbers(&mut [
@@ -194,15 +209,29 @@ fn pack(pairs: &[&PairTokens]) -> (Packed, Targets) {
     (batch, targets)
 }
 
-/// Completion sums `(B)` of the chosen and the rejected; means over tokens for IPO.
-fn completion_scores(logprobs: &Tensor, targets: &Targets, loss: DpoLoss) -> (Tensor, Tensor) {
-    let mut scores = sums(logprobs, targets.spans()); // (2 B): chosen, rejected, chosen, …
-    if loss == DpoLoss::Ipo {
-        let lengths: Vec<f32> = targets.spans().iter().map(|s| s.len() as f32).collect();
-        scores = &scores / Tensor::from_slice(&lengths).to_device(scores.device());
+/// Scores of the chosen and the rejected completion of each pair: sums over tokens; means for IPO.
+fn completion_scores(
+    scored: &Scored,
+    targets: &Targets,
+    loss: DpoLoss,
+) -> Result<Vec<(f64, f64)>, GpuError> {
+    let logprobs = scored.values()?;
+    let score = |span: &Range<usize>| {
+        let sum: f64 = logprobs[span.clone()].iter().map(|&l| f64::from(l)).sum();
+        sum / unit(loss, span)
+    };
+    let both = targets.spans().chunks_exact(2); // chosen, rejected, chosen, …
+    Ok(both
+        .map(|both| (score(&both[0]), score(&both[1])))
+        .collect())
+}
+
+/// What a completion's sum is divided by.
+fn unit(loss: DpoLoss, span: &Range<usize>) -> f64 {
+    match loss {
+        DpoLoss::Ipo => span.len() as f64,
+        _ => 1.0,
     }
-    let scores = scores.view([-1, 2]);
-    (scores.select(1, 0), scores.select(1, 1))
 }
 
 /// Completion scores under the reference.
@@ -216,10 +245,7 @@ pub fn reference_logprobs(
 ) -> Result<Vec<(f64, f64)>, GpuError> {
     let (batch, targets) = pack(pairs);
     let scored = score(model, None, &batch, &targets)?;
-    let (chosen, rejected) = completion_scores(&scored.logprobs, &targets, loss);
-    Ok((0..pairs.len() as i64)
-        .map(|i| (chosen.double_value(&[i]), rejected.double_value(&[i])))
-        .collect())
+    completion_scores(&scored, &targets, loss)
 }
 
 /// Add the gradients of some pairs, and their numbers to `totals`; `step_pairs` is the number of pairs of the whole step.
@@ -236,34 +262,25 @@ pub fn accumulate(
     totals: &mut DpoSums,
 ) -> Result<(), GpuError> {
     let (batch, targets) = pack(pairs);
-    policy.learn(&batch, &targets, gradients, |logprobs, _| {
-        let (chosen, rejected) = completion_scores(logprobs, &targets, config.loss);
-        let side = |pick: fn(&(f64, f64)) -> f64| {
-            let values: Vec<f32> = reference.iter().map(|r| pick(r) as f32).collect();
-            Tensor::from_slice(&values)
-        };
-        let (reference_chosen, reference_rejected) = (side(|r| r.0), side(|r| r.1));
-        let terms = dpo(
-            &PairLogProbs {
-                chosen: &chosen,
-                rejected: &rejected,
-                reference_chosen: &reference_chosen,
-                reference_rejected: &reference_rejected,
-            },
-            config.loss,
-            config.beta,
-            config.label_smoothing,
-        );
-        let sum = |t: &Tensor| t.detach().sum(Kind::Double).double_value(&[]);
-        let margins = &terms.chosen_rewards - &terms.rejected_rewards;
-        totals.pairs += pairs.len() as f64;
-        totals.loss += sum(&terms.losses);
-        totals.chosen_logprob += sum(&chosen);
-        totals.rejected_logprob += sum(&rejected);
-        totals.chosen_reward += sum(&terms.chosen_rewards);
-        totals.rejected_reward += sum(&terms.rejected_rewards);
-        totals.accurate += sum(&margins.greater(0.0)) + 0.5 * sum(&margins.eq(0.0));
-        Some(terms.losses.sum(Kind::Float) / step_pairs as f64)
+    policy.learn(&batch, &targets, gradients, |scored| {
+        let mut slopes = vec![0f32; targets.len()];
+        let scores = completion_scores(scored, &targets, config.loss)?;
+        let spans = targets.spans().chunks_exact(2);
+        for ((&(chosen, rejected), reference), spans) in scores.iter().zip(reference).zip(spans) {
+            let pair = PairLogProbs {
+                chosen,
+                rejected,
+                reference_chosen: reference.0,
+                reference_rejected: reference.1,
+            };
+            let terms = dpo(&pair, config.loss, config.beta, config.label_smoothing);
+            totals.add(&pair, &terms);
+            for (span, sign) in spans.iter().zip([1.0, -1.0]) {
+                let slope = sign * terms.slope / (unit(config.loss, span) * step_pairs as f64);
+                slopes[span.clone()].fill(slope as f32);
+            }
+        }
+        Ok(Some(Tensor::f_from_slice(&slopes)?))
     })
 }
 

@@ -8,6 +8,7 @@ use tch::{Device, Tensor};
 use super::TrainError;
 use crate::model::backprop::plan::Budget;
 use crate::model::backprop::{Gradients, Live};
+use crate::model::footprint::Footprint;
 use crate::model::logprobs::{Predictors, Scored, Targets, leaf};
 use crate::model::{Adapter, Decoder, Packed};
 use crate::runtime::gpu::GpuError;
@@ -31,7 +32,7 @@ pub fn budget(model: &Decoder, trained: usize, frozen: usize, limit: Option<usiz
         // Matrices, gradients and two moments in f32, copies in the weights' kind; of a frozen one the copies alone.
         let copies = 2 * size;
         let adapters = trained * (4 * 4 + copies) + frozen * copies;
-        let fixed = config.parameters() as usize * size + adapters;
+        let fixed = Footprint::of(config, model.kind()).weights + adapters;
         // The driver, the context and the kernels take their part of the whole.
         let whole = limit.unwrap_or(total / 100 * 96);
         whole.saturating_sub(fixed)
@@ -80,8 +81,8 @@ impl<'a> Policy<'a> {
         self.live
     }
 
-    /// Score the targets, give them to `loss` (log-probabilities, which carry a gradient, and entropies; both on the CPU),
-    /// and add the gradients of what it returns. A loss without a value adds none.
+    /// Score the targets, and add the gradients that follow from `slope`: ∂ loss / ∂ log-probabilities, `(N)` in f32 on the
+    /// CPU, out of those scores. Without one none are added.
     ///
     /// # Errors
     /// The device refuses; some gradients may have been added by then.
@@ -90,7 +91,7 @@ impl<'a> Policy<'a> {
         batch: &Packed,
         targets: &Targets,
         gradients: &mut Gradients,
-        loss: impl FnOnce(&Tensor, &Tensor) -> Option<Tensor>,
+        slope: impl FnOnce(&Scored) -> Result<Option<Tensor>, GpuError>,
     ) -> Result<(), GpuError> {
         let plan = self.budget.plan(batch.len(), targets.len());
         let tape = self
@@ -98,20 +99,31 @@ impl<'a> Policy<'a> {
             .forward_kept(batch, Some(self.live), Some(&plan))?;
         let mut predictors = Predictors::new(self.model, tape.hidden(), targets)?;
         let scored = predictors.score_to_train()?;
-        let leaf = leaf(&scored.logprobs)?;
-        let entropies = scored.entropies.f_to_device(Device::Cpu)?;
-        let alone = self.model.device().is_cuda().then(OneThread::new);
-        let Some(value) = loss(&leaf, &entropies) else {
-            return Ok(());
-        };
-        value.f_backward()?;
-        drop(alone);
-        let gradient = leaf.f_grad()?;
-        if gradient.defined() {
-            tape.backward(predictors, &gradient, gradients)?;
+        match slope(&scored)? {
+            Some(slope) => tape.backward(predictors, &slope, gradients),
+            None => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// The slope of a loss by autograd: `loss` gets log-probabilities, which carry a gradient, and entropies, both on the CPU. It
+/// may have no value.
+///
+/// # Errors
+/// The device refuses.
+pub fn slope_of(
+    scored: &Scored,
+    loss: impl FnOnce(&Tensor, &Tensor) -> Option<Tensor>,
+) -> Result<Option<Tensor>, GpuError> {
+    let _alone = scored.logprobs.device().is_cuda().then(OneThread::new);
+    let leaf = leaf(&scored.logprobs)?;
+    let entropies = scored.entropies.f_to_device(Device::Cpu)?;
+    let Some(value) = loss(&leaf, &entropies) else {
+        return Ok(None);
+    };
+    value.f_backward()?;
+    let gradient = leaf.f_grad()?;
+    Ok(gradient.defined().then_some(gradient))
 }
 
 /// libtorch's CPU work stays on this thread while this lives: a loss is a few thousand numbers, and to wake a pool of

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::grpo::{Actions, GrpoTerms, GrpoValue, grpo};
-use super::pass::{Policy, score};
+use super::pass::{Policy, score, slope_of};
 use crate::agent::Answer;
 use crate::model::backprop::{Gradients, Live};
 use crate::model::logprobs::Targets;
@@ -356,13 +356,15 @@ pub fn accumulate(
     if batch.is_empty() {
         return Ok(());
     }
-    policy.learn(&batch, &targets, gradients, |logprobs, entropies| {
-        sums.entropy += entropies.sum(Kind::Double).double_value(&[]);
-        sums.scored += targets.len() as f64;
-        let each = groups.iter().zip(&places);
-        each.filter(|(group, _)| !group.plan.advantages.is_empty())
-            .map(|(group, place)| group.loss(&part(logprobs, place), terms, sums))
-            .reduce(|a, b| a + b)
+    policy.learn(&batch, &targets, gradients, |scored| {
+        slope_of(scored, |logprobs, entropies| {
+            sums.entropy += entropies.sum(Kind::Double).double_value(&[]);
+            sums.scored += targets.len() as f64;
+            let each = groups.iter().zip(&places);
+            each.filter(|(group, _)| !group.plan.advantages.is_empty())
+                .map(|(group, place)| group.loss(&part(logprobs, place), terms, sums))
+                .reduce(|a, b| a + b)
+        })
     })
 }
 

@@ -414,57 +414,72 @@ fn trained(config: &ModelConfig) -> ModelConfig {
 #[ignore = "needs a GPU"]
 fn gradients_of_the_kernels_are_those_of_autograd() {
     for (name, config) in shapes() {
-        let config = trained(&config);
-        let device = gpu();
-        let (batch, targets) = backprop::batch(config.vocab_size, 40);
-        let batch = (&batch, &targets);
-        let model = backprop::model(&config, Kind::BFloat16, device);
-        assert!(model.pieces().are_fused(), "{name}: the kernels serve it");
-        let exact = model.in_kind(Kind::Float);
-        assert!(!exact.pieces().are_fused());
-        let adapter = backprop::adapter(&config, 8, &Target::ALL, device);
-        let (truth, true_gradients) = backprop::by_autograd(&exact, &adapter, batch);
-        let (plain, plain_gradients) = backprop::by_autograd(&model, &adapter, batch);
-        let (ours, gradients) = backprop::by_hand(&model, &adapter, batch, Keep::All);
-        let apart = |x: &Tensor| {
-            (x - &truth)
-                .square()
-                .mean(Kind::Float)
-                .sqrt()
-                .double_value(&[])
-        };
-        println!(
-            "{name}: log-probabilities {:.5} from f32, plain {:.5}",
-            apart(&ours),
-            apart(&plain)
+        kernels_against_autograd(name, &trained(&config), 8, &Target::ALL);
+    }
+    // Updates with kernels for their width and without, with room beside the weights, with none, and with some of it.
+    let (name, small) = shapes().swap_remove(0);
+    for rank in [3, 16, 32, 64] {
+        kernels_against_autograd(name, &trained(&small), rank, &Target::ALL);
+    }
+    let some = [Target::QProj, Target::VProj, Target::UpProj];
+    kernels_against_autograd(name, &trained(&small), 8, &some);
+}
+
+fn kernels_against_autograd(shape: &str, config: &ModelConfig, rank: i64, targets: &[Target]) {
+    let name = format!("{shape}, rank {rank} on {} targets", targets.len());
+    let device = gpu();
+    let (batch, predicted) = backprop::batch(config.vocab_size, 40);
+    let batch = (&batch, &predicted);
+    let model = backprop::model(config, Kind::BFloat16, device);
+    assert!(model.pieces().are_fused(), "{name}: the kernels serve it");
+    let exact = model.in_kind(Kind::Float);
+    assert!(!exact.pieces().are_fused());
+    let adapter = backprop::adapter(config, rank, targets, device);
+    let (truth, true_gradients) = backprop::by_autograd(&exact, &adapter, batch);
+    let (plain, plain_gradients) = backprop::by_autograd(&model, &adapter, batch);
+    let (ours, gradients) = backprop::by_hand(&model, &adapter, batch, Keep::All);
+    let apart = |x: &Tensor| {
+        (x - &truth)
+            .square()
+            .mean(Kind::Float)
+            .sqrt()
+            .double_value(&[])
+    };
+    println!(
+        "{name}: log-probabilities {:.5} from f32, plain {:.5}",
+        apart(&ours),
+        apart(&plain)
+    );
+    assert!(apart(&ours) < 1.2 * apart(&plain) + 1e-4, "{name}");
+    let (mut worst, mut sum, mut sum_plain) = (0f64, 0.0, 0.0);
+    let views = adapter.named_views(gradients.flat());
+    for (((tensor, got), (_, plain)), (_, truth)) in
+        views.iter().zip(&plain_gradients).zip(&true_gradients)
+    {
+        let distance = |x: &Tensor| ((x - truth).norm() / truth.norm()).double_value(&[]);
+        let (own, other) = (distance(got), distance(plain));
+        assert!(
+            own < 1.3 * other + 0.01,
+            "{name}, {tensor}: {own:e}, plain {other:e}"
         );
-        assert!(apart(&ours) < 1.2 * apart(&plain) + 1e-4, "{name}");
-        let (mut worst, mut sum, mut sum_plain) = (0f64, 0.0, 0.0);
-        let views = adapter.named_views(gradients.flat());
-        for (((tensor, got), (_, plain)), (_, truth)) in
-            views.iter().zip(&plain_gradients).zip(&true_gradients)
-        {
-            let distance = |x: &Tensor| ((x - truth).norm() / truth.norm()).double_value(&[]);
-            let (own, other) = (distance(got), distance(plain));
-            assert!(
-                own < 1.3 * other + 0.01,
-                "{name}, {tensor}: {own:e}, plain {other:e}"
-            );
-            worst = worst.max(own);
-            (sum, sum_plain) = (sum + own, sum_plain + other);
-        }
-        let count = views.len() as f64;
-        println!(
-            "{name}: gradients {:.5} from f32 (worst {worst:.5}), plain {:.5}",
-            sum / count,
-            sum_plain / count
-        );
-        assert!(sum < 1.2 * sum_plain, "{name}");
-        // Nothing of it is left to chance, and what is computed again has the same bits.
-        for keep in [Keep::All, Keep::Attention, Keep::Input] {
-            let (_, again) = backprop::by_hand(&model, &adapter, batch, keep);
-            assert!(again.flat().equal(gradients.flat()), "{name}, {keep:?}");
-        }
+        worst = worst.max(own);
+        (sum, sum_plain) = (sum + own, sum_plain + other);
+    }
+    let count = views.len() as f64;
+    println!(
+        "{name}: gradients {:.5} from f32 (worst {worst:.5}), plain {:.5}",
+        sum / count,
+        sum_plain / count
+    );
+    assert!(sum < 1.2 * sum_plain, "{name}");
+    // Another adapter, whose matrices take the room beside the weights, leaves none of itself there.
+    let other = backprop::adapter(config, 2 * rank, &Target::ALL, device);
+    let (theirs, _) = backprop::by_hand(&model, &other, batch, Keep::All);
+    assert!(!theirs.equal(&ours), "{name}");
+    // Nothing of it is left to chance, and what is computed again has the same bits.
+    for keep in [Keep::All, Keep::Attention, Keep::Input] {
+        let (_, again) = backprop::by_hand(&model, &adapter, batch, keep);
+        assert!(again.flat().equal(gradients.flat()), "{name}, {keep:?}");
     }
 }
 

@@ -7,6 +7,8 @@ use super::{Pieces, product_f32};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use crate::model::host::product::Low;
+use crate::model::linear::Linear;
+use crate::model::room;
 use crate::runtime::gpu::GpuError;
 
 /// One target's place in a joint projection.
@@ -26,21 +28,10 @@ pub struct LiveJoint {
     a: Tensor,
     /// `(out, R)`: their B matrices, each beside its own rows and ranks, zeros elsewhere.
     b: Tensor,
-    /// `(in, R)`: Aᵀ, where kernels apply the update of the down projection.
-    turned: Option<Tensor>,
     scale: f64,
     rank: i64,
-    /// What goes back through the update of the down projection is added by the kernel that reads it.
-    tiled: bool,
-}
-
-/// What goes back through an update, for the kernel that reads the rest of the gradient to add: `z A`.
-#[derive(Debug, Clone, Copy)]
-pub struct Pending<'a> {
-    /// The matrices.
-    pub joint: &'a LiveJoint,
-    /// `(T, R)`.
-    pub z: &'a Tensor,
+    /// Both lie in the room of the projection's weights as well, for one product of all.
+    joined: bool,
 }
 
 /// An adapter in the weights' kind, for the steps until it changes.
@@ -51,10 +42,25 @@ pub struct Live {
     /// Matrices that do not lie in it as a forward reads them.
     packed: Tensor,
     packer: Packer,
-    /// The packer's entries, where a kernel packs.
-    table: Option<Tensor>,
+    tables: Option<Tables>,
     config: LoraConfig,
     layers: Vec<[Option<LiveJoint>; 4]>,
+}
+
+/// Entries of the kernels that pack B and that lay both matrices into the room of the weights.
+#[derive(Debug)]
+struct Tables {
+    pack: Tensor,
+    rooms: Tensor,
+    /// The weights whose addresses the entries hold: their memory stays as long as these.
+    weights: Vec<Tensor>,
+}
+
+impl Tables {
+    fn are_of(&self, model: &Decoder) -> bool {
+        let first = model.layer(0).qkv.weight().data_ptr();
+        self.weights.first().is_some_and(|w| w.data_ptr() == first)
+    }
 }
 
 /// The targets of a joint projection that carry an update, with their places.
@@ -86,50 +92,56 @@ impl Live {
         let (config, kind) = (model.config(), model.kind());
         let flat = adapter.flat().detach();
         let own = flat.f_to_kind(kind)?;
-        let kernels = model.pieces().kernels();
-        let tiled = kernels.is_some() && adapter.config.rank % 8 == 0;
+        let fused = model.pieces().are_fused();
         let packer = Packer::new(adapter, config);
         let packed = Tensor::f_zeros([packer.size], (kind, flat.device()))?;
-        let table = match kernels {
-            Some(_) => {
-                let entries = Tensor::f_from_slice(packer.entries.as_flattened())?;
-                Some(entries.f_to_device(flat.device())?)
-            }
-            None => None,
-        };
         let mut layers = Vec::with_capacity(config.layers as usize);
+        let (mut rooms, mut weights) = (vec![], vec![]);
         for (layer, places) in packer.layers.iter().enumerate() {
             let mut joints = [const { None }; 4];
             for (joint, slot) in joints.iter_mut().enumerate() {
+                let linear = model.layer(layer).joint(joint);
+                weights.push(linear.weight().shallow_clone());
                 let (Some(a), Some(place)) = (adapter.joint_a(&own, layer, joint), &places[joint])
                 else {
                     continue;
                 };
                 let ranks = a.size()[0];
-                let view = |start: i64, rows: i64| -> Result<Tensor, GpuError> {
-                    let numbers = packed.f_narrow(0, start, rows * ranks)?;
-                    Ok(numbers.f_view([rows, ranks])?)
-                };
-                let turned = match place.turned {
-                    Some(start) => Some(view(start, a.size()[1])?),
-                    None => None,
-                };
+                let numbers = packed.f_narrow(0, place.b, place.outputs * ranks)?;
+                let b = numbers.f_view([place.outputs, ranks])?;
+                let joined = fused && ranks % 8 == 0 && ranks <= linear.room();
+                if joined {
+                    rooms.extend(room_entries(linear, &a, &b)?);
+                }
                 *slot = Some(LiveJoint {
-                    b: view(place.b, place.outputs)?,
-                    turned,
                     a,
+                    b,
                     scale: adapter.config.scale(),
                     rank: adapter.config.rank,
-                    tiled,
+                    joined,
                 });
             }
             layers.push(joints);
         }
+        let tables = match fused {
+            true => {
+                let table = |entries: &[[i64; 5]]| -> Result<Tensor, GpuError> {
+                    let list = Tensor::f_from_slice(entries.as_flattened())?;
+                    Ok(list.f_to_device(flat.device())?)
+                };
+                Some(Tables {
+                    pack: table(&packer.entries)?,
+                    rooms: table(&rooms)?,
+                    weights,
+                })
+            }
+            false => None,
+        };
         let live = Self {
             own,
             packed,
             packer,
-            table,
+            tables,
             config: adapter.config.clone(),
             layers,
         };
@@ -155,6 +167,7 @@ impl Live {
                 && (live.own.kind(), live.own.device()) == (model.kind(), flat.device())
                 // Otherwise it would be another adapter's own buffer.
                 && (live.own.kind() != flat.kind() || live.own.data_ptr() == flat.data_ptr())
+                && live.tables.as_ref().is_none_or(|t| t.are_of(model))
         };
         let _no_grad = tch::no_grad_guard();
         match slot {
@@ -173,9 +186,20 @@ impl Live {
     /// Take over what the adapter is now.
     fn pack(&self, flat: &Tensor, model: &Decoder) -> Result<(), GpuError> {
         let (packer, scale) = (&self.packer, self.config.scale());
-        match (model.pieces().kernels(), &self.table) {
-            (Some(kernels), Some(table)) => kernels.low_rank.pack(flat, table, scale, &self.packed),
+        match (model.pieces().kernels(), &self.tables) {
+            (Some(kernels), Some(tables)) => {
+                let low_rank = &kernels.low_rank;
+                low_rank.pack(flat, &tables.pack, scale, &self.packed)
+            }
             _ => packer.pack_plainly(flat, scale, &self.packed),
+        }
+    }
+
+    /// Make this the adapter that lies in the room of the model's weights, until another's forward begins.
+    pub fn lay_out(&self, pieces: &Pieces) -> Result<(), GpuError> {
+        match (pieces.kernels(), &self.tables) {
+            (Some(kernels), Some(tables)) => kernels.low_rank.lay_out(&tables.rooms),
+            _ => Ok(()),
         }
     }
 
@@ -185,11 +209,24 @@ impl Live {
     }
 }
 
-/// Where the matrices that a forward reads lie in one buffer, and how they get there.
+/// Where A and B go in the room of a projection's weights (`low_rank.cu`).
+fn room_entries(linear: &Linear, a: &Tensor, b: &Tensor) -> Result<[[i64; 5]; 2], GpuError> {
+    let (outputs, inputs) = linear.weight().size2()?;
+    let ranks = a.size()[0];
+    let below = linear.with_rows(ranks)?.f_narrow(0, outputs, ranks)?;
+    let behind = linear.with_columns(ranks)?.f_narrow(1, inputs, ranks)?;
+    Ok([(a, below), (b, behind)].map(|(from, to)| {
+        let (rows, columns) = (from.size()[0], from.size()[1]);
+        let [from, at] = [from, &to].map(|t| t.data_ptr() as i64);
+        [from, at, rows, columns, to.stride()[0]]
+    }))
+}
+
+/// Where the B matrices that a forward reads lie in one buffer, and how they get there.
 #[derive(Debug)]
 struct Packer {
-    /// From, to, rows, columns, stride, whether it is turned.
-    entries: Vec<[i64; 6]>,
+    /// From, to, rows, columns, stride.
+    entries: Vec<[i64; 5]>,
     size: i64,
     layers: Vec<[Option<JointPlace>; 4]>,
 }
@@ -197,7 +234,6 @@ struct Packer {
 #[derive(Debug)]
 struct JointPlace {
     b: i64,
-    turned: Option<i64>,
     outputs: i64,
 }
 
@@ -233,29 +269,16 @@ impl Packer {
         for (target, part) in &found {
             let from = adapter.start_of_b(layer, *target);
             let to = b + part.row * all + part.rank;
-            self.entries.push([from, to, part.outputs, rank, all, 0]);
+            self.entries.push([from, to, part.outputs, rank, all]);
         }
-        // The gate's backward adds what the down projection's update sends back.
-        let turned = (joint == 3).then(|| {
-            let to = self.size;
-            let (inputs, _) = found[0].0.features(model);
-            self.size += inputs * all;
-            let from = adapter.start_of_a(layer, found[0].0);
-            self.entries.push([from, to, rank, inputs, all, 1]);
-            to
-        });
-        Some(JointPlace { b, turned, outputs })
+        Some(JointPlace { b, outputs })
     }
 
     fn pack_plainly(&self, flat: &Tensor, scale: f64, packed: &Tensor) -> Result<(), GpuError> {
-        for &[from, to, rows, columns, stride, turned] in &self.entries {
+        for &[from, to, rows, columns, stride] in &self.entries {
             let matrix = flat
                 .f_narrow(0, from, rows * columns)?
                 .f_view([rows, columns])?;
-            let (matrix, scale) = match turned {
-                0 => (matrix, scale),
-                _ => (matrix.f_tr()?, 1.0),
-            };
             let place = packed.f_as_strided(matrix.size(), [stride, 1], to)?;
             place
                 .shallow_clone()
@@ -266,9 +289,34 @@ impl Packer {
 }
 
 impl LiveJoint {
-    /// `z = x Aᵀ`, `(T, R)`.
-    pub fn low(&self, x: &Tensor) -> Result<Tensor, GpuError> {
-        Ok(x.f_mm(&self.a.f_tr()?)?)
+    /// `z = x Aᵀ`, `(T, R)`; and x, with z behind its rows where weights and update are one product.
+    pub fn low(&self, pieces: &Pieces, x: Tensor) -> Result<(Tensor, Tensor), GpuError> {
+        if let Some(kernels) = pieces.kernels()
+            && let Some(done) = kernels.low_rank.inner(&x, &self.a, self.joined)?
+        {
+            return Ok(done);
+        }
+        let z = x.f_mm(&self.a.f_tr()?)?;
+        if !self.joined {
+            return Ok((z, x));
+        }
+        let ranks = z.size()[1];
+        let x = match room::behind(&x) >= ranks {
+            true => x,
+            false => {
+                let roomy = room::rows(x.size2()?, ranks, (x.kind(), x.device()))?;
+                roomy.shallow_clone().f_copy_(&x)?;
+                roomy
+            }
+        };
+        room::put_behind(&x, &z)?;
+        Ok((z, x))
+    }
+
+    /// Whether one product of `x`, or of a gradient, has the update in it: with so many ranks behind its rows.
+    pub fn joined(&self, x: &Tensor) -> Option<i64> {
+        let ranks = self.a.size()[0];
+        (self.joined && room::behind(x) >= ranks).then_some(ranks)
     }
 
     /// The update `z Bᵀ` as a part of its projection's product.
@@ -281,17 +329,8 @@ impl LiveJoint {
         (d_low, &self.a)
     }
 
-    /// The way back through the update as a kernel's business, if it is one.
-    pub fn pending<'a>(&'a self, z: &'a Tensor) -> Option<Pending<'a>> {
-        self.tiled.then_some(Pending { joint: self, z })
-    }
-
-    /// Aᵀ, `(in, R)`, of the down projection.
-    pub fn turned(&self) -> Option<&Tensor> {
-        self.turned.as_ref()
-    }
-
-    /// The gradient with respect to `x Aᵀ`, `(T, R)`; B's own is added.
+    /// The gradient with respect to `x Aᵀ`, `(T, R)`, which is put behind the rows of `d_y` too where weights and update are one
+    /// product; B's own is added.
     pub fn backward_b(
         &self,
         pieces: &Pieces,
@@ -306,6 +345,9 @@ impl LiveJoint {
             }
         }
         let d_low = d_y.f_mm(&self.b)?;
+        if self.joined(d_y).is_some() {
+            room::put_behind(d_y, &d_low)?;
+        }
         let d_b = product_f32(&d_y.f_tr()?, z)?; // (out, R)
         let d_b = d_b.f_mul_scalar(self.scale)?;
         for (part, b) in &mut gradient.b {

@@ -3,12 +3,11 @@
 use tch::{Device, Kind, Tensor};
 
 use super::attention::BackList;
-use super::gradients::Pending;
 use super::low_rank::LowRank;
 use crate::kernel_arguments;
 use crate::model::config::ModelConfig;
 use crate::model::fused::shape_macros;
-use crate::model::host::product::Low;
+use crate::model::room;
 use crate::runtime::gpu::{Gpu, GpuError, Kernel, Module, Shape, Stream, addresses, pointer};
 
 /// All kernels of one model.
@@ -21,7 +20,6 @@ pub struct Kernels {
     head_dim: i64,
     norm: Kernel,
     add_and_norm: Kernel,
-    add_and_norm_updated: Kernel,
     norm_backward: Kernel,
     /// Of the adapter.
     pub low_rank: LowRank,
@@ -36,9 +34,16 @@ pub struct Kernels {
     _module: Module,
 }
 
-/// Rows that a block of some kernels takes one after the other (`kernels.cu`).
+/// Rows that a block of some kernels takes one after the other, or a thread at once (`kernels.cu`).
 const ROWS: i64 = 8;
-const BACK_ROWS: i64 = 4;
+const TURNED_ROWS: i64 = 4;
+
+/// Targets that rows have room for behind them: norms are read by q, k and v at most, the gate's output by down; gradients go
+/// back through q, k and v, and along the residual stream through o and down.
+const NORM_ROOM: usize = 3;
+const ACT_ROOM: usize = 1;
+const QKV_ROOM: usize = 3;
+const STREAM_ROOM: usize = 1;
 
 /// Blocks that take `each` of so many rows.
 pub(super) fn blocks(rows: i64, each: i64) -> i64 {
@@ -63,11 +68,8 @@ fn unsupported(config: &ModelConfig, kind: Kind) -> Option<String> {
             "a hidden width of {}, only multiples of 8 up to 8192",
             config.hidden_size
         ))
-    } else if config.intermediate_size % 32 != 0 || !whole(config.vocab_size) {
-        Some(
-            "a feed-forward width that is no multiple of 32 or a vocabulary that is none of 8"
-                .into(),
-        )
+    } else if !whole(config.intermediate_size) || !whole(config.vocab_size) {
+        Some("a feed-forward width or a vocabulary that is no multiple of 8".into())
     } else {
         None
     }
@@ -109,7 +111,6 @@ impl Kernels {
             head_dim: config.head_dim,
             norm: module.kernel("rms_norm")?,
             add_and_norm: module.kernel("add_and_norm")?,
-            add_and_norm_updated: module.kernel("add_and_norm_updated")?,
             norm_backward: module.kernel("rms_norm_backward")?,
             low_rank: LowRank::new(&module)?,
             rotate: module.kernel("rotate")?,
@@ -128,50 +129,53 @@ impl Kernels {
         Shape::new((rows as u32, 1), threads)
     }
 
-    fn head_shape(rows: i64, heads: i64) -> Shape {
-        Shape::new((rows as u32, (heads as u32).div_ceil(8)), 256)
+    /// Of lanes that take eight numbers of a head in so many rows.
+    fn head_shape(&self, rows: i64, heads: i64) -> Shape {
+        let lanes = self.head_dim / 8;
+        Shape::new((blocks(rows * heads * lanes, 256) as u32, 1), 256)
     }
 
     fn wide_shape(rows: i64, columns: i64) -> Shape {
-        Shape::new(((columns as u32 / 8).div_ceil(256), rows as u32), 256)
+        Shape::new((rows as u32, (columns as u32 / 8).div_ceil(256)), 256)
+    }
+
+    /// An empty matrix with room behind its rows for an update of so many targets.
+    fn roomy(&self, like: &Tensor, columns: i64, targets: usize) -> Result<Tensor, GpuError> {
+        let (kind, rows) = (Kind::BFloat16, like.size()[0]);
+        let size = (rows, columns);
+        Ok(room::rows(
+            size,
+            room::of_targets(targets),
+            (kind, like.device()),
+        )?)
     }
 
     /// See [`super::Pieces::norm`]; rows of the model's width.
     pub fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, GpuError> {
-        let out = x.f_empty_like()?;
-        let [from, by, to] = addresses([x, weight, &out]);
+        let out = self.roomy(x, self.hidden, NORM_ROOM)?;
+        let ([from, by, to], stride) = (addresses([x, weight, &out]), stride(&out));
         let shape = self.row_shape(x.size()[0]);
-        launch(self.norm, shape, kernel_arguments![from, by, to])?;
+        launch(self.norm, shape, kernel_arguments![from, by, to, stride])?;
         Ok(out)
     }
 
-    /// See [`super::Pieces::add_and_norm`]; `y` is in f32 where there is an update to be added.
+    /// `base + y` and its norm.
     pub fn add_and_norm(
         &self,
         base: &Tensor,
         y: &Tensor,
-        update: Option<Low>,
         weight: &Tensor,
     ) -> Result<(Tensor, Tensor), GpuError> {
-        let (middle, out) = (base.f_empty_like()?, base.f_empty_like()?);
+        let middle = base.f_empty_like()?;
+        let out = self.roomy(base, self.hidden, NORM_ROOM)?;
         let [from, add, by, sum, to] = addresses([base, y, weight, &middle, &out]);
-        let rows = base.size()[0];
-        let (shape, count) = (self.row_shape(blocks(rows, ROWS)), rows as i32);
-        match update {
-            Some((z, b)) => {
-                let ([inner, outer], rank) = (addresses([z, b]), z.size()[1] as i32);
-                launch(
-                    self.add_and_norm_updated,
-                    shape,
-                    kernel_arguments![from, add, count, inner, outer, rank, by, sum, to],
-                )?;
-            }
-            None => launch(
-                self.add_and_norm,
-                shape,
-                kernel_arguments![from, add, count, by, sum, to],
-            )?,
-        }
+        let (rows, stride) = (base.size()[0], stride(&out));
+        let count = rows as i32;
+        launch(
+            self.add_and_norm,
+            self.row_shape(blocks(rows, ROWS)),
+            kernel_arguments![from, add, count, by, sum, to, stride],
+        )?;
         Ok((middle, out))
     }
 
@@ -186,14 +190,14 @@ impl Kernels {
         let added = more.as_ref().map_or(0, pointer);
         let out = match more {
             Some(more) => more,
-            None => x.f_empty_like()?,
+            None => self.roomy(x, self.hidden, STREAM_ROOM)?,
         };
-        let [d, from, by, to] = addresses([&d_y, x, weight, &out]);
+        let ([d, from, by, to], stride) = (addresses([&d_y, x, weight, &out]), stride(&out));
         let shape = self.row_shape(x.size()[0]);
         launch(
             self.norm_backward,
             shape,
-            kernel_arguments![d, from, by, added, to],
+            kernel_arguments![d, from, by, added, to, stride],
         )?;
         Ok((out, d_y))
     }
@@ -220,7 +224,7 @@ impl Kernels {
         let (q_norm, k_norm) = norms.map_or((0, 0), |(q, k)| (pointer(q), pointer(k)));
         let rows = qkv.size()[0];
         let count = rows as i32;
-        let shape = Self::head_shape(blocks(rows, ROWS), self.heads + self.kv_heads);
+        let shape = self.head_shape(blocks(rows, TURNED_ROWS), self.heads + self.kv_heads);
         launch(
             self.rotate,
             shape,
@@ -241,76 +245,45 @@ impl Kernels {
         gradients: &[Tensor; 3],
         back: Option<&BackList>,
     ) -> Result<Tensor, GpuError> {
-        let out = qkv.f_empty_like()?;
+        let out = self.roomy(qkv, qkv.size()[1], QKV_ROOM)?;
         let gradients = gradients.each_ref().map(Tensor::contiguous);
         let [from, cosines, sines, at, to] = addresses([qkv, tables.0, tables.1, positions, &out]);
         let [d_q, d_k, d_v] = addresses(gradients.each_ref());
         let (q_norm, k_norm) = norms.map_or((0, 0), |(q, k)| (pointer(q), pointer(k)));
         let (first, rows) = back.map_or((0, 0), |b| (pointer(&b.first), pointer(&b.rows)));
         let count = qkv.size()[0];
-        let shape = Self::head_shape(blocks(count, BACK_ROWS), self.heads + 2 * self.kv_heads);
-        let count = count as i32;
+        let shape = self.head_shape(count, self.heads + 2 * self.kv_heads);
+        let (count, stride) = (count as i32, stride(&out));
         launch(
             self.rotate_backward,
             shape,
             kernel_arguments![
-                from, count, q_norm, k_norm, cosines, sines, at, d_q, d_k, d_v, first, rows, to
+                from, count, q_norm, k_norm, cosines, sines, at, d_q, d_k, d_v, first, rows, to,
+                stride
             ],
         )?;
         Ok(out)
     }
 
-    fn tile_shape(&self, rows: i64) -> Shape {
-        let columns = (self.ffn as u32).div_ceil(128);
-        Shape::new((columns, (rows as u32).div_ceil(16)), 128)
-    }
-
     /// silu(gate) ∘ up of `wide`, `(T, 2 F)`.
     pub fn gate(&self, wide: &Tensor) -> Result<Tensor, GpuError> {
-        self.gate_of(wide, (0, 0, 0, 0))
-    }
-
-    /// Gate and up in bf16 out of their product in f32 and its update, and silu(gate) ∘ up.
-    pub fn gate_updated(&self, y: &Tensor, (z, b): Low) -> Result<(Tensor, Tensor), GpuError> {
-        let wide = Tensor::f_empty(y.size(), (Kind::BFloat16, y.device()))?;
-        let [from, inner, outer] = addresses([y, z, b]);
-        let act = self.gate_of(&wide, (from, inner, outer, z.size()[1] as i32))?;
-        Ok((wide, act))
-    }
-
-    fn gate_of(
-        &self,
-        wide: &Tensor,
-        (y, z, b, rank): (u64, u64, u64, i32),
-    ) -> Result<Tensor, GpuError> {
-        let rows = wide.size()[0];
-        let out = Tensor::f_empty([rows, self.ffn], (Kind::BFloat16, wide.device()))?;
-        let ([both, to], count) = (addresses([wide, &out]), rows as i32);
+        let out = self.roomy(wide, self.ffn, ACT_ROOM)?;
+        let ([both, to], [from, apart]) = (addresses([wide, &out]), [stride(wide), stride(&out)]);
         launch(
             self.gate,
-            self.tile_shape(rows),
-            kernel_arguments![both, to, count, y, z, b, rank],
+            Self::wide_shape(wide.size()[0], self.ffn),
+            kernel_arguments![both, from, to, apart],
         )?;
         Ok(out)
     }
 
     /// See [`super::Pieces::gate_backward`]; the results take the places of what they are made from.
-    pub fn gate_backward(
-        &self,
-        wide: Tensor,
-        d_act: Tensor,
-        down: Option<Pending>,
-    ) -> Result<(Tensor, Tensor), GpuError> {
-        let rows = wide.size()[0];
-        let ([both, d], count) = (addresses([&wide, &d_act]), rows as i32);
-        let turned = down.and_then(|d| Some((d.z, d.joint.turned()?)));
-        let (d_low, a, width) = turned.map_or((0, 0, 0), |(d_low, a)| {
-            (pointer(d_low), pointer(a), a.size()[1] as i32)
-        });
+    pub fn gate_backward(&self, wide: Tensor, d_act: Tensor) -> Result<(Tensor, Tensor), GpuError> {
+        let ([both, d], apart) = (addresses([&wide, &d_act]), stride(&wide));
         launch(
             self.gate_backward,
-            self.tile_shape(rows),
-            kernel_arguments![both, d, count, d_low, a, width],
+            Self::wide_shape(wide.size()[0], self.ffn),
+            kernel_arguments![both, apart, d],
         )?;
         Ok((wide, d_act))
     }
@@ -368,6 +341,11 @@ impl Kernels {
         )?;
         Ok(logits)
     }
+}
+
+/// How far rows lie apart.
+fn stride(rows: &Tensor) -> i32 {
+    rows.stride()[0] as i32
 }
 
 /// Nothing to launch where there are no rows.

@@ -6,10 +6,9 @@ use tch::Tensor;
 use super::Shape;
 use super::attention::{Attended, Layout};
 use super::gradients::{JointGradient, LiveJoint};
-use super::pieces::Pieces;
+use super::pieces::{Inputs, Pieces};
 use super::plan::Keep;
 use crate::model::decoder::Layer;
-use crate::model::host::product::{Low as Part, by};
 use crate::model::linear::Linear;
 use crate::runtime::gpu::GpuError;
 
@@ -20,7 +19,7 @@ pub struct Kept {
     attention: Option<KeptAttention>,
     /// Gate and up side by side, with the low-rank part of what they come from.
     wide: Option<Projected>,
-    /// `scale · A x` of the down projection.
+    /// `A x` of the down projection.
     z_down: Option<Tensor>,
 }
 
@@ -34,7 +33,7 @@ struct KeptAttention {
     middle: Tensor,
 }
 
-/// A projection's output, and `z = scale · A x` of what went in.
+/// A projection's output, and `z = A x` of what went in.
 struct Projected {
     y: Tensor,
     z: Option<Tensor>,
@@ -44,30 +43,6 @@ type Low<'a> = Option<&'a [Option<LiveJoint>; 4]>;
 
 fn joint(low: Low<'_>, index: usize) -> Option<&LiveJoint> {
     low.and_then(|low| low[index].as_ref())
-}
-
-/// `z` of an update.
-fn low_of(low: Option<&LiveJoint>, x: &Tensor) -> Result<Option<Tensor>, GpuError> {
-    low.map(|low| low.low(x)).transpose()
-}
-
-/// The update as a part of its projection.
-fn update<'a>(low: Option<&'a LiveJoint>, z: &'a Option<Tensor>) -> Option<Part<'a>> {
-    low.zip(z.as_ref()).map(|(low, z)| low.update(z))
-}
-
-impl Projected {
-    /// `x wᵀ` with bias and update.
-    fn new(
-        pieces: &Pieces,
-        linear: &Linear,
-        x: &Tensor,
-        low: Option<&LiveJoint>,
-    ) -> Result<Self, GpuError> {
-        let z = low_of(low, x)?;
-        let y = pieces.project(x, linear, update(low, &z))?;
-        Ok(Self { y, z })
-    }
 }
 
 /// The way back through an update, between the gradient of its projection's output and that of its input.
@@ -107,9 +82,14 @@ impl<'a> Back<'a> {
 }
 
 /// Gradient of a projection's input.
-fn input_gradient(linear: &Linear, d_y: &Tensor, back: Option<&Back>) -> Result<Tensor, GpuError> {
-    let low = back.map(|back| back.low.back(&back.d_low));
-    Ok(by(d_y, linear.weight(), low)?)
+fn input_gradient(
+    pieces: &Pieces,
+    linear: &Linear,
+    d_y: &Tensor,
+    back: Option<&Back>,
+) -> Result<Tensor, GpuError> {
+    let low = back.map(|back| (back.low, &back.d_low));
+    pieces.project_back(d_y, linear, low)
 }
 
 /// What a layer gives to the next.
@@ -132,18 +112,10 @@ impl Layer {
     ) -> Result<(Stream, Option<Kept>), GpuError> {
         let Stream { x, normed } = stream;
         let (attention, normed) = self.first_half((shape, pieces, layout), &x, normed, low)?;
-        let z = low_of(joint(low, 2), &normed)?;
-        let (y, act) = pieces.gate(&normed, &self.gate_up, update(joint(low, 2), &z))?;
-        let wide = Projected { y, z };
-        drop(normed);
-        let z_down = low_of(joint(low, 3), &act)?;
-        let (next, normed) = pieces.add_and_norm(
-            &attention.middle,
-            &self.down,
-            &act,
-            update(joint(low, 3), &z_down),
-            next_norm,
-        )?;
+        let wide = self.wide(pieces, normed, low)?;
+        let act = Inputs::new(pieces, pieces.gate(&wide.y)?, joint(low, 3))?;
+        let (next, normed) = pieces.add_and_norm(&attention.middle, &self.down, &act, next_norm)?;
+        let z_down = act.into_low();
         let kept = (keep != Keep::Nothing).then(|| Kept {
             x,
             attention: (keep >= Keep::Attention).then_some(attention),
@@ -151,6 +123,15 @@ impl Layer {
             z_down,
         });
         Ok((Stream { x: next, normed }, kept))
+    }
+
+    /// Gate and up of the normed rows.
+    fn wide(&self, pieces: &Pieces, normed: Tensor, low: Low) -> Result<Projected, GpuError> {
+        let inputs = Inputs::new(pieces, normed, joint(low, 2))?;
+        Ok(Projected {
+            y: pieces.project(&inputs, &self.gate_up, 2)?,
+            z: inputs.into_low(),
+        })
     }
 
     /// (1) to (5), from the normed input; and (6), the norm of the result.
@@ -161,20 +142,17 @@ impl Layer {
         normed: Tensor,
         low: Low,
     ) -> Result<(KeptAttention, Tensor), GpuError> {
-        let qkv = Projected::new(pieces, &self.qkv, &normed, joint(low, 0))?;
-        drop(normed);
+        let inputs = Inputs::new(pieces, normed, joint(low, 0))?;
+        let qkv = Projected {
+            y: pieces.project(&inputs, &self.qkv, 0)?,
+            z: inputs.into_low(),
+        };
         let (q, k, v) = pieces.rotate(&qkv.y, self.qk_norm.as_ref(), &layout.positions)?;
         let attended = layout.forward(shape, &q, &k, &v)?;
         drop((q, k, v));
-        let flat = attended.flat()?;
-        let z_output = low_of(joint(low, 1), &flat)?;
-        let (middle, normed) = pieces.add_and_norm(
-            x,
-            &self.output,
-            &flat,
-            update(joint(low, 1), &z_output),
-            &self.post_norm,
-        )?;
+        let flat = Inputs::new(pieces, attended.flat()?, joint(low, 1))?;
+        let (middle, normed) = pieces.add_and_norm(x, &self.output, &flat, &self.post_norm)?;
+        let z_output = flat.into_low();
         let kept = KeptAttention {
             qkv,
             attended,
@@ -220,22 +198,20 @@ impl Layer {
                     Some(normed) => normed,
                     None => pieces.norm(&attention.middle, &self.post_norm)?,
                 };
-                Projected::new(pieces, &self.gate_up, &normed, joint(low, 2))?
+                self.wide(pieces, normed, low)?
             }
         };
         drop(normed);
         // (7)
         let back = Back::new(pieces, (joint(low, 3), g_down), &d_out, z_down.as_ref())?;
-        let down = back.as_ref().and_then(|b| b.low.pending(&b.d_low));
-        let left = if down.is_some() { None } else { back.as_ref() };
-        let d_act = input_gradient(&self.down, &d_out, left)?;
-        let (d_wide, act) = pieces.gate_backward(wide.y, d_act, down)?;
+        let d_act = input_gradient(pieces, &self.down, &d_out, back.as_ref())?;
+        let (d_wide, act) = pieces.gate_backward(wide.y, d_act)?;
         if let Some(back) = back {
             back.input(&act)?;
         }
         drop(act);
         let back = Back::new(pieces, (joint(low, 2), g_wide), &d_wide, wide.z.as_ref())?;
-        let d_normed = input_gradient(&self.gate_up, &d_wide, back.as_ref())?;
+        let d_normed = input_gradient(pieces, &self.gate_up, &d_wide, back.as_ref())?;
         drop(d_wide);
         // (6)
         let (d_middle, normed) =
@@ -258,7 +234,7 @@ impl Layer {
             &d_middle,
             z_output.as_ref(),
         )?;
-        let d_attended = input_gradient(&self.output, &d_middle, back.as_ref())?;
+        let d_attended = input_gradient(pieces, &self.output, &d_middle, back.as_ref())?;
         if let Some(back) = back {
             back.input(&attended.flat()?)?;
         }
@@ -284,7 +260,7 @@ impl Layer {
             }
             return Ok(None);
         }
-        let d_normed = input_gradient(&self.qkv, &d_qkv, back.as_ref())?;
+        let d_normed = input_gradient(pieces, &self.qkv, &d_qkv, back.as_ref())?;
         drop(d_qkv);
         let (d_x, normed) = pieces.norm_backward(d_normed, &x, &self.input_norm, Some(d_middle))?;
         if let Some(back) = back {

@@ -1,65 +1,27 @@
-// Low-rank updates of training's products: y = x wᵀ + z bᵀ, z = x aᵀ. An update is small beside what it is added to, so
-// their sum must be rounded once; cuBLAS, told to add to a bf16 matrix, rounds the product before. So products of projections
-// that carry an update are left in f32, and whatever reads them adds the update first. On the way back libtorch's products
-// for such thin matrices would split their sums, clear memory for the parts and add them in launches of their own; here wide
-// matrices are read once, every part has its place, and parts are added in one order.
+// Low-rank updates of training's products. Where matrices have room (room.rs), y = [x z] [W B]ᵀ with z = x Aᵀ is one product,
+// and so is its way back. What is left for kernels is to put A and B there, to make z, and to make the gradients: libtorch's
+// products for such thin matrices would split their sums, clear memory for the parts and add them in launches of their own;
+// here wide matrices are read once, every part has its place, and parts are added in one order.
 
-// An adapter's matrices out of its flat buffer, in bf16: entry (from, to, rows, columns, stride, turned) puts rows by
-// columns numbers, times `scale`, at `to` with that stride; a turned matrix is transposed and not scaled.
+// An adapter's B matrices out of its flat buffer, in bf16: entry (from, to, rows, columns, stride) puts rows by columns
+// numbers, times `scale`, at `to` with that stride.
 extern "C" __global__ void __launch_bounds__(256)
 pack_adapter(const float* flat, const long* entries, float scale, u16* out) {
-    const long* entry = entries + 6l * blockIdx.y;
-    const long rows = entry[2], columns = entry[3], stride = entry[4], count = rows * columns;
-    for (long i = (long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (long)gridDim.x * blockDim.x) {
-        const long row = i / columns, column = i % columns;
-        const float v = flat[entry[0] + i];
-        const long to = entry[1] + (entry[5] ? column * stride + row : row * stride + column);
-        out[to] = (u16)(pack(entry[5] ? v : scale * v, 0.f) & 0xffff);
-    }
+    const long* entry = entries + 5l * blockIdx.y;
+    const int columns = entry[3], stride = entry[4], count = (int)entry[2] * columns;
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x)
+        out[entry[1] + (long)(i / columns) * stride + i % columns] = (u16)(pack(scale * flat[entry[0] + i], 0.f) & 0xffff);
 }
 
-// Row tiles of a warp of `low_rank_add`, which holds its part of b for all of them.
-#define TILES 4
-
-// out = y + z bᵀ, rounded once: y (rows, outputs) in f32, z (rows, rank), b (outputs, rank), rank in eights, outputs in 32s.
-extern "C" __global__ void __launch_bounds__(128)
-low_rank_add(const float* __restrict__ y, const u16* __restrict__ z, const u16* __restrict__ b, u16* __restrict__ out, int rows,
-             int outputs, int rank) {
-    const int lane = threadIdx.x % 32, g = lane / 4, j = lane % 4;
-    const int block = 32 * (4 * blockIdx.x + threadIdx.x / 32);
-    if (block >= outputs) return;
-    const long top = 16l * TILES * blockIdx.y;
-    // Columns are permuted as in `Tile`.
-    const u16* from = b + (long)(block + 8 * (g / 2) + g % 2) * rank + 2 * j;
-    float sums[TILES][4][4] = {};
-    for (int r = 0; r < rank; r += 8) {
-        u32 own[4], low[TILES][2];
-        #pragma unroll
-        for (int t = 0; t < 4; t++) own[t] = *(const u32*)(from + 2l * t * rank + r);
-        #pragma unroll
-        for (int i = 0; i < TILES; i++)
-            #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const long row = top + 16 * i + 8 * h + g;
-                low[i][h] = row < rows ? *(const u32*)(z + row * rank + r + 2 * j) : 0;
-            }
-        #pragma unroll
-        for (int i = 0; i < TILES; i++)
-            #pragma unroll
-            for (int t = 0; t < 4; t++) multiply_eight(sums[i][t], low[i][0], low[i][1], own[t]);
-    }
-    #pragma unroll
-    for (int i = 0; i < TILES; i++)
-        #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const long row = top + 16 * i + 8 * h + g, at = row * outputs + block + 8 * j;
-            if (row >= rows) return;
-            float v[8];
-            unpack8_of(y, at, 1, v);
-            #pragma unroll
-            for (int k = 0; k < 8; k++) v[k] += sums[i][k / 2][2 * h + k % 2];
-            *(uint4*)(out + at) = pack8(v);
-        }
+// Matrices into the room of the weights: entry (from, to, rows, columns, stride) copies contiguous rows, whose length is in
+// eights, to an address where they lie `stride` apart.
+extern "C" __global__ void __launch_bounds__(256)
+lay_out(const long* entries) {
+    const long* entry = entries + 5l * blockIdx.y;
+    const uint4* from = (const uint4*)entry[0];
+    const int eights = (int)entry[3] / 8, count = (int)entry[2] * eights;
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x)
+        *(uint4*)((u16*)entry[1] + (long)(i / eights) * entry[4] + 8 * (i % eights)) = from[i];
 }
 
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
@@ -86,18 +48,89 @@ DEVICE void multiply_sixteen(float* d, const u32* a, const u32* b) {
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// z = x aᵀ, (rows, R) of (rows, inner) and (R, inner), R = 8 EIGHTS: a block has 32 rows, its 16 warps share their length and
+// their sums are added in one order. Rows of x lie `stride` apart. Rows of `to`, which lie `to_stride` apart, get z behind
+// their `inner` numbers, and the row of x itself before it where it `copies`; `to` may be null, or x.
+template <int EIGHTS>
+DEVICE void inner_part(const u16* x, int stride, const u16* __restrict__ a, int rows, int inner, u16* __restrict__ z, u16* to,
+                       int to_stride, int copies) {
+    constexpr int R = 8 * EIGHTS;
+    __shared__ float parts[8][32 * R];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, j = lane % 4, top = 32 * blockIdx.x;
+    float sums[2][EIGHTS][4] = {};
+    #pragma unroll 2
+    for (int base = 32 * warp; base < inner; base += 512) {
+        // The products' inner numbers are permuted alike on both sides, so that a lane's eight are neighbours.
+        const int k = base + 8 * j;
+        const bool in = k < inner;
+        uint4 v[4], w[EIGHTS];
+        #pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int row = top + 8 * i + g;
+            v[i] = in && row < rows ? *(const uint4*)(x + (long)row * stride + k) : make_uint4(0, 0, 0, 0);
+        }
+        #pragma unroll
+        for (int n = 0; n < EIGHTS; n++)
+            w[n] = in ? *(const uint4*)(a + (long)(8 * n + g) * inner + k) : make_uint4(0, 0, 0, 0);
+        #pragma unroll
+        for (int m = 0; m < 2; m++) {
+            const uint4 upper = v[2 * m], lower = v[2 * m + 1];
+            const u32 first[4] = {upper.x, lower.x, upper.y, lower.y}, second[4] = {upper.z, lower.z, upper.w, lower.w};
+            #pragma unroll
+            for (int n = 0; n < EIGHTS; n++) {
+                const u32 one[2] = {w[n].x, w[n].y}, two[2] = {w[n].z, w[n].w};
+                multiply_sixteen(sums[m][n], first, one);
+                multiply_sixteen(sums[m][n], second, two);
+            }
+        }
+        if (copies) {
+            #pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int row = top + 8 * i + g;
+                if (in && row < rows) *(uint4*)(to + (long)row * to_stride + k) = v[i];
+            }
+        }
+    }
+    // The upper half of the warps leaves its sums to the lower.
+    #pragma unroll
+    for (int turn = 0; turn < 2; turn++) {
+        if (warp / 8 == 1 - turn)
+            #pragma unroll
+            for (int m = 0; m < 2; m++)
+                #pragma unroll
+                for (int n = 0; n < EIGHTS; n++)
+                    #pragma unroll
+                    for (int h = 0; h < 2; h++) {
+                        float2* place = (float2*)(parts[warp % 8] + (16 * m + 8 * h + g) * R + 8 * n + 2 * j);
+                        const float2 before = turn ? *place : make_float2(0.f, 0.f);
+                        *place = make_float2(before.x + sums[m][n][2 * h], before.y + sums[m][n][2 * h + 1]);
+                    }
+        __syncthreads();
+    }
+    for (int at = 2 * threadIdx.x; at < 32 * R; at += 1024) {
+        const int row = top + at / R;
+        if (row >= rows) break;
+        float low = 0.f, high = 0.f;
+        #pragma unroll
+        for (int w = 0; w < 8; w++) low += parts[w][at], high += parts[w][at + 1];
+        const u32 both = pack(low, high);
+        *(u32*)(z + (long)top * R + at) = both;
+        if (to) *(u32*)(to + (long)row * to_stride + inner + at % R) = both;
+    }
+}
+
 // Columns of a block, rows of them on their way together, and how many such steps are under way (low_rank.rs).
 #define STRIP 256
 #define STEP 32
 #define STAGES 4
 #define PITCH (STRIP + 8)  // keeps eight rows of 16 bytes apart in shared memory
 
-// One reading of y, (rows, columns), for two thin products with it. Block (i, s) has columns from STRIP i and rows from
-// per · s. Its part of yᵀ z goes to sums, (splits, columns, R); with BACK its part of y b goes to low, (strips, rows, R).
-// z is (rows, R), b (columns, R), R = 8 EIGHTS.
+// One reading of y, (rows, columns) with rows `stride` apart, for two thin products with it. Block (i, s) has columns from STRIP i and rows from
+// per · s. Its part of yᵀ z goes to sums, (splits, R, columns); with BACK that goes to (splits, columns, R), and its part of y b
+// to low, (strips, rows, R). z is (rows, R), b (columns, R), R = 8 EIGHTS.
 template <int EIGHTS, bool BACK>
-DEVICE void read_once(const u16* __restrict__ y, const u16* __restrict__ z, const u16* __restrict__ b, float* __restrict__ low,
-                      float* __restrict__ sums, int rows, int columns, int per) {
+DEVICE void read_once(const u16* __restrict__ y, int stride, const u16* __restrict__ z, const u16* __restrict__ b,
+                      float* __restrict__ low, float* __restrict__ sums, int rows, int columns, int per) {
     constexpr int R = 8 * EIGHTS;
     extern __shared__ __align__(16) u16 shared[];
     u16* const tiles = shared;                                  // (STAGES, STEP, PITCH)
@@ -115,7 +148,7 @@ DEVICE void read_once(const u16* __restrict__ y, const u16* __restrict__ z, cons
         for (int i = 0; i < STEP * STRIP / 8 / 256; i++) {
             const int chunk = threadIdx.x + 256 * i, row = chunk / (STRIP / 8), column = 8 * (chunk % (STRIP / 8));
             const bool there = from + row < bottom && left + column < columns;
-            fetch16(tiles + (stage * STEP + row) * PITCH + column, there ? y + (from + row) * columns + left + column : y, there);
+            fetch16(tiles + (stage * STEP + row) * PITCH + column, there ? y + (from + row) * stride + left + column : y, there);
         }
         for (int chunk = threadIdx.x; chunk < STEP * EIGHTS; chunk += 256) {
             const bool there = from + chunk / EIGHTS < bottom;
@@ -193,59 +226,90 @@ DEVICE void read_once(const u16* __restrict__ y, const u16* __restrict__ z, cons
         for (int n = 0; n < EIGHTS; n++)
             #pragma unroll
             for (int h = 0; h < 2; h++) {
-                const int column = left + 32 * warp + 16 * m + 8 * h + g;
-                if (column < columns)
-                    *(float2*)(sums + ((long)blockIdx.y * columns + column) * R + 8 * n + 2 * j) =
-                        make_float2(all[m][n][2 * h], all[m][n][2 * h + 1]);
+                const int column = left + 32 * warp + 16 * m + 8 * h + g, rank = 8 * n + 2 * j;
+                if (column >= columns) continue;
+                float* own = sums + (long)blockIdx.y * columns * R;
+                const float first = all[m][n][2 * h], second = all[m][n][2 * h + 1];
+                if (BACK)
+                    *(float2*)(own + column * R + rank) = make_float2(first, second);
+                else
+                    own[rank * columns + column] = first, own[(rank + 1) * columns + column] = second;
             }
 }
 
-#define READ_ONCE(eights)                                                                                              \
-    extern "C" __global__ void __launch_bounds__(256)                                                                  \
-    low_rank_back_##eights(const u16* y, const u16* z, const u16* b, float* low, float* sums, int rows, int columns,   \
-                           int per) {                                                                                  \
-        read_once<eights, true>(y, z, b, low, sums, rows, columns, per);                                               \
+#define KERNELS(eights)                                                                                                \
+    extern "C" __global__ void __launch_bounds__(512)                                                                  \
+    low_rank_inner_##eights(const u16* x, int stride, const u16* a, int rows, int inner, u16* z, u16* to,              \
+                            int to_stride, int copies) {                                                               \
+        inner_part<eights>(x, stride, a, rows, inner, z, to, to_stride, copies);                                       \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
-    low_rank_input_##eights(const u16* y, const u16* z, float* sums, int rows, int columns, int per) {                 \
-        read_once<eights, false>(y, z, nullptr, nullptr, sums, rows, columns, per);                                    \
+    low_rank_back_##eights(const u16* y, int stride, const u16* z, const u16* b, float* low, float* sums, int rows,    \
+                           int columns, int per) {                                                                     \
+        read_once<eights, true>(y, stride, z, b, low, sums, rows, columns, per);                                       \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+    low_rank_input_##eights(const u16* y, int stride, const u16* z, float* sums, int rows, int columns, int per) {     \
+        read_once<eights, false>(y, stride, z, nullptr, nullptr, sums, rows, columns, per);                            \
     }
-READ_ONCE(1)
-READ_ONCE(2)
-READ_ONCE(3)
-READ_ONCE(4)
-READ_ONCE(6)
+KERNELS(1)
+KERNELS(2)
+KERNELS(3)
+KERNELS(4)
+KERNELS(6)
 
+// The numbers at one place of all parts.
+template <typename T>
+DEVICE T added(const float* parts, long apart, int count);
+template <>
 DEVICE float added(const float* parts, long apart, int count) {
     float sum = 0.f;
     #pragma unroll 8
     for (int i = 0; i < count; i++) sum += parts[i * apart];
     return sum;
 }
+template <>
+DEVICE float2 added(const float* parts, long apart, int count) {
+    float2 sum = make_float2(0.f, 0.f);
+    #pragma unroll 8
+    for (int i = 0; i < count; i++) {
+        const float2 v = *(const float2*)(parts + i * apart);
+        sum.x += v.x, sum.y += v.y;
+    }
+    return sum;
+}
 
-// What `low_rank_back` left in parts. Row 0 of blocks adds `strips` parts of y b, `numbers` each, to `d_low`. Each row after
-// it adds one target's block of yᵀ z, (outputs, rank) at its row and rank of (columns, stride), times `scale` to its
-// gradient in the flat buffer.
+// What `low_rank_back` left in parts. Row 0 of blocks adds `strips` parts of y b, (rows, stride) each, to `d_low`, and puts the
+// sums behind the `columns` numbers of rows of y, which lie `behind` apart, unless y is null. Each row of blocks after it adds
+// one target's part of yᵀ z, (outputs, rank) at its row and rank of (columns, stride), times `scale` to its gradient in the
+// flat buffer.
 extern "C" __global__ void __launch_bounds__(256)
-low_rank_sum(const float* __restrict__ low, int strips, long numbers, u16* __restrict__ d_low, const float* __restrict__ sums,
-             int splits, int columns, int stride, const long* __restrict__ blocks, int rank, float scale, float* flat) {
-    const long first = (long)blockIdx.x * blockDim.x + threadIdx.x, each = (long)gridDim.x * blockDim.x;
+low_rank_sum(const float* __restrict__ low, int strips, int rows, u16* __restrict__ d_low, u16* __restrict__ y, int behind,
+             const float* __restrict__ sums, int splits, int columns, int stride, const long* __restrict__ blocks, int rank,
+             float scale, float* flat) {
+    const int first = blockIdx.x * blockDim.x + threadIdx.x, each = gridDim.x * blockDim.x;
     if (blockIdx.y == 0) {
-        for (long at = 2 * first; at < numbers; at += 2 * each)
-            *(u32*)(d_low + at) = pack(added(low + at, numbers, strips), added(low + at + 1, numbers, strips));
+        const int numbers = rows * stride;
+        for (int at = 2 * first; at < numbers; at += 2 * each) {
+            const float2 sum = added<float2>(low + at, numbers, strips);
+            *(u32*)(d_low + at) = pack(sum.x, sum.y);
+            if (y) *(u32*)(y + (long)(at / stride) * behind + columns + at % stride) = pack(sum.x, sum.y);
+        }
         return;
     }
     const long* block = blocks + 4l * (blockIdx.y - 1);  // to, row, outputs, first rank
-    for (long i = first; i < block[2] * rank; i += each) {
-        const float* from = sums + (block[1] + i / rank) * stride + block[3] + i % rank;
-        flat[block[0] + i] += scale * added(from, (long)columns * stride, splits);
-    }
+    const float* own = sums + block[1] * stride + block[3];
+    const int count = (int)block[2] * rank;
+    for (int i = first; i < count; i += each)
+        flat[block[0] + i] += scale * added<float>(own + i / rank * stride + i % rank, (long)columns * stride, splits);
 }
 
-// The parts that `low_rank_input` left, (splits, columns, R), are added to a, (R, columns).
+// The parts that `low_rank_input` left, (splits, R, columns), are added to a, (R, columns).
 extern "C" __global__ void __launch_bounds__(256)
-low_rank_input_sum(const float* __restrict__ sums, int splits, int columns, int stride, float* a) {
-    const long numbers = (long)columns * stride;
-    for (long i = (long)blockIdx.x * blockDim.x + threadIdx.x; i < numbers; i += (long)gridDim.x * blockDim.x)
-        a[i] += added(sums + i % columns * stride + i / columns, numbers, splits);
+low_rank_input_sum(const float* __restrict__ sums, int splits, int numbers, float* a) {
+    for (int i = 2 * (blockIdx.x * blockDim.x + threadIdx.x); i < numbers; i += 2 * gridDim.x * blockDim.x) {
+        const float2 sum = added<float2>(sums + i, numbers, splits);
+        float2* place = (float2*)(a + i);
+        *place = make_float2(place->x + sum.x, place->y + sum.y);
+    }
 }

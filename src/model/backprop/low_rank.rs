@@ -5,8 +5,8 @@ use tch::{Kind, Tensor};
 use super::gradients::JointGradient;
 use super::kernels::{blocks, launch};
 use crate::kernel_arguments;
-use crate::model::host::product::Low;
-use crate::runtime::gpu::{GpuError, Kernel, Module, Shape, addresses};
+use crate::model::room;
+use crate::runtime::gpu::{GpuError, Kernel, Module, Shape, addresses, pointer};
 
 /// Columns that a block has, rows of a step, and steps under way (`low_rank.cu`).
 const STRIP: i64 = 256;
@@ -25,6 +25,7 @@ const EIGHTS: [i64; 5] = [1, 2, 3, 4, 6];
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     ranks: i64,
+    inner: Kernel,
     back: Kernel,
     input: Kernel,
 }
@@ -33,7 +34,7 @@ struct Reading {
 #[derive(Debug)]
 pub struct LowRank {
     pack: Kernel,
-    add: Kernel,
+    lay_out: Kernel,
     readings: Vec<Reading>,
     sum: Kernel,
     input_sum: Kernel,
@@ -73,21 +74,27 @@ impl LowRank {
             let bytes = Reading::shared(ranks);
             let named = |what: &str| module.kernel(&format!("low_rank_{what}_{eights}"));
             let (back, input) = (named("back")?, named("input")?);
+            let inner = named("inner")?;
             // Smaller GPUs have less shared memory; libtorch's products serve there.
             if let (Ok(back), Ok(input)) = (back.allow_shared(bytes), input.allow_shared(bytes)) {
-                readings.push(Reading { ranks, back, input });
+                readings.push(Reading {
+                    ranks,
+                    inner,
+                    back,
+                    input,
+                });
             }
         }
         Ok(Self {
             pack: module.kernel("pack_adapter")?,
-            add: module.kernel("low_rank_add")?,
+            lay_out: module.kernel("lay_out")?,
             readings,
             sum: module.kernel("low_rank_sum")?,
             input_sum: module.kernel("low_rank_input_sum")?,
         })
     }
 
-    /// Matrices of an adapter out of its flat buffer into `out`, in bf16, by the entries of `table`, `(matrices, 6)`; see
+    /// B matrices of an adapter out of its flat buffer into `out`, in bf16, by the entries of `table`, `(matrices, 5)`; see
     /// `low_rank.cu`.
     pub fn pack(
         &self,
@@ -99,40 +106,63 @@ impl LowRank {
         let ([from, list, to], scale) = (addresses([flat, table, out]), scale as f32);
         launch(
             self.pack,
-            Shape::new((64, table.numel() as u32 / 6), 256),
+            Shape::new((64, table.numel() as u32 / 5), 256),
             kernel_arguments![from, list, scale, to],
         )
     }
 
-    /// Whether kernels add such an update, `(T, R)` by `(out, R)`, to a product in f32.
-    pub fn adds(z: &Tensor, b: &Tensor) -> bool {
-        z.size()[1] % 8 == 0 && b.size()[0] % 32 == 0
-    }
-
-    /// `y + z bᵀ`, rounded once: `(T, out)` in f32 to bf16.
-    pub fn add(&self, y: &Tensor, (z, b): Low) -> Result<Tensor, GpuError> {
-        let ([rows, outputs], rank) = (shape(y), z.size()[1]);
-        let out = Tensor::f_empty([rows, outputs], (z.kind(), z.device()))?;
-        let [from, inner, by, to] = addresses([y, z, b, &out]);
-        let [count, columns, ranks] = [rows, outputs, rank].map(|n| n as i32);
-        let grid = ((outputs as u32).div_ceil(128), (rows as u32).div_ceil(64));
+    /// Matrices into the room of the weights, by the entries of `table`, `(matrices, 5)`; see `low_rank.cu`.
+    pub fn lay_out(&self, table: &Tensor) -> Result<(), GpuError> {
+        let [list] = addresses([table]);
         launch(
-            self.add,
-            Shape::new(grid, 128),
-            kernel_arguments![from, inner, by, to, count, columns, ranks],
-        )?;
-        Ok(out)
+            self.lay_out,
+            Shape::new((64, table.numel() as u32 / 5), 256),
+            kernel_arguments![list],
+        )
     }
 
-    fn reading(&self, y: &Tensor, z: &Tensor) -> Option<Reading> {
-        let whole = y.is_contiguous() && z.is_contiguous() && y.size()[1] % 8 == 0;
-        let ranks = z.size()[1];
+    fn reading(&self, rows: &Tensor, ranks: i64) -> Option<Reading> {
+        let whole =
+            rows.stride()[1] == 1 && [rows.size()[1], rows.stride()[0]].map(|n| n % 8) == [0, 0];
         let fits = self.readings.iter().find(|r| r.ranks == ranks).copied();
         fits.filter(|_| whole)
     }
 
-    /// From the gradient of a projection's output, `(T, out)`, in one reading: what goes back through `b`, `(T, R)`, and the
-    /// gradient of `b`, times `scale`, added to its targets'. Nothing where no kernel was built for the shapes.
+    /// `z = x aᵀ`, `(T, R)`, of `(T, in)` and `(R, in)`; and x with z behind its rows where it is to be `joined`, x itself
+    /// where it has the room. Nothing where no kernel was built for the shapes.
+    pub fn inner(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        joined: bool,
+    ) -> Result<Option<(Tensor, Tensor)>, GpuError> {
+        let ([rows, inner], ranks) = (shape(x), a.size()[0]);
+        let Some(reading) = self.reading(x, ranks) else {
+            return Ok(None);
+        };
+        let like = (x.kind(), x.device());
+        let z = Tensor::f_empty([rows, ranks], like)?;
+        let has_room = room::behind(x) >= ranks;
+        let out = match joined && !has_room {
+            true => room::rows((rows, inner), room::of_targets(1).max(ranks), like)?,
+            false => x.shallow_clone(),
+        };
+        let copies = i32::from(joined && !has_room);
+        let to = if joined { pointer(&out) } else { 0 };
+        let [from, by, low] = addresses([x, a, &z]);
+        let [stride, to_stride] = [x, &out].map(|t| t.stride()[0] as i32);
+        let [count, length] = [rows, inner].map(|n| n as i32);
+        launch(
+            reading.inner,
+            Shape::new((blocks(rows, 32) as u32, 1), 512),
+            kernel_arguments![from, stride, by, count, length, low, to, to_stride, copies],
+        )?;
+        Ok(Some((z, out)))
+    }
+
+    /// From the gradient of a projection's output, `(T, out)`, in one reading: what goes back through `b`, `(T, R)`, which is
+    /// put behind the rows too where they have the room, and the gradient of `b`, times `scale`, added to its targets'.
+    /// Nothing where no kernel was built for the shapes.
     pub fn back(
         &self,
         d_y: &Tensor,
@@ -141,7 +171,7 @@ impl LowRank {
         (rank, scale): (i64, f64),
         gradient: &JointGradient,
     ) -> Result<Option<Tensor>, GpuError> {
-        let Some(reading) = self.reading(d_y, z) else {
+        let Some(reading) = self.reading(d_y, z.size()[1]) else {
             return Ok(None);
         };
         let ([rows, columns], ranks) = (shape(d_y), reading.ranks);
@@ -153,19 +183,25 @@ impl LowRank {
         let d_low = Tensor::f_empty([rows, ranks], (z.kind(), z.device()))?;
         let [from, inner, by, to_low, to_sums] = addresses([d_y, z, b, &low, &sums]);
         let [count, wide, each, parts] = [rows, columns, per, splits].map(|n| n as i32);
+        let stride = d_y.stride()[0] as i32;
         launch(
             reading.back,
             grid,
-            kernel_arguments![from, inner, by, to_low, to_sums, count, wide, each],
+            kernel_arguments![from, stride, inner, by, to_low, to_sums, count, wide, each],
         )?;
         let [to, list, flat] = addresses([&d_low, &gradient.blocks, &gradient.flat]);
-        let (strips, numbers) = (grid.grid.0 as i32, rows * ranks);
-        let (stride, rank, scale) = (ranks as i32, rank as i32, scale as f32);
+        let strips = grid.grid.0 as i32;
+        let behind = match room::behind(d_y) >= ranks {
+            true => from,
+            false => 0,
+        };
+        let (own, rank, scale) = (ranks as i32, rank as i32, scale as f32);
         launch(
             self.sum,
-            Shape::new((128, 1 + gradient.blocks.size()[0] as u32), 256),
+            Shape::new((512, 1 + gradient.blocks.size()[0] as u32), 256),
             kernel_arguments![
-                to_low, strips, numbers, to, to_sums, parts, wide, stride, list, rank, scale, flat
+                to_low, strips, count, to, behind, stride, to_sums, parts, wide, own, list, rank,
+                scale, flat
             ],
         )?;
         Ok(Some(d_low))
@@ -173,7 +209,7 @@ impl LowRank {
 
     /// `zᵀ x`, `(R, in)`, of `(T, R)` and `(T, in)`, is added to `a`; false where no kernel was built for the shapes.
     pub fn input(&self, x: &Tensor, z: &Tensor, a: &Tensor) -> Result<bool, GpuError> {
-        let Some(reading) = self.reading(x, z) else {
+        let Some(reading) = self.reading(x, z.size()[1]) else {
             return Ok(false);
         };
         let ([rows, columns], ranks) = (shape(x), reading.ranks);
@@ -181,16 +217,17 @@ impl LowRank {
         let sums = Tensor::f_empty([splits, columns, ranks], (Kind::Float, x.device()))?;
         let [from, inner, to_sums, to] = addresses([x, z, &sums, a]);
         let [count, wide, each, parts] = [rows, columns, per, splits].map(|n| n as i32);
+        let stride = x.stride()[0] as i32;
         launch(
             reading.input,
             reading.shape(columns, splits),
-            kernel_arguments![from, inner, to_sums, count, wide, each],
+            kernel_arguments![from, stride, inner, to_sums, count, wide, each],
         )?;
-        let stride = ranks as i32;
+        let numbers = (columns * ranks) as i32;
         launch(
             self.input_sum,
             Shape::new((128, 1), 256),
-            kernel_arguments![to_sums, parts, wide, stride, to],
+            kernel_arguments![to_sums, parts, numbers, to],
         )?;
         Ok(true)
     }

@@ -59,6 +59,9 @@ impl Decoder {
         let _no_grad = tch::no_grad_guard();
         let pieces = self.pieces();
         let device = self.device();
+        if let Some(live) = live {
+            live.lay_out(pieces)?;
+        }
         let layout = Layout::new(batch, device, pieces)?;
         let tokens = Tensor::f_from_slice(batch.token_ids())?.f_to_device(device)?;
         let x = self.embedding().f_index_select(0, &tokens)?; // (T, hidden)

@@ -5,13 +5,13 @@
 use tch::{Kind, Tensor};
 
 use super::attention::BackList;
-use super::gradients::Pending;
+use super::gradients::LiveJoint;
 use super::kernels::Kernels;
-use super::low_rank::LowRank;
 use crate::model::config::ModelConfig;
-use crate::model::host::product::{Low, by_transposed};
+use crate::model::host::product::{Low, by, by_transposed};
 use crate::model::host::training;
 use crate::model::linear::Linear;
+use crate::model::room;
 use crate::model::rope::{RopeTable, rotate};
 use crate::runtime::gpu::GpuError;
 
@@ -24,6 +24,53 @@ pub struct Pieces {
     kv_heads: i64,
     head_dim: i64,
     rope: RopeTable,
+}
+
+/// What goes into a projection.
+pub struct Inputs<'a> {
+    /// `(T, in)`; with the inner activations of the update behind its rows where one product takes both.
+    pub x: Tensor,
+    low: Option<(&'a LiveJoint, Tensor)>,
+}
+
+impl<'a> Inputs<'a> {
+    /// Of these rows, with what the projection's update makes of them first.
+    pub fn new(
+        pieces: &Pieces,
+        x: Tensor,
+        update: Option<&'a LiveJoint>,
+    ) -> Result<Self, GpuError> {
+        let Some(joint) = update else {
+            return Ok(Self { x, low: None });
+        };
+        let (z, x) = joint.low(pieces, x)?;
+        Ok(Self {
+            x,
+            low: Some((joint, z)),
+        })
+    }
+
+    /// `x Aᵀ`, `(T, R)`.
+    pub fn into_low(self) -> Option<Tensor> {
+        self.low.map(|(_, z)| z)
+    }
+
+    fn joined(&self) -> Option<i64> {
+        self.low
+            .as_ref()
+            .and_then(|(joint, _)| joint.joined(&self.x))
+    }
+
+    fn update(&self) -> Option<Low<'_>> {
+        self.low.as_ref().map(|(joint, z)| joint.update(z))
+    }
+}
+
+fn biased(mut y: Tensor, linear: &Linear) -> Result<Tensor, GpuError> {
+    if let Some(bias) = linear.bias() {
+        let _ = y.f_add_(bias)?;
+    }
+    Ok(y)
 }
 
 impl Pieces {
@@ -62,50 +109,46 @@ impl Pieces {
         }
     }
 
-    /// The product of a projection in f32, where a kernel is to add the update to it.
-    fn unrounded(
-        &self,
-        x: &Tensor,
-        linear: &Linear,
-        update: Option<Low>,
-    ) -> Result<Option<(&Kernels, Tensor)>, GpuError> {
-        let (Some(kernels), Some((z, b))) = (&self.kernels, update) else {
-            return Ok(None);
-        };
-        if !LowRank::adds(z, b) {
-            return Ok(None);
-        }
-        let mut y = x.f_mm_dtype(&linear.weight().f_tr()?, Kind::Float)?;
-        if let Some(bias) = linear.bias() {
-            let _ = y.f_add_(bias)?;
-        }
-        Ok(Some((kernels, y)))
-    }
-
-    /// A projection `x wᵀ` with bias and update, `(T, out)`.
+    /// A projection `x wᵀ` with bias and update, `(T, out)`; where kernels serve, with room behind its rows for `targets` on the
+    /// way back.
     pub fn project(
         &self,
-        x: &Tensor,
+        inputs: &Inputs,
         linear: &Linear,
-        update: Option<Low>,
+        targets: usize,
     ) -> Result<Tensor, GpuError> {
-        match (self.unrounded(x, linear, update)?, update) {
-            (Some((kernels, y)), Some(update)) => kernels.low_rank.add(&y, update),
-            _ => Self::project_plainly(x, linear, update, None),
-        }
+        let Some(ranks) = inputs.joined() else {
+            return Self::project_plainly(inputs, linear, None);
+        };
+        let (x, w) = (room::joined(&inputs.x, ranks)?, linear.with_columns(ranks)?);
+        let size = (x.size()[0], w.size()[0]);
+        let y = room::rows(size, room::of_targets(targets), (x.kind(), x.device()))?;
+        biased(x.f_mm_out(&y, &w.f_tr()?)?, linear)
     }
 
     fn project_plainly(
-        x: &Tensor,
+        inputs: &Inputs,
         linear: &Linear,
-        update: Option<Low>,
         base: Option<&Tensor>,
     ) -> Result<Tensor, GpuError> {
-        let mut y = by_transposed(x, linear.weight(), update, base)?;
-        if let Some(bias) = linear.bias() {
-            let _ = y.f_add_(bias)?;
+        let y = by_transposed(&inputs.x, linear.weight(), inputs.update(), base)?;
+        biased(y, linear)
+    }
+
+    /// Gradient of what went into a projection, from that of its output and, behind its rows where there is the room, of its
+    /// update's inner activations.
+    pub fn project_back(
+        &self,
+        d_y: &Tensor,
+        linear: &Linear,
+        low: Option<(&LiveJoint, &Tensor)>,
+    ) -> Result<Tensor, GpuError> {
+        let joined = low.and_then(|(joint, _)| joint.joined(d_y));
+        if let Some(ranks) = joined {
+            return Ok(room::joined(d_y, ranks)?.f_mm(&linear.with_rows(ranks)?)?);
         }
-        Ok(y)
+        let low = low.map(|(joint, d_low)| joint.back(d_low));
+        Ok(by(d_y, linear.weight(), low)?)
     }
 
     /// A projection with its update added to `base`, `(T, hidden)`, and the norm of that sum.
@@ -113,35 +156,16 @@ impl Pieces {
         &self,
         base: &Tensor,
         linear: &Linear,
-        x: &Tensor,
-        update: Option<Low>,
+        inputs: &Inputs,
         weight: &Tensor,
     ) -> Result<(Tensor, Tensor), GpuError> {
-        if let Some((kernels, y)) = self.unrounded(x, linear, update)? {
-            return kernels.add_and_norm(base, &y, update, weight);
-        }
         if let Some(kernels) = &self.kernels {
-            let y = Self::project_plainly(x, linear, update, None)?;
-            return kernels.add_and_norm(base, &y, None, weight);
+            let y = self.project(inputs, linear, 0)?;
+            return kernels.add_and_norm(base, &y, weight);
         }
-        let sum = Self::project_plainly(x, linear, update, Some(base))?;
+        let sum = Self::project_plainly(inputs, linear, Some(base))?;
         let normed = self.norm(&sum, weight)?;
         Ok((sum, normed))
-    }
-
-    /// Gate and up, `(T, 2 F)`, and silu(gate) ∘ up, `(T, F)`.
-    pub fn gate(
-        &self,
-        x: &Tensor,
-        linear: &Linear,
-        update: Option<Low>,
-    ) -> Result<(Tensor, Tensor), GpuError> {
-        if let (Some((kernels, y)), Some(update)) = (self.unrounded(x, linear, update)?, update) {
-            return kernels.gate_updated(&y, update);
-        }
-        let wide = Self::project_plainly(x, linear, update, None)?;
-        let act = self.gated(&wide)?;
-        Ok((wide, act))
     }
 
     /// Gradient of a norm's input, added to `more`, and the norm itself again. With r = 1 / rms(x), n numbers a row:
@@ -271,7 +295,7 @@ impl Pieces {
     }
 
     /// silu(gate) ∘ up, `(T, 2 F)` to `(T, F)`.
-    fn gated(&self, wide: &Tensor) -> Result<Tensor, GpuError> {
+    pub fn gate(&self, wide: &Tensor) -> Result<Tensor, GpuError> {
         if let Some(kernels) = &self.kernels {
             return kernels.gate(wide);
         }
@@ -282,16 +306,10 @@ impl Pieces {
         Ok(halves[0].f_silu()?.f_mul_(&halves[1])?)
     }
 
-    /// Gradient of gate and up, `(T, 2 F)`, and what they made again, `(T, F)`. A pending update counts with the gradient
-    /// of their product.
-    pub fn gate_backward(
-        &self,
-        wide: Tensor,
-        d_act: Tensor,
-        down: Option<Pending>,
-    ) -> Result<(Tensor, Tensor), GpuError> {
+    /// Gradient of gate and up, `(T, 2 F)`, and what they made again, `(T, F)`.
+    pub fn gate_backward(&self, wide: Tensor, d_act: Tensor) -> Result<(Tensor, Tensor), GpuError> {
         if let Some(kernels) = &self.kernels {
-            return kernels.gate_backward(wide, d_act, down);
+            return kernels.gate_backward(wide, d_act);
         }
         if training::serves(&wide) && training::serves(&d_act) {
             return Ok(training::gate_backward(wide, &d_act)?);

@@ -8,6 +8,7 @@ use tch::Kind;
 
 use crate::model::config::ModelConfig;
 use crate::model::logprobs::KEPT_LOGITS;
+use crate::model::room;
 use crate::runtime::memory::gib;
 
 /// What a layer keeps; each holds what those before it hold.
@@ -65,13 +66,14 @@ impl Costs {
         let (hidden, wide) = (config.hidden_size, config.intermediate_size);
         let sums = config.heads as usize * 4;
         let input = hidden as usize * size;
+        // With the room behind them for an update's way back.
+        let gates = 2 * wide + room::of_targets(2);
         let attention = input + (qkv + heads + hidden) as usize * size + sums;
         Self {
             layers: config.layers as usize,
-            kept: [input, attention, attention + 2 * wide as usize * size],
-            // Gate and up in f32 before their update is added, and what they make; the backward's gate made again and its
-            // gradients are less. Beside them a few rows of the model's width.
-            passing: (5 * wide + 2 * qkv + 6 * hidden) as usize * size,
+            kept: [input, attention, attention + gates as usize * size],
+            // Two halves of the gate made again, its gradient, and a few rows of the model's width.
+            passing: (4 * wide + 2 * qkv + 6 * hidden) as usize * size,
             logits: config.vocab_size as usize * size,
         }
     }
@@ -183,7 +185,7 @@ mod tests {
         let costs = Costs::of(&ModelConfig::qwen3_8b(), Kind::BFloat16);
         assert_eq!(costs.kept[0], 2 * 4096);
         assert_eq!(costs.kept[1], 2 * (4096 + 6144 + 4096 + 4096) + 128);
-        assert_eq!(costs.kept[2] - costs.kept[1], 2 * 2 * 12288);
+        assert_eq!(costs.kept[2] - costs.kept[1], 2 * (2 * 12288 + 64));
     }
 
     #[test]

@@ -409,11 +409,11 @@ impl Kernel {
 pub struct TensorMap(#[allow(dead_code)] sys::CUtensorMap); // read by the device
 
 impl TensorMap {
-    /// Of a contiguous `(rows, columns)` matrix; rows beyond its end read as zeros.
+    /// Of a `(rows, columns)` matrix whose rows are contiguous; what is beyond its ends reads as zeros.
     pub fn new(matrix: &Tensor, box_rows: u32) -> Result<Self, GpuError> {
         let (rows, columns) = matrix.size2()?;
         let dimensions = [columns as u64, rows as u64];
-        let strides = [columns as u64 * 2];
+        let strides = [matrix.stride()[0] as u64 * 2];
         let (within, steps) = ([64u32, box_rows], [1u32, 1]);
         let mut map = std::mem::MaybeUninit::<sys::CUtensorMap>::uninit();
         // SAFETY: the arrays have the lengths that a matrix of two dimensions needs; the map is written on success.
