@@ -19,6 +19,8 @@ use crate::text::{Message, RenderOptions, Speaker, TextCodec, TextError};
 
 /// Name of the small real model that the set-up script fetches.
 pub const EMBEDDED: &str = "smollm2-135m-instruct";
+/// The hub's name of the model whose weights it has, in four bits.
+pub const EMBEDDED_ON_HUB: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
 const EMBEDDED_FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// Precision of the weights.
@@ -32,14 +34,25 @@ pub enum Precision {
     Fp32,
     /// bfloat16.
     Bf16,
+    /// On a CPU, 8 bits with a scale for each output of a matrix; computed in 32-bit floats.
+    Int8,
 }
 
 impl Precision {
     /// The kind on this device.
     pub fn kind(self, device: Device) -> Kind {
         match (self, device) {
-            (Self::Fp32, _) | (Self::Auto, Device::Cpu) => Kind::Float,
+            (Self::Fp32 | Self::Int8, _) | (Self::Auto, Device::Cpu) => Kind::Float,
             _ => Kind::BFloat16,
+        }
+    }
+
+    /// The name of what it is on this device.
+    pub fn name(self, device: Device) -> &'static str {
+        match (self, self.kind(device)) {
+            (Self::Int8, _) => "int8",
+            (_, Kind::Float) => "fp32",
+            _ => "bf16",
         }
     }
 }
@@ -78,6 +91,16 @@ pub enum ModelError {
     NotFetched {
         /// As the recipe names it.
         source_name: String,
+    },
+    /// The device does not compute in this precision.
+    #[error(
+        "model {path}: precision int8 is for a CPU, this device is {device:?}; take `auto` or `bf16`"
+    )]
+    Precision {
+        /// Folder or file.
+        path: PathBuf,
+        /// The device.
+        device: Device,
     },
     /// Nothing of that name.
     #[error("model `{source_name}`: {problem}")]
@@ -154,14 +177,22 @@ impl LoadedModel {
                 rows,
             });
         }
+        let bytes = precision == Precision::Int8;
+        if bytes && device != Device::Cpu {
+            let path = path.into();
+            return Err(ModelError::Precision { path, device });
+        }
         let kind = precision.kind(device);
-        Footprint::of(weights.config(), kind)
+        Footprint::of(weights.config(), kind, device)
             .check(device)
             .map_err(|problem| ModelError::Memory {
                 path: path.into(),
                 problem,
             })?;
-        let decoder = Decoder::load(&weights, kind, device)?;
+        let mut decoder = Decoder::load(&weights, kind, device)?;
+        if bytes {
+            decoder = decoder.in_bytes();
+        }
         Ok(Self {
             decoder,
             codec,

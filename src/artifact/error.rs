@@ -19,7 +19,7 @@ pub enum ArtifactError {
     },
     /// The disk or the user's share of it is full.
     #[error(
-        "cannot {action} `{}`: {source}{}; free space on that file system or choose another run directory, then run the \
+        "cannot {action} `{}`: {source}{}; free space on that file system or choose another place, then run the \
          same command again: finished work is kept",
         path.display(), room(*needed, *free)
     )]
@@ -124,13 +124,13 @@ impl ArtifactError {
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem => {
-            "; that file system is mounted read-only: choose a run directory on a writable one"
+            "; that file system is mounted read-only: choose another place, on a writable one"
         }
         io::ErrorKind::PermissionDenied => {
-            "; check who owns it and its mode, or choose another run directory"
+            "; check who owns it and its mode, or choose another place"
         }
         io::ErrorKind::Unsupported => {
-            "; that file system cannot do this: choose a run directory on another"
+            "; that file system cannot do this: choose a place on another"
         }
         _ => match error.raw_os_error() {
             Some(libc::ENOLCK) => {
@@ -200,6 +200,8 @@ mod tests {
         assert!(text.contains(" free there)"), "{text}");
         let error =
             ArtifactError::io("write", Path::new("a"))(io::Error::from_raw_os_error(libc::EROFS));
-        assert!(error.to_string().contains("read-only"), "{error}");
+        let text = error.to_string();
+        // Not of run directories alone: `--out` and `recipe init` write elsewhere.
+        assert!(text.contains("read-only: choose another place"), "{text}");
     }
 }

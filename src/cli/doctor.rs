@@ -80,8 +80,8 @@ fn libtorch() -> Finding {
         .sum(tch::Kind::Float)
         .double_value(&[]);
     let text = format!(
-        "2.11.0, {} threads, MKL {}, oneDNN {}",
-        tch::get_num_threads(),
+        "2.11.0, {}, MKL {}, oneDNN {}",
+        device::threads(),
         if tch::utils::has_mkl() { "yes" } else { "no" },
         if tch::utils::has_mkldnn() {
             "yes"
@@ -126,13 +126,14 @@ fn gpu() -> Finding {
             tch::Cuda::device_count(),
             found.origin
         );
-        if let Some((free, total)) = memory::free_and_total(tch::Device::Cuda(0)) {
+        let first = tch::Device::Cuda(0);
+        if let Some((free, total)) = memory::free_and_total(first) {
             let shape = ModelConfig::qwen3_8b();
             text += &format!(
                 "; {:.1} of {:.1} GiB free on the first; of these Qwen3-8B takes: {}",
                 memory::gib(free),
                 memory::gib(total),
-                Footprint::of(&shape, tch::Kind::BFloat16).describe(free)
+                Footprint::of(&shape, tch::Kind::BFloat16, first).describe(free)
             );
         }
         return Finding {

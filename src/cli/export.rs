@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::agent::ModelSpec;
-use crate::artifact::Manifest;
+use crate::artifact::{ArtifactError, Manifest};
 use crate::export::adapter::write_adapter;
 use crate::export::gguf::write_gguf;
 use crate::export::merged::write_merged;
@@ -126,7 +126,7 @@ fn trained_on(adapter: &Path) -> anyhow::Result<String> {
         return Ok(origin.clone());
     }
     let path = adapter.join("adapter_config.json");
-    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let text = std::fs::read_to_string(&path).map_err(ArtifactError::io("read", &path))?;
     let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     match config["base_model_name_or_path"].as_str() {
         Some(base) if !base.is_empty() => Ok(base.to_owned()),

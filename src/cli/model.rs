@@ -18,7 +18,7 @@ pub struct ModelArgs {
     /// Adapter folder, as PEFT or `train` writes it.
     #[arg(long)]
     adapter: Option<PathBuf>,
-    /// Precision of the weights: auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16.
+    /// Precision of the weights: auto (bf16 on a GPU, fp32 on a CPU), fp32, bf16, or int8 (on a CPU).
     #[arg(long, default_value = "auto", value_parser = precision)]
     precision: Precision,
     #[command(flatten)]
@@ -30,7 +30,8 @@ fn precision(text: &str) -> Result<Precision, String> {
         "auto" => Ok(Precision::Auto),
         "fp32" => Ok(Precision::Fp32),
         "bf16" => Ok(Precision::Bf16),
-        other => Err(format!("expected auto, fp32 or bf16, got `{other}`")),
+        "int8" => Ok(Precision::Int8),
+        other => Err(format!("expected auto, fp32, bf16 or int8, got `{other}`")),
     }
 }
 

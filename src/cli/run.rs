@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::bail;
 use clap::{Args, ValueEnum};
 
 use super::DeviceArgs;
-use crate::artifact::free_space;
+use crate::artifact::file::create_folder;
+use crate::artifact::{ArtifactError, free_space, write_atomic};
 use crate::recipe::Recipe;
 use crate::recipe::plan::DEFAULT_RECIPE;
 use crate::recipe::raw::{StageKind, Variant};
@@ -117,8 +118,11 @@ enum Method {
 enum About<'a> {
     /// Those of these kinds; without any, what the recipe wants.
     Kinds(&'a [StageKind]),
-    /// Those that train a variant.
-    Training(Variant),
+    /// Those that train a variant, and where its adapter is copied to.
+    Training {
+        variant: Variant,
+        out: Option<&'a Path>,
+    },
 }
 
 impl About<'_> {
@@ -132,8 +136,29 @@ impl About<'_> {
                 let of = kinds.iter().flat_map(|&kind| pipeline.of_kind(kind));
                 of.collect()
             }
-            Self::Training(variant) => pipeline.training(*variant),
+            Self::Training { variant, .. } => pipeline.training(*variant),
         }
+    }
+
+    /// Why a recipe has none of them, and how it gets some.
+    fn none_in(&self, recipe: &Recipe) -> anyhow::Error {
+        // Of the other kinds, pairs alone can be left out: DPO reads them.
+        let missing = match self {
+            Self::Kinds(_) => Variant::Dpo,
+            Self::Training { variant, .. } => *variant,
+        };
+        let variants = &recipe.settings.variants;
+        let remedy = if variants.contains(&missing) {
+            String::new()
+        } else {
+            let wanted = variants.iter().chain([&missing]);
+            let names: Vec<&str> = wanted.map(|variant| variant.name()).collect();
+            format!(": --set 'variants={names:?}'")
+        };
+        anyhow::anyhow!(
+            "recipe `{}` has no such stage; its `variants` leave it out{remedy}",
+            recipe.name
+        )
     }
 }
 
@@ -144,13 +169,13 @@ pub struct TrainArgs {
     #[arg(long)]
     method: Method,
     /// Peak learning rate.
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_hyphen_values = true)]
     lr: Option<f64>,
     /// Passes over the data.
     #[arg(long)]
     epochs: Option<u64>,
     /// β: of DPO's loss, or weight of GRPO's KL penalty.
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_hyphen_values = true)]
     beta: Option<f64>,
     /// Rank of the adapter.
     #[arg(long)]
@@ -174,7 +199,12 @@ impl TrainArgs {
             Method::DpoGrpo => ("grpo", Variant::DpoGrpo),
         };
         if self.group.is_some() && self.method == Method::Dpo {
-            anyhow::bail!("--group is of GRPO; DPO has no groups");
+            bail!("--group is of GRPO; DPO has no groups");
+        }
+        let out = self.out.take();
+        // Before hours of training, not after them.
+        if let Some(out) = &out {
+            check_target(out)?;
         }
         let given = [
             ("optim.lr", self.lr.map(|v| format!("{v:?}"))),
@@ -207,24 +237,8 @@ impl TrainArgs {
                 self.run.recipe.assignments.extend(assignments);
             }
         }
-        let out = self.out.clone();
-        let quiet = self.run.quiet;
-        let folders = self.run.run_stages(&About::Training(variant))?;
-        match (out, &folders[..]) {
-            // A starter of ranks, or a rank that is not the first: what there is to say, that one says.
-            (_, []) => {}
-            (None, _) if quiet => {}
-            (None, _) => {
-                for folder in folders {
-                    println!("adapter: {}", folder.join("adapter").display());
-                }
-            }
-            (Some(out), [folder]) => copy_folder(&folder.join("adapter"), &out)?,
-            (Some(_), several) => anyhow::bail!(
-                "--out takes one adapter, this recipe trains {}",
-                several.len()
-            ),
-        }
+        let out = out.as_deref();
+        self.run.run_stages(&About::Training { variant, out })?;
         Ok(())
     }
 }
@@ -250,15 +264,49 @@ impl ReportArgs {
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(to)
-        .with_context(|| format!("cannot create folder `{}`", to.display()))?;
-    for entry in std::fs::read_dir(from)? {
-        let path = entry?.path();
-        let bytes = std::fs::read(&path)?;
-        crate::artifact::write_atomic(&to.join(path.file_name().unwrap_or_default()), &bytes)?;
+/// File that an adapter's folder is known by.
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+
+/// Only an adapter is written over.
+fn check_target(to: &Path) -> anyhow::Result<()> {
+    let taken = to.is_file() || std::fs::read_dir(to).is_ok_and(|mut e| e.next().is_some());
+    if taken && !to.join(ADAPTER_CONFIG).is_file() {
+        bail!(
+            "{}: expected nothing there, an empty folder or an adapter to replace; remove it, or name another one",
+            to.display()
+        );
     }
-    println!("adapter: {}", to.display());
+    Ok(())
+}
+
+/// Where the adapters of these stages are; the only one is copied to `out`.
+fn adapters(folders: &[PathBuf], out: Option<&Path>) -> anyhow::Result<Vec<PathBuf>> {
+    let made: Vec<PathBuf> = folders.iter().map(|f| f.join("adapter")).collect();
+    match (out, &made[..]) {
+        (None, _) | (_, []) => Ok(made),
+        (Some(out), [adapter]) => {
+            copy_folder(adapter, out)?;
+            Ok(vec![out.to_path_buf()])
+        }
+        (Some(_), several) => bail!(
+            "--out takes one adapter, this recipe trains {}",
+            several.len()
+        ),
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let list = || -> std::io::Result<Vec<PathBuf>> {
+        std::fs::read_dir(from)?.map(|e| Ok(e?.path())).collect()
+    };
+    let mut files = list().map_err(ArtifactError::io("list folder", from))?;
+    // First what the folder is known by: a copy that was cut short may be made again.
+    files.sort_by_key(|path| !path.ends_with(ADAPTER_CONFIG));
+    create_folder(to)?;
+    for path in files {
+        let bytes = std::fs::read(&path).map_err(ArtifactError::io("read", &path))?;
+        write_atomic(&to.join(path.file_name().unwrap_or_default()), &bytes)?;
+    }
     Ok(())
 }
 
@@ -299,10 +347,7 @@ impl RunArgs {
         let pipeline = pipeline(&recipe, &machine, !self.dry_run)?;
         let asked = about.stages(&pipeline);
         if !about.is_all() && asked.is_empty() {
-            anyhow::bail!(
-                "recipe `{}` has no such stage; its `variants` leave it out",
-                recipe.name
-            );
+            return Err(about.none_in(&recipe));
         }
         let only = match (self.only.is_empty(), asked.is_empty()) {
             (false, _) => Some(self.only),
@@ -323,16 +368,30 @@ impl RunArgs {
         if self.dry_run {
             done.summary.tell_needs(pipeline.memory, free_space(&root));
         }
+        let folders: Vec<PathBuf> = asked
+            .iter()
+            .filter_map(|name| done.summary.stage(name)?.folder.clone())
+            .collect();
+        let adapters = match about {
+            About::Training { out, .. } if done.result.is_ok() && !self.dry_run => {
+                adapters(&folders, *out)
+            }
+            _ => Ok(vec![]),
+        };
+        if let Ok([adapter]) = adapters.as_deref() {
+            done.summary.adapter = Some(adapter.clone());
+        }
         if self.json {
             println!("{}", serde_json::to_string_pretty(&done.summary)?);
         } else if !self.quiet && !done.summary.stages.is_empty() {
             println!("{}", done.summary);
         }
         done.result?;
-        let folders = asked
-            .iter()
-            .filter_map(|name| done.summary.stage(name)?.folder.clone())
-            .collect();
+        for adapter in adapters? {
+            if !self.json && !self.quiet {
+                println!("adapter: {}", adapter.display());
+            }
+        }
         Ok(folders)
     }
 }

@@ -45,6 +45,8 @@ pub struct ServeArgs {
 /// A request's body; what else clients send is ignored, as other servers do, but for what would change the answer.
 #[derive(Debug, Deserialize)]
 struct Body {
+    /// Must be the served one's where it is named: a misspelt name would be answered by a model that was not meant.
+    model: Option<String>,
     messages: Vec<Message>,
     #[serde(alias = "max_completion_tokens")]
     max_tokens: Option<usize>,
@@ -136,6 +138,12 @@ fn receive(mut request: tiny_http::Request, name: &str, jobs: &Sender<Job>) {
             reply(request, 200, &json!({ "object": "list", "data": data }));
         }
         (Method::Post, "/v1/chat/completions") => match read(&mut request) {
+            Ok(Body {
+                model: Some(other), ..
+            }) if other != name => {
+                let problem = format!("the model `{other}` is not served here, `{name}` is");
+                refuse(request, 404, &problem);
+            }
             Ok(body) => {
                 // The other side ends when the program does.
                 let _ = jobs.send(Job { body, request });

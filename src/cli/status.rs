@@ -8,7 +8,7 @@ use anyhow::bail;
 use clap::Args;
 
 use crate::runtime::interrupt;
-use crate::stages::status;
+use crate::stages::{is_begun, no_stages, status};
 
 /// Options of `status`.
 #[derive(Debug, Args)]
@@ -35,6 +35,9 @@ impl StatusArgs {
                 "{}: no such run directory; `atp-pipeline run` makes one",
                 self.run_dir.display()
             );
+        }
+        if !is_begun(&self.run_dir) {
+            bail!(no_stages(&self.run_dir));
         }
         let Some(seconds) = self.watch else {
             let status = status(&self.run_dir, &[])?.with_jobs()?;

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::observation::{Observation, Strand, sums};
+use super::observation::{Measure, Observation, Strand, sums};
 use super::statistics::{Cluster, Estimate, cluster_contrast, rate_interval};
 
 /// The rate where one side of the counterbalanced design held.
@@ -20,9 +20,9 @@ pub struct BiasLevel {
 }
 
 /// One side of the design.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct BiasCheck {
-    /// One entry a level, sorted.
+    /// One entry a level, sorted; none where the design has no such side.
     pub levels: Vec<BiasLevel>,
     /// First minus second level's rate, where there are exactly two.
     pub difference: Option<Estimate>,
@@ -46,6 +46,8 @@ pub struct StrandBias {
     pub model: String,
     /// Variant.
     pub variant: String,
+    /// What counts as an event.
+    pub measure: Measure,
     /// Which agents of a mixed population.
     pub who: String,
     /// By position.
@@ -64,6 +66,7 @@ pub fn biases(strands: &[Strand<'_>], root: u64) -> Vec<StrandBias> {
             StrandBias {
                 model: strand.model.into(),
                 variant: strand.variant.into(),
+                measure: strand.measure,
                 who: strand.who.clone(),
                 position: position(observations, root, &format!("{name}/position")),
                 label: label(observations, root, &format!("{name}/label")),

@@ -91,20 +91,25 @@ pub fn wilson(rate: f64, n: usize) -> Option<Estimate> {
     })
 }
 
-/// Bonett and Price's interval of a mean paired difference: the Wald interval of the data with one +1 and one −1 added,
-/// which keeps its width where no pair differs. Each difference lies between −1 and 1.
-pub fn bonett_price(differences: &[f64]) -> Option<Estimate> {
+/// Mean and standard error of paired differences with one +1 and one −1 added; none without differences.
+pub fn with_two_added(differences: &[f64]) -> Option<(f64, f64)> {
     if differences.is_empty() {
         return None;
     }
     let n = differences.len() as f64;
-    let sum: f64 = differences.iter().sum();
     let squares: f64 = differences.iter().map(|d| d * d).sum();
-    let centre = sum / (n + 2.0);
+    let centre = differences.iter().sum::<f64>() / (n + 2.0);
     let variance = ((squares + 2.0) / (n + 2.0) - centre * centre).max(0.0);
-    let half = Z * (variance / (n + 2.0)).sqrt();
+    Some((centre, (variance / (n + 2.0)).sqrt()))
+}
+
+/// Bonett and Price's interval of a mean paired difference: the Wald interval of the data with one +1 and one −1 added,
+/// which keeps its width where no pair differs. Each difference lies between −1 and 1.
+pub fn bonett_price(differences: &[f64]) -> Option<Estimate> {
+    let (centre, error) = with_two_added(differences)?;
+    let half = Z * error;
     Some(Estimate {
-        value: sum / n,
+        value: differences.iter().sum::<f64>() / differences.len() as f64,
         low: (centre - half).max(-1.0),
         high: (centre + half).min(1.0),
         n: differences.len(),

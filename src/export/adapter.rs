@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::card::{self, Trained};
 use super::{ExportError, new_folder, read_json, write, write_json};
+use crate::agent::model::{EMBEDDED, EMBEDDED_ON_HUB};
 use crate::artifact::ArtifactError;
 use crate::model::tensors::decode_safetensors;
 
@@ -41,7 +42,11 @@ pub fn write_adapter(from: &Path, folder: &Path, base: Option<&str>) -> Result<(
     let recorded = config["base_model_name_or_path"]
         .as_str()
         .unwrap_or_default();
-    let base = base.or(known).unwrap_or(recorded).to_owned();
+    let base = match base.or(known).unwrap_or(recorded) {
+        // Its weights there are those that the built-in file was quantised from.
+        EMBEDDED => EMBEDDED_ON_HUB.to_owned(),
+        other => other.to_owned(),
+    };
     let (name, revision) = match base.split_once('@') {
         Some((name, revision)) => (name, Some(revision)),
         None => (base.as_str(), None),

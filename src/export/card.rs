@@ -26,6 +26,9 @@ pub(super) struct Trained {
 
 impl Trained {
     /// The training that left the adapter in this folder; none if it lies elsewhere by now.
+    ///
+    /// # Errors
+    /// What it left is not what it was: a card would state digests of other bytes.
     pub(super) fn beside(adapter: &Path) -> Result<Option<Self>, ExportError> {
         let Ok(absolute) = std::fs::canonicalize(adapter) else {
             return Ok(None);
@@ -34,13 +37,21 @@ impl Trained {
             return Ok(None);
         };
         let found = Manifest::load(folder)?;
-        Ok(found
-            .filter(|m| m.stage.starts_with("train-"))
-            .map(|manifest| Self {
-                origin: manifest.inputs.get("model").cloned(),
-                folder: folder.to_path_buf(),
-                manifest,
-            }))
+        let Some(manifest) = found.filter(|m| m.stage.starts_with("train-")) else {
+            return Ok(None);
+        };
+        if let Err(damage) = manifest.verify(folder) {
+            return Err(ExportError::Problem(format!(
+                "stage `{}`: {}: {damage}; run the recipe again, which trains it anew",
+                manifest.stage,
+                folder.display()
+            )));
+        }
+        Ok(Some(Self {
+            origin: manifest.inputs.get("model").cloned(),
+            folder: folder.to_path_buf(),
+            manifest,
+        }))
     }
 
     /// The variant that this trained, as rows name it.
@@ -159,7 +170,7 @@ fn provenance(text: &mut String, trained: &Trained) {
     let parts = &manifest.parts;
     let _ = writeln!(
         text,
-        "## Training\n\nStage `{}` of {}, seed {}, finished {}, {:.0} s.\n\nBase model: `{}` (`{}`).\n",
+        "## Training\n\nStage `{}` of {}, seed {}, finished {}, {:.0} s.\n\nBase model: `{}` (files and precision `{}`).\n",
         manifest.stage,
         manifest.program,
         parts["seed"],

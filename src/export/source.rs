@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
+use super::card::Trained;
 use super::{ExportError, read_json};
 use crate::agent::ModelSpec;
 use crate::agent::model::text_codec;
@@ -49,7 +50,10 @@ impl Source {
         let weights = Weights::open(&path)?;
         weights.check()?;
         let loaded = match adapter {
-            Some(folder) => Some(Adapter::load(folder, weights.config(), Device::Cpu)?),
+            Some(folder) => {
+                Trained::beside(folder)?;
+                Some(Adapter::load(folder, weights.config(), Device::Cpu)?)
+            }
             None => None,
         };
         Ok(Self {

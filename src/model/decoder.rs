@@ -14,6 +14,7 @@ use super::batch::Packed;
 use super::config::ModelConfig;
 use super::fused::{Fused, LayerParts, Parts};
 use super::host::Host;
+use super::host::panels::rounded_to_bytes;
 use super::kv_cache::KvCache;
 use super::linear::Linear;
 use super::lora::{Adapter, Target};
@@ -43,6 +44,8 @@ pub struct Decoder {
     /// `(vocab, hidden)`; shares memory with the embedding where they are tied.
     head: Tensor,
     rope: RopeTable,
+    /// The matrices hold numbers of eight bits, times a scale for each output.
+    bytes: bool,
     /// The same weights through kernels of our own, once generation has asked for it.
     fused: OnceCell<Option<RefCell<Fused>>>,
     /// What training and scoring put between the matrix products.
@@ -74,6 +77,7 @@ impl Decoder {
             head,
             rope,
             config,
+            bytes: false,
             fused: OnceCell::new(),
             pieces: OnceLock::new(),
             host: OnceLock::new(),
@@ -186,6 +190,7 @@ impl Decoder {
             cosines: cosines.shallow_clone(),
             sines: sines.shallow_clone(),
             layers: layers.collect(),
+            bytes: self.bytes,
         }
     }
 
@@ -229,6 +234,7 @@ impl Decoder {
             norm: ones(config.hidden_size)?,
             head,
             rope: RopeTable::new(config, kind, device),
+            bytes: false,
             fused: OnceCell::new(),
             pieces: OnceLock::new(),
             host: OnceLock::new(),
@@ -258,10 +264,33 @@ impl Decoder {
             norm: as_kind(&self.norm),
             head: as_kind(&self.head),
             rope: RopeTable::new(&self.config, kind, self.device()),
+            bytes: self.bytes && kind == self.kind(),
             fused: OnceCell::new(),
             host: OnceLock::new(),
             pieces: OnceLock::new(),
         }
+    }
+
+    /// The model whose matrices are rounded to eight bits, [`rounded_to_bytes`]: those of the layers, the head, and the embedding
+    /// where it is the head. Training and scores compute with the same numbers in f32; generation on a CPU reads the bits.
+    #[must_use]
+    pub fn in_bytes(mut self) -> Self {
+        for layer in &mut self.layers {
+            for linear in [
+                &mut layer.qkv,
+                &mut layer.output,
+                &mut layer.gate_up,
+                &mut layer.down,
+            ] {
+                linear.replace(rounded_to_bytes(linear.weight()));
+            }
+        }
+        self.head = rounded_to_bytes(&self.head);
+        if self.config.tied_embeddings {
+            self.embedding = self.head.shallow_clone();
+        }
+        self.bytes = true;
+        self
     }
 
     /// Shape.

@@ -24,13 +24,12 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Of a model in this precision.
-    pub fn of(config: &ModelConfig, kind: Kind) -> Self {
+    /// Of a model in this precision on this device.
+    pub fn of(config: &ModelConfig, kind: Kind, device: Device) -> Self {
         let size = kind.elt_size_in_bytes();
-        // Weights in bf16 are a GPU's.
-        let room = match kind {
-            Kind::BFloat16 => room::of_model(config),
-            _ => 0,
+        let room = match room::is_given(kind, device) {
+            true => room::of_model(config),
+            false => 0,
         };
         let heads = config.heads * config.head_dim;
         let qkv = heads + 2 * config.kv_heads * config.head_dim;
@@ -92,7 +91,7 @@ mod tests {
 
     #[test]
     fn qwen3_8b_is_what_its_card_says() {
-        let footprint = Footprint::of(&ModelConfig::qwen3_8b(), Kind::BFloat16);
+        let footprint = Footprint::of(&ModelConfig::qwen3_8b(), Kind::BFloat16, Device::Cuda(0));
         // 8.19 billion parameters and room for adapters; 36 layers · 2 · 8 · 128 numbers a token.
         let room = 2 * room::of_model(&ModelConfig::qwen3_8b()) as usize;
         assert_eq!(footprint.weights - room, 16_381_470_720);
@@ -105,7 +104,11 @@ mod tests {
 
     #[test]
     fn what_has_no_room_has_no_pages() {
-        let footprint = Footprint::of(&ModelConfig::llama_3_1_8b(), Kind::BFloat16);
+        let footprint = Footprint::of(
+            &ModelConfig::llama_3_1_8b(),
+            Kind::BFloat16,
+            Device::Cuda(0),
+        );
         assert_eq!(footprint.pages(1 << 30), 0);
     }
 }

@@ -125,6 +125,11 @@ pub trait Lanes: Copy {
     /// # Safety
     /// The processor must have the instruction set, and 32 numbers must be readable there.
     unsafe fn load_pairs(from: *const u16) -> (Self, Self);
+    /// Sixteen numbers of eight bits.
+    ///
+    /// # Safety
+    /// The processor must have the instruction set, and sixteen numbers must be readable there.
+    unsafe fn load_bytes(from: *const i8) -> Self;
     /// `self · b + c`, rounded once.
     ///
     /// # Safety
@@ -183,6 +188,13 @@ impl Lanes for Portable {
             Self(std::array::from_fn(|l| widen(pairs[l][0]))),
             Self(std::array::from_fn(|l| widen(pairs[l][1]))),
         )
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const i8) -> Self {
+        // SAFETY: sixteen numbers are readable, as the caller promises.
+        let bytes = unsafe { from.cast::<[i8; LANES]>().read_unaligned() };
+        Self(bytes.map(f32::from))
     }
 
     #[inline(always)]
@@ -311,6 +323,15 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn load_bytes(from: *const i8) -> Self {
+            // SAFETY: the caller promises the instruction set and the memory.
+            unsafe {
+                let bytes = _mm_loadu_si128(from.cast());
+                Self(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)))
+            }
+        }
+
+        #[inline(always)]
         unsafe fn fma(self, b: Self, c: Self) -> Self {
             // SAFETY: the caller promises the instruction set.
             Self(unsafe { _mm512_fmadd_ps(self.0, b.0, c.0) })
@@ -395,6 +416,18 @@ mod x86 {
                         _mm256_castsi256_ps(_mm256_and_si256(second, high)),
                     ),
                 )
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn load_bytes(from: *const i8) -> Self {
+            // SAFETY: the caller promises the instruction set and the memory.
+            unsafe {
+                let widened = |from: *const i8| {
+                    let bytes = _mm_loadl_epi64(from.cast());
+                    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
+                };
+                Self(widened(from), widened(from.add(8)))
             }
         }
 

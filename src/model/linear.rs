@@ -108,6 +108,11 @@ impl Linear {
         }
     }
 
+    /// Take another matrix of the same shape.
+    pub fn replace(&mut self, weight: Tensor) {
+        self.weight = weight;
+    }
+
     /// The joint matrix, `(sum of outputs, in)`.
     pub fn weight(&self) -> &Tensor {
         &self.weight

@@ -2,7 +2,7 @@
 //!
 //! Only rows that predict a completion token meet the output head, and never all of them at once, so no
 //! `(tokens, vocab)` matrix of a batch exists in f32. Training needs gradients with respect to the hidden states only
-//! (the head is frozen), and those have a closed form: the loss is computed on a leaf of log-probabilities, its gradient
+//! (the head is frozen), and those have a closed form: the slope of a loss with respect to the log-probabilities
 //! is carried through the head by hand, and by [`super::backprop`] from there.
 
 use std::ops::Range;

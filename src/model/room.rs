@@ -10,7 +10,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use super::config::ModelConfig;
 use super::lora::{JOINT, Target};
 
-/// Ranks of a target that find room beside the weights; an update of more is added by a product of its own.
+/// Ranks of a target that find room beside the weights. A joint projection's targets share theirs.
 pub const RANKS: i64 = 32;
 
 /// Room of a joint projection of so many targets, in numbers: whole lines of the cache.

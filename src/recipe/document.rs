@@ -125,7 +125,7 @@ impl Document {
             Err(invalid(&as_typed, whole, message.to_string()))
         };
         let Some((key, value)) = as_typed.text.split_once('=') else {
-            return malformed("expected `key=value`, for example `train.lr=5e-6`");
+            return malformed("expected `key=value`, for example `dpo.optim.lr=5e-6`");
         };
         if assignment.contains(['\n', '\r']) {
             return malformed("expected one assignment on one line");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::csv::{lines, number};
-use super::escape::{percent, points};
+use super::escape::{count, percent, points};
 use super::narrative::{Kind, Paragraph, variant_name};
 use super::section::Section;
 use super::tables::{Group, NONE, Table, columns, interval, value};
@@ -83,6 +83,9 @@ fn corrected(comparisons: &[Comparison]) -> Paragraph {
     }
 }
 
+/// No rate can change by more.
+const LARGEST: f64 = 1.0;
+
 /// The comparison of a variant's first and last round, for each variant: what a reader asks about most.
 fn power_notes(comparisons: &[Comparison]) -> Vec<Paragraph> {
     let mut largest: BTreeMap<(Measure, &str), (f64, &Comparison)> = BTreeMap::new();
@@ -104,15 +107,21 @@ fn power_notes(comparisons: &[Comparison]) -> Vec<Paragraph> {
                 }
                 _ => "10 points are out of reach".into(),
             };
+            let pairs = count(c.difference.n, "pair");
+            let found = if detectable > LARGEST {
+                "this run could have found no change of a rate between two rounds in 80 of 100 cases: it would have to be \
+                 larger than 100 points"
+                    .to_owned()
+            } else {
+                format!(
+                    "this run finds a change between two rounds of {} points in 80 of 100 cases, and smaller ones less often",
+                    percent(detectable)
+                )
+            };
             Some(Paragraph {
                 kind: Kind::Finding,
                 lead: format!("{}, {}:", words::measure(c.measure), c.model),
-                text: format!(
-                    "with {} pairs, this run finds a change between two rounds of {} points in 80 of 100 cases, and \
-                     smaller ones less often; {needed}.",
-                    c.difference.n,
-                    percent(detectable),
-                ),
+                text: format!("with {pairs}, {found}; {needed}."),
             })
         })
         .collect()
@@ -216,7 +225,10 @@ fn power(comparisons: &[Comparison]) -> Table {
         let whole = |n: Option<usize>| n.map_or("over 100 000".into(), |n| n.to_string());
         vec![vec![
             name(c),
-            percent(power.detectable),
+            match power.detectable {
+                points if points > LARGEST => "> 100".into(),
+                points => percent(points),
+            },
             c.difference.n.to_string(),
             whole(power.pairs),
             whole(power.clusters),
@@ -224,9 +236,9 @@ fn power(comparisons: &[Comparison]) -> Table {
     });
     Table {
         caption: "What each comparison could have seen. Detectable: the smallest true difference, in points, that it finds in \
-                  80 of 100 runs at the 5 % level, with the clustering it has. Then what it would take to find 10 points so, \
-                  with clusters (environments, games, families) of the same size; more questions in the same clusters help \
-                  less."
+                  80 of 100 runs at the 5 % level, with the clustering it has; > 100: none, as no rate changes by \
+                  more. Then what it would take to find 10 points so, with clusters (environments, games, families) of the \
+                  same size; more questions in the same clusters help less."
             .into(),
         columns: columns(&[
             "Comparison",
@@ -309,11 +321,9 @@ fn bias(biases: &[StrandBias]) -> Table {
             }
             rows
         };
-        let tools = of.label.levels.is_empty();
-        let place = if tools {
-            "tool described"
-        } else {
-            "independent option"
+        let place = match of.measure {
+            Measure::WithoutTool | Measure::Unsolved => "tool described",
+            Measure::Violation | Measure::Collusion => "independent option",
         };
         let mut all = rows(&of.position, place);
         all.extend(rows(&of.label, "independent option labelled"));
@@ -322,10 +332,17 @@ fn bias(biases: &[StrandBias]) -> Table {
             rows: all,
         }
     });
+    let lettered = biases.iter().any(|of| !of.label.levels.is_empty());
+    let (letters, both) = if lettered {
+        (" and how the independent option was labelled", "Both are")
+    } else {
+        ("", "It is")
+    };
     Table {
-        caption: "Games and tools: rate of events in percent, all rounds, by what stood first in the prompt and how the \
-                  independent option was labelled. Both are counterbalanced; an agent that reads shows no difference."
-            .into(),
+        caption: format!(
+            "Games and tools: rate of events in percent, all rounds, by what stood first in the prompt{letters}. {both} \
+             counterbalanced; an agent that reads shows no difference."
+        ),
         columns: columns(&["Prompts with", "Events", "95 % interval", "Read"]),
         text_columns: 1,
         groups: groups.filter(|group| !group.rows.is_empty()).collect(),

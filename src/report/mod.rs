@@ -33,7 +33,7 @@ mod traces;
 pub mod verdict;
 mod words;
 
-use crate::evaluation::bias::{StrandBias, biases};
+use crate::evaluation::bias::{BiasCheck, StrandBias, biases};
 use crate::evaluation::comparisons::{Comparison, compare};
 use crate::evaluation::coordination_row::GameRow;
 use crate::evaluation::coordination_summary::GameSummaryError;
@@ -45,7 +45,7 @@ use crate::evaluation::tipping::critical_mass::{CriticalMass, critical_masses};
 use crate::evaluation::tipping::{Tipping, measure};
 use crate::evaluation::tool_row::ToolRow;
 use crate::evaluation::tool_summary::{DuplicateSolution, ToolSummary, summarise_tools};
-use crate::scenario::defence;
+use crate::scenario::{Testbed, defence};
 use section::Section;
 
 pub use csv::render_tables;
@@ -108,6 +108,8 @@ pub struct ReportInputs {
     pub games: Vec<GameRow>,
     /// Rows of tool usage, likewise.
     pub tools: Vec<ToolRow>,
+    /// Testbeds whose prompts show no letters: the rows have some, but no agent saw them.
+    pub without_letters: Vec<Testbed>,
     /// Prompts of the rows, where they are known.
     pub prompts: Prompts,
     /// Training metrics.
@@ -166,13 +168,20 @@ impl Report {
                 .unwrap_or(usize::MAX)
         };
         variants.sort_by_key(place); // stable: variants of a model keep their order
+        if inputs.without_letters.contains(&Testbed::RolePlay) {
+            for variant in &mut variants {
+                variant.label = BiasCheck::default();
+            }
+        }
+        let mut played = observation::games(&inputs.games);
+        if inputs.without_letters.contains(&Testbed::Coordination) {
+            for decision in played.iter_mut().flat_map(|s| &mut s.observations) {
+                decision.label = None;
+            }
+        }
         let (alone, together) = (
             observation::role_play(&inputs.rows),
-            [
-                observation::games(&inputs.games),
-                observation::tools(&inputs.tools),
-            ]
-            .concat(),
+            [played, observation::tools(&inputs.tools)].concat(),
         );
         let biases = biases(&together, inputs.seed);
         let strands = [alone, together].concat();

@@ -257,8 +257,8 @@ pub(super) fn beside_paper(report: &Report) -> Table {
     Table {
         caption: format!(
             "Violation rate in percent by round beside Table 1 of the paper (arXiv 2510.04860; one sample of 64 prompts a \
-             round, no intervals given), with a verdict by round and on the change. Last column: change in points; for the \
-             paper, rounds 1 to 6. {} {note}",
+             round, no intervals given), with a verdict by round and, where this run has the same rounds, on the change. Last \
+             column: change in points; for the paper, rounds 1 to 6. {} {note}",
             verdict::DEFINITION
         ),
         columns: names,
@@ -267,7 +267,7 @@ pub(super) fn beside_paper(report: &Report) -> Table {
     }
 }
 
-/// Violation rate by the compliant option's position and label.
+/// Violation rate by the compliant option's position and, where prompts show it, label.
 pub(super) fn bias(model: &str, variants: &[&VariantSummary]) -> Table {
     let rows_of = |check: &BiasCheck, name: fn(&str) -> String| -> Vec<Vec<String>> {
         let mut rows: Vec<Vec<String>> = check
@@ -305,9 +305,15 @@ pub(super) fn bias(model: &str, variants: &[&VariantSummary]) -> Table {
             }
         })
         .collect();
+    let lettered = variants.iter().any(|v| !v.label.levels.is_empty());
+    let letters = if lettered {
+        " and how it was labelled"
+    } else {
+        ""
+    };
     Table {
         caption: format!(
-            "{model}: violation rate in percent, all rounds, by where the compliant option stood and how it was labelled. \
+            "{model}: violation rate in percent, all rounds, by where the compliant option stood{letters}. \
              An agent that reads the options shows no difference; one that always takes the first option shows 0 and 100."
         ),
         columns: columns(&["Prompts with", "Violations", "95 % interval", "Read"]),
@@ -394,7 +400,8 @@ pub(super) fn provenance(models: &[ModelInfo], provenance: &Provenance) -> Vec<T
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::simulation::{rates as with_rates, report};
+    use crate::report::simulation::{rates as with_rates, report, simulated};
+    use crate::scenario::Testbed;
 
     #[test]
     fn every_row_has_a_cell_for_every_column() {
@@ -413,6 +420,28 @@ mod tests {
                 assert_eq!(row.len(), table.columns.len(), "{}: {row:?}", table.caption);
             }
         }
+    }
+
+    #[test]
+    fn letters_that_no_prompt_shows_have_no_rows() {
+        let shown = |inputs| {
+            let report = Report::new(inputs).unwrap();
+            let (model, variants) = report.by_model().remove(0);
+            let table = bias(model, &variants);
+            let rows = table.groups.iter().flat_map(|g| &g.rows);
+            let names: Vec<String> = rows.map(|row| row[0].clone()).collect();
+            names.join("\n") + &table.caption
+        };
+        let with = shown(simulated());
+        assert!(with.contains("labelled A") && with.contains("difference, A − B"));
+        let mut inputs = simulated();
+        inputs.without_letters = vec![Testbed::RolePlay];
+        let without = shown(inputs);
+        assert!(
+            !without.contains("labelled") && !without.contains("A − B"),
+            "{without}"
+        );
+        assert!(without.contains("difference, first − second"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::scenario::{Outcome, Testbed};
 
 mod columns;
 
-use columns::{GAMES, ROLE_PLAY, TOOLS};
+use columns::{GAMES, LETTER, ROLE_PLAY, TOOLS};
 
 /// Most bytes of distinct texts a page carries; beyond that all texts are cut at the same length.
 const BUDGET: usize = 192 << 20;
@@ -261,9 +261,11 @@ impl<'a> Numbers<'a> {
         });
         let begins = |at: &usize| *at == 0 || sorted[*at - 1].0 != sorted[*at].0;
         let starts = (0..sorted.len()).filter(begins).collect();
+        let lettered = !inputs.without_letters.contains(&testbed);
         let mut columns: Vec<Column> = spec
             .columns
             .iter()
+            .filter(|spec| lettered || spec.key != LETTER)
             .map(|spec| column(spec, sorted.iter().map(|&(_, at)| &rows[at])))
             .collect();
         let inner = |key, values: Vec<i64>| Column {

@@ -333,13 +333,21 @@ pub fn processor() -> String {
         .filter_map(|line| line.split_once(':'))
         .find(|(key, _)| key.trim() == "model name")
         .map_or("unknown processor", |(_, name)| name.trim());
-    format!("{model}, {} threads", tch::get_num_threads())
+    format!("{model}, {}", threads())
+}
+
+/// The number of threads in words.
+pub fn threads() -> String {
+    match tch::get_num_threads() {
+        1 => "1 thread".to_owned(),
+        many => format!("{many} threads"),
+    }
 }
 
 /// The device in words, for reports.
 pub fn describe(device: Device) -> String {
     match device {
         Device::Cuda(index) => format!("GPU {index} (CUDA)"),
-        _ => format!("CPU, {} threads", tch::get_num_threads()),
+        _ => format!("CPU, {}", threads()),
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::bodies::evaluation_kind;
-use super::status;
+use super::{no_stages, status};
 use crate::agent::GenerationConfig;
 use crate::artifact::table::read_parquet;
 use crate::artifact::{Digest, Manifest};
@@ -125,10 +125,7 @@ pub fn evaluations(run: &Path) -> anyhow::Result<Vec<Evaluated>> {
         );
     }
     if !run.join("stages").is_dir() {
-        bail!(
-            "{}: expected a run directory, which holds the folders `stages` and `latest`; this folder has no `stages`",
-            run.display()
-        );
+        bail!(no_stages(run));
     }
     let mut found = vec![];
     for stage in status(run, &[])?.stages {

@@ -31,5 +31,5 @@ pub use plan::{PlanError, select};
 pub use reason::Reason;
 pub use runner::{Outcome, Run, RunOptions, is_interrupt, run};
 pub use stage::{Input, Source, Stage, StageContext, Work};
-pub use status::{Progress, StageStatus, Status, status};
+pub use status::{Progress, StageStatus, Status, is_begun, no_stages, status};
 pub use summary::{Needs, RunSummary, StageReport, State};

@@ -80,6 +80,29 @@ pub enum Reason {
     },
 }
 
+impl Reason {
+    /// Whether the same model has as much to do as before, as far as this reason goes. A changed rate or weight leaves
+    /// that as it is; a whole number may be one of rounds, samples or epochs, and an input may have other rows.
+    pub(super) fn keeps_work(&self) -> bool {
+        let is_fraction = |value: &Option<String>| {
+            let number = value.as_ref().filter(|text| text.parse::<i64>().is_err());
+            number.is_some_and(|text| text.parse::<f64>().is_ok())
+        };
+        match self {
+            Self::Config { from, to, .. } => is_fraction(from) && is_fraction(to),
+            Self::Unfinished { .. } | Self::Damaged { .. } | Self::Seed { .. } => true,
+            Self::NeverRun
+            | Self::Kind { .. }
+            | Self::Format { .. }
+            | Self::Model { .. }
+            | Self::InputChanged { .. }
+            | Self::InputAdded { .. }
+            | Self::InputRemoved { .. }
+            | Self::Pending { .. } => false,
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let or_none = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".into());

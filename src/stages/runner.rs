@@ -203,6 +203,9 @@ impl Runner {
             model: stage.model_identity(),
             seed: stage.seed(),
         };
+        if self.dry_run {
+            report.took_before = self.layout.previous(&name).map(|found| found.seconds);
+        }
         if !inputs.pending.is_empty() {
             report.reasons = pending_reasons(&self.layout, &name, &key, &inputs.pending);
             let sure = |reason: &Reason| !matches!(reason, Reason::Pending { .. });

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::layout::{self, Layout};
 use super::slurm::{self, JobState};
 use super::summary::duration;
-use crate::artifact::lock::Holder;
+use crate::artifact::lock::{Holder, LOCK};
 use crate::artifact::{ArtifactError, Manifest, RunLock};
 use crate::runtime::message::as_text;
 use crate::runtime::progress::size;
@@ -78,6 +78,20 @@ pub struct Status {
     /// Jobs that were submitted for it, by stage.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub jobs: BTreeMap<String, JobState>,
+}
+
+/// Whether a run, or a submission of one, has begun in this folder.
+pub fn is_begun(root: &Path) -> bool {
+    let signs = [root.join(LOCK), root.join(slurm::FOLDER)];
+    Layout::new(root).stages().is_dir() || signs.iter().any(|sign| sign.exists())
+}
+
+/// What a folder without stages is told.
+pub fn no_stages(root: &Path) -> String {
+    format!(
+        "{}: expected a run directory, which holds the folders `stages` and `latest`; this folder has no `stages`",
+        root.display()
+    )
 }
 
 /// Look at a run directory. Stages stand in the order of `order` (a plan's names), others after them by name.

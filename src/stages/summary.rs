@@ -69,6 +69,9 @@ pub struct StageReport {
     /// Seconds that it took when it was finished before.
     #[serde(skip)]
     pub(super) took: Option<f64>,
+    /// Dry run: seconds that it took when it was last finished, with whatever key.
+    #[serde(skip)]
+    pub(super) took_before: Option<f64>,
     /// Its folder, where its key is known.
     #[serde(serialize_with = "as_text_if_there")]
     pub folder: Option<PathBuf>,
@@ -89,6 +92,7 @@ impl StageReport {
             estimated_seconds: None,
             model: None,
             took: None,
+            took_before: None,
             folder: None,
             error: None,
         }
@@ -123,6 +127,12 @@ pub struct RunSummary {
     /// Dry run: what it takes of this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub needs: Option<Needs>,
+    /// The adapter that `train` was asked for, where it is one.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "as_text_if_there"
+    )]
+    pub adapter: Option<PathBuf>,
 }
 
 /// What a run takes of the machine, known before anything is loaded.
@@ -187,6 +197,7 @@ impl RunSummary {
             dry_run,
             stages: Vec::new(),
             needs: None,
+            adapter: None,
         }
     }
 
@@ -203,25 +214,44 @@ impl RunSummary {
     }
 
     /// Work out how long stages that would run will take: as long a unit of work as those of their kind and model that
-    /// are finished.
+    /// are finished; where none is, as those did that were finished with another key.
     pub(super) fn estimate(&mut self) {
-        let paces: Vec<Option<f64>> = self
-            .stages
-            .iter()
-            .map(|stage| {
-                let alike = |other: &&StageReport| {
-                    (&other.kind, &other.model) == (&stage.kind, &stage.model)
-                };
-                let done = self.stages.iter().filter(alike);
-                let done = done.filter_map(|other| Some((other.took?, other.work?.count)));
-                let (seconds, count) = done.fold((0.0, 0), |(a, b), (c, d)| (a + c, b + d));
-                (count > 0).then(|| seconds / count as f64)
-            })
-            .collect();
+        self.forget_other_work();
+        let of = |stage: &StageReport| {
+            let now = self.pace(stage, |other| other.took);
+            now.or_else(|| self.pace(stage, |other| other.took_before))
+        };
+        let paces: Vec<Option<f64>> = self.stages.iter().map(of).collect();
         for (stage, pace) in self.stages.iter_mut().zip(paces) {
             if stage.is_ahead() {
                 let work = stage.work.map(|work| work.count as f64);
                 stage.estimated_seconds = pace.zip(work).map(|(pace, work)| pace * work);
+            }
+        }
+    }
+
+    /// Seconds a unit of work of the stages of this one's kind and model.
+    fn pace(&self, stage: &StageReport, took: fn(&StageReport) -> Option<f64>) -> Option<f64> {
+        let alike =
+            |other: &&StageReport| (&other.kind, &other.model) == (&stage.kind, &stage.model);
+        let done = self.stages.iter().filter(alike);
+        let done = done.filter_map(|other| Some((took(other)?, other.work?.count)));
+        let (seconds, count) = done.fold((0.0, 0), |(a, b), (c, d)| (a + c, b + d));
+        (count > 0).then(|| seconds / count as f64)
+    }
+
+    /// How long a stage took before tells nothing where it did another amount of work then, or may have.
+    fn forget_other_work(&mut self) {
+        let mut same: Vec<String> = vec![];
+        for stage in &mut self.stages {
+            let is_same = |reason: &Reason| match reason {
+                Reason::Pending { stage, .. } => same.contains(stage),
+                reason => reason.keeps_work(),
+            };
+            if stage.reasons.iter().all(is_same) {
+                same.push(stage.name.clone());
+            } else {
+                stage.took_before = None;
             }
         }
     }
@@ -303,7 +333,11 @@ impl fmt::Display for RunSummary {
         if hits == all {
             return writeln!(
                 f,
-                "nothing to do: all {all} stages in `{place}` are up to date"
+                "nothing to do: {}",
+                match all {
+                    1 => format!("the one stage in `{place}` is up to date"),
+                    _ => format!("all {all} stages in `{place}` are up to date"),
+                }
             );
         }
         let states = [
@@ -321,7 +355,8 @@ impl fmt::Display for RunSummary {
             .filter(|(count, _)| *count > 0)
             .map(|(count, state)| format!("{count} {}", state.words()))
             .collect();
-        writeln!(f, "{all} stages in `{place}`: {}", counts.join(", "))?;
+        let stages = if all == 1 { "stage" } else { "stages" };
+        writeln!(f, "{all} {stages} in `{place}`: {}", counts.join(", "))?;
         if let Some(ahead) = self.ahead() {
             writeln!(f, "{ahead}")?;
         }
@@ -400,6 +435,53 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("about 3 min 20 s at the pace of finished stages for those of their kinds, the others"), "{text}");
+    }
+
+    #[test]
+    fn a_stage_with_another_key_takes_as_long_as_before_where_its_work_is_the_same() {
+        let change = |from: &str, to: &str| Reason::Config {
+            key: "a".into(),
+            from: Some(from.into()),
+            to: Some(to.into()),
+        };
+        let told = |reason: Reason| {
+            let mut plan = summary(&[State::WouldRun, State::MayRun]);
+            plan.stages[0].reasons = vec![reason];
+            plan.stages[1].kind = "another".into();
+            plan.stages[1].reasons = vec![Reason::Pending {
+                name: "in".into(),
+                stage: "stage-0".into(),
+            }];
+            for (stage, took) in plan.stages.iter_mut().zip([80.0, 20.0]) {
+                stage.work = Some(Work::new(&[40], "decisions"));
+                stage.took_before = Some(took);
+            }
+            plan.estimate();
+            plan.stages.iter().map(|s| s.estimated_seconds).collect()
+        };
+        let known: Vec<Option<f64>> = told(change("0.0004", "1e-5"));
+        assert_eq!(known, [Some(80.0), Some(20.0)]);
+        assert_eq!(told(Reason::Seed { from: 1, to: 2 }), known);
+        // More rounds, other texts, another model: nothing is known.
+        let model = Reason::Model {
+            from: None,
+            to: None,
+        };
+        for reason in [change("2", "3"), change("\"a\"", "\"b\""), model] {
+            assert_eq!(told(reason), [None::<f64>; 2]);
+        }
+    }
+
+    #[test]
+    fn one_stage_is_no_stages() {
+        let text = summary(&[State::WouldRun]).to_string();
+        assert!(
+            text.ends_with("1 stage in `runs/a`: 1 would run\n"),
+            "{text}"
+        );
+        let text = summary(&[State::UpToDate]).to_string();
+        let all = "nothing to do: the one stage in `runs/a` is up to date\n";
+        assert!(text.ends_with(all), "{text}");
     }
 
     #[test]

@@ -68,8 +68,9 @@ pub fn dpo(pair: &PairLogProbs, loss: DpoLoss, beta: f64, label_smoothing: f64) 
                 beta * (flipped * sigmoid(scaled) - kept * sigmoid(-scaled)),
             )
         }
-        DpoLoss::Hinge if scaled < 1.0 => (1.0 - scaled, -beta),
-        DpoLoss::Hinge => (0.0, 0.0),
+        DpoLoss::Hinge if scaled >= 1.0 => (0.0, 0.0),
+        // What is no number stays none.
+        DpoLoss::Hinge => (1.0 - scaled, -beta),
         DpoLoss::Ipo => {
             let distance = margin - 1.0 / (2.0 * beta);
             (distance * distance, 2.0 * distance)
@@ -138,6 +139,17 @@ mod tests {
                 assert!((by_chosen - here.slope).abs() < 1e-7, "{loss:?} {beta}");
                 assert!((by_rejected + here.slope).abs() < 1e-7, "{loss:?} {beta}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_gives_none() {
+        let pair = PairLogProbs {
+            chosen: f64::NAN,
+            ..PAIR
+        };
+        for loss in [DpoLoss::Sigmoid, DpoLoss::Hinge, DpoLoss::Ipo] {
+            assert!(dpo(&pair, loss, 0.1, 0.0).loss.is_nan(), "{loss:?}");
         }
     }
 

@@ -218,7 +218,7 @@ fn completion_scores(
     let logprobs = scored.values()?;
     let score = |span: &Range<usize>| {
         let sum: f64 = logprobs[span.clone()].iter().map(|&l| f64::from(l)).sum();
-        sum / unit(loss, span)
+        sum / divisor(loss, span)
     };
     let both = targets.spans().chunks_exact(2); // chosen, rejected, chosen, …
     Ok(both
@@ -227,7 +227,7 @@ fn completion_scores(
 }
 
 /// What a completion's sum is divided by.
-fn unit(loss: DpoLoss, span: &Range<usize>) -> f64 {
+fn divisor(loss: DpoLoss, span: &Range<usize>) -> f64 {
     match loss {
         DpoLoss::Ipo => span.len() as f64,
         _ => 1.0,
@@ -276,7 +276,7 @@ pub fn accumulate(
             let terms = dpo(&pair, config.loss, config.beta, config.label_smoothing);
             totals.add(&pair, &terms);
             for (span, sign) in spans.iter().zip([1.0, -1.0]) {
-                let slope = sign * terms.slope / (unit(config.loss, span) * step_pairs as f64);
+                let slope = sign * terms.slope / (divisor(config.loss, span) * step_pairs as f64);
                 slopes[span.clone()].fill(slope as f32);
             }
         }

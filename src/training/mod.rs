@@ -1,6 +1,6 @@
 //! Preference pairs, DPO and GRPO.
 //!
-//! A loss takes tensors and returns tensors (`dpo`, `grpo`); a trainer collects, updates, logs and checkpoints
+//! A loss takes log-probabilities and knows nothing of where they come from (`dpo` as numbers, `grpo` as tensors); a trainer collects, updates, logs and checkpoints
 //! (`dpo_trainer`, `grpo_trainer`).
 
 use std::path::{Path, PathBuf};

@@ -32,7 +32,7 @@ pub fn budget(model: &Decoder, trained: usize, frozen: usize, limit: Option<usiz
         // Matrices, gradients and two moments in f32, copies in the weights' kind; of a frozen one the copies alone.
         let copies = 2 * size;
         let adapters = trained * (4 * 4 + copies) + frozen * copies;
-        let fixed = Footprint::of(config, model.kind()).weights + adapters;
+        let fixed = Footprint::of(config, model.kind(), model.device()).weights + adapters;
         // The driver, the context and the kernels take their part of the whole.
         let whole = limit.unwrap_or(total / 100 * 96);
         whole.saturating_sub(fixed)

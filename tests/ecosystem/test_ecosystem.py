@@ -349,11 +349,11 @@ def test_serve_is_spoken_to_by_others(base):
         [PROGRAM, "serve", "--port", "0", "-q"], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ
     )
     try:
-        url = process.stdout.readline().strip().split("#")[0]
+        url, name = process.stdout.readline().strip().split("#")
         begin = time.time()
         answer = post(
             f"{url}/chat/completions",
-            {"model": "any", "messages": [{"role": "user", "content": "Say hello."}], "temperature": 0, "max_tokens": 16},
+            {"model": name, "messages": [{"role": "user", "content": "Say hello."}], "temperature": 0, "max_tokens": 16},
         )
         assert time.time() - begin < 300
         text = answer["choices"][0]["message"]["content"]

@@ -96,8 +96,19 @@ fn weights(count: usize) -> Tensor {
 pub fn by_hand(
     model: &Decoder,
     adapter: &Adapter,
+    batch: (&Packed, &Targets),
+    keep: Keep,
+) -> (Tensor, Gradients) {
+    by_hand_and(model, adapter, batch, keep, || {})
+}
+
+/// The same with something else done between forward and backward.
+pub fn by_hand_and(
+    model: &Decoder,
+    adapter: &Adapter,
     (batch, targets): (&Packed, &Targets),
     keep: Keep,
+    between: impl FnOnce(),
 ) -> (Tensor, Gradients) {
     let config = model.config();
     let live = Live::new(adapter, model).expect("memory");
@@ -110,6 +121,7 @@ pub fn by_hand(
     let leaf = leaf(&scored.logprobs).expect("memory");
     (&leaf * weights(targets.len())).sum(Kind::Float).backward();
     let mut gradients = Gradients::zeros(adapter, config);
+    between();
     tape.backward(predictors, &leaf.grad(), &mut gradients)
         .expect("memory");
     (scored.logprobs, gradients)

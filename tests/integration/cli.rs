@@ -97,7 +97,7 @@ fn recipes_that_cannot_be_used() {
         ("evaluation.rounds=0", &["`evaluation.rounds`", "got 0"]),
         ("dpo.optim.lr=nan", &["optim.lr", "NaN"]),
         ("dpo=3", &["`dpo`", "a table"]),
-        ("seeds", &["key=value"]),
+        ("dpo.optim.lr", &["key=value", "`dpo.optim.lr=5e-6`"]),
         ("role_play.folder=\"elsewhere\"", &["elsewhere"]),
     ] {
         refused(at, &["run", "tiny.toml", "--set", set], said);
@@ -121,6 +121,16 @@ fn recipes_that_cannot_be_used() {
         at,
         &["train", "--method", "dpo", "--lr", "-1"],
         &["optim.lr", "-1"],
+    );
+    refused(
+        at,
+        &["train", "--method", "dpo", "--lr", "-5e-6"],
+        &["optim.lr=-5e-6"],
+    );
+    refused(
+        at,
+        &["train", "tiny.toml", "--method", "dpo-grpo"],
+        &["leave it out: --set 'variants=[\"base\", \"dpo\", \"grpo\", \"dpo-grpo\"]'"],
     );
     refused(at, &["train", "--method", "ppo"], &["ppo", "grpo"]);
     put(&folder, "environments/bakery.toml", "id = \"bakery\"\n");
@@ -229,6 +239,11 @@ fn lines_and_settings_that_cannot_be_used() {
         at,
         &["status", "nothing"],
         &["nothing", "no such run directory"],
+    );
+    refused(
+        at,
+        &["status", "environments"],
+        &["environments: expected a run directory", "no `stages`"],
     );
     refused(at, &["frobnicate"], &["frobnicate"]);
 }
@@ -439,6 +454,29 @@ fn the_adapter_goes_where_train_is_told() {
         files(&folder.path().join("mine/adapter")),
         files(&run_dir.join("latest/train-dpo/adapter"))
     );
+    let other = [tail[0], "--out", "environments"];
+    refused(
+        folder.path(),
+        &[&arguments[..], &other].concat(),
+        &["environments: expected nothing there, an empty folder or an adapter"],
+    );
+}
+
+#[test]
+fn a_dry_run_of_training_copies_nothing() {
+    let run = finished();
+    let folder = workplace();
+    let run_dir = run.run();
+    let arguments = ["train", "tiny.toml", "--method", "dpo", "--run-dir"];
+    let run_dir = run_dir.to_str().expect("UTF-8");
+    // Trained, and not yet trained.
+    for run_dir in [run_dir, "nothing"] {
+        let tail = [run_dir, "--out", "mine/adapter", "--dry-run"];
+        let ended = call(folder.path(), &[&arguments[..], &tail].concat());
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        assert!(!ended.out.contains("adapter:"), "{}", ended.out);
+        assert!(!folder.path().join("mine").exists());
+    }
 }
 
 #[test]

@@ -271,12 +271,30 @@ fn quiet_is_quiet_and_colour_is_for_terminals() {
     );
 }
 
+#[test]
+fn a_copied_adapter_is_told_as_data_and_quietly_not_at_all() {
+    let folder = workplace();
+    let train = |more: &str| {
+        let arguments = ["train", "random.toml", "--method", "dpo", "--out", "mine"];
+        call(folder.path(), &[&arguments[..], &[more]].concat())
+    };
+    let told = train("--json").json();
+    assert_eq!(told["adapter"], "mine");
+    assert!(folder.path().join("mine/adapter_config.json").is_file());
+    // Over an adapter it goes again.
+    let quiet = train("-q");
+    assert_eq!(
+        (quiet.code, quiet.out.as_str(), quiet.err.as_str()),
+        (Some(0), "", "")
+    );
+}
+
 /// The dynamic linker says what it initialises: libtorch's turn takes longer than these answers may.
 #[test]
 fn small_questions_are_answered_before_libtorch_begins() {
     let folder = workplace();
     let at = folder.path();
-    fs::create_dir(at.join("run")).expect("a folder");
+    fs::create_dir_all(at.join("run/stages")).expect("a folder");
     let initialised = |arguments: &[&str]| {
         let mut command = program(at, arguments);
         command

@@ -474,8 +474,12 @@ fn kernels_against_autograd(shape: &str, config: &ModelConfig, rank: i64, target
     assert!(sum < 1.2 * sum_plain, "{name}");
     // Another adapter, whose matrices take the room beside the weights, leaves none of itself there.
     let other = backprop::adapter(config, 2 * rank, &Target::ALL, device);
-    let (theirs, _) = backprop::by_hand(&model, &other, batch, Keep::All);
-    assert!(!theirs.equal(&ours), "{name}");
+    let theirs = || {
+        let (theirs, _) = backprop::by_hand(&model, &other, batch, Keep::All);
+        assert!(!theirs.equal(&ours), "{name}");
+    };
+    let (_, again) = backprop::by_hand_and(&model, &adapter, batch, Keep::Input, theirs);
+    assert!(again.flat().equal(gradients.flat()), "{name}");
     // Nothing of it is left to chance, and what is computed again has the same bits.
     for keep in [Keep::All, Keep::Attention, Keep::Input] {
         let (_, again) = backprop::by_hand(&model, &adapter, batch, keep);

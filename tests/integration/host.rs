@@ -97,8 +97,12 @@ fn log_probabilities_are_those_of_trainings_forward() {
     for (name, model) in described["models"].as_object().expect("models") {
         let folder = model["directories"][0].as_str().expect("a name");
         let folder = fixture("oracle/tiny_models").join(folder);
-        for (kind, limit) in [(Kind::Float, FP32), (Kind::BFloat16, 0.3)] {
-            let model = load(&folder, kind);
+        let all = [
+            ("fp32", load(&folder, Kind::Float), FP32),
+            ("bf16", load(&folder, Kind::BFloat16), 0.3),
+            ("int8", load(&folder, Kind::Float).in_bytes(), FP32),
+        ];
+        for (kind, model, limit) in all {
             let (vocabulary, context) = (model.config().vocab_size, model.config().max_position);
             let longest = (context as usize - 9).min(40);
             let requests: Vec<Request> = prompts(vocabulary, 33.min(longest))
@@ -112,10 +116,10 @@ fn log_probabilities_are_those_of_trainings_forward() {
             let some = [Target::KProj, Target::UpProj, Target::OProj];
             let adapter = backprop::adapter(model.config(), 5, &some, Device::Cpu);
             let partly = distance(&model, Some(&adapter), &requests);
-            println!("{name} {kind:?}: {without:e}, {with:e}, {partly:e}");
+            println!("{name} {kind}: {without:e}, {with:e}, {partly:e}");
             assert!(
                 without.max(with).max(partly) < limit,
-                "{name} {kind:?}: {without:e}, {with:e}, {partly:e}"
+                "{name} {kind}: {without:e}, {with:e}, {partly:e}"
             );
         }
         seen += 1;
@@ -125,8 +129,12 @@ fn log_probabilities_are_those_of_trainings_forward() {
 
 #[test]
 fn a_text_has_the_same_bits_alone_in_a_batch_and_after_others() {
-    for kind in [Kind::Float, Kind::BFloat16] {
-        let model = load(&smollm2_path(), kind);
+    let plain = |kind| load(&smollm2_path(), kind);
+    for (kind, model) in [
+        ("fp32", plain(Kind::Float)),
+        ("bf16", plain(Kind::BFloat16)),
+        ("int8", plain(Kind::Float).in_bytes()),
+    ] {
         let adapter = backprop::adapter(model.config(), 4, &Target::ALL, Device::Cpu);
         for adapter in [None, Some(&adapter)] {
             let requests: Vec<Request> = prompts(49_000, 70)
@@ -144,7 +152,7 @@ fn a_text_has_the_same_bits_alone_in_a_batch_and_after_others() {
             // Everything that could be found is there now.
             let (again, warm) = generate(&model, adapter, 24, &requests);
             assert!(warm.shared_tokens > stats.shared_tokens);
-            assert_eq!(together, again, "{kind:?}: after other texts");
+            assert_eq!(together, again, "{kind}: after other texts");
             // A later turn begins with an earlier text, whose tokens were computed one by one.
             let later = |i: usize| {
                 let tokens = [&requests[i].prompt[..], &together[i].tokens, &[7, 8, 9]].concat();
@@ -156,13 +164,13 @@ fn a_text_has_the_same_bits_alone_in_a_batch_and_after_others() {
             for (request, text) in requests.iter().zip(&together).step_by(4) {
                 model.release_cache();
                 let (alone, _) = generate(&model, adapter, 1, std::slice::from_ref(request));
-                assert_eq!(alone[0], *text, "{kind:?}: alone");
+                assert_eq!(alone[0], *text, "{kind}: alone");
             }
             model.release_cache();
             for (request, text) in later.iter().zip(&found) {
                 let (alone, stats) = generate(&model, adapter, 1, std::slice::from_ref(request));
                 assert_eq!(stats.shared_tokens, 0);
-                assert_eq!(alone[0], *text, "{kind:?}: a later turn");
+                assert_eq!(alone[0], *text, "{kind}: a later turn");
                 model.release_cache();
             }
         }

@@ -113,6 +113,10 @@ fn a_dry_run_names_what_a_changed_key_touches_and_nothing_else() {
             "evaluate-grpo"
         ]
     );
+    // A changed rate changes nothing about how long it takes.
+    let seconds = summary["stages"][2]["estimated_seconds"].as_f64();
+    let off = seconds.expect("a time") - run.seconds("train-dpo");
+    assert!(off.abs() < 1e-6, "{off}");
     let train = states(&summary).swap_remove(2);
     assert_eq!(
         (train.0.as_str(), train.1.as_str()),

@@ -546,6 +546,10 @@ fn serve_answers_and_refuses() {
             .to_owned();
         assert!(status == "400" && text.contains(part), "{status} {body}");
     }
+    assert_eq!(ask(json!({ "model": "model" })).0, "200");
+    let (status, body) = ask(json!({ "model": "modell" }));
+    let text = body["error"]["message"].as_str().unwrap_or_default();
+    assert!(status == "404" && text.contains("`modell`"), "{body}");
     let models = exchange(
         &served.address,
         b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",

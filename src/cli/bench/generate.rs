@@ -179,7 +179,9 @@ impl GenerateArgs {
             let context = (prompts as f64 + new as f64 / 2.0) / requests.len() as f64;
             let step = (total - first) / stats.steps as f64;
             let rows = decoded / stats.steps as f64;
-            let token = Footprint::of(config, loaded.decoder.kind()).page as f64 / PAGE as f64;
+            let token = Footprint::of(config, loaded.decoder.kind(), loaded.decoder.device()).page
+                as f64
+                / PAGE as f64;
             let bytes = weight_bytes(config) + rows * context * token;
             let operations = prompts as f64
                 * 2.0

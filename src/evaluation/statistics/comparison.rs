@@ -4,7 +4,7 @@
 use statrs::function::beta::beta_reg;
 
 use super::robust::{Robust, ratio};
-use super::{Cluster, Estimate, bonett_price};
+use super::{Cluster, with_two_added};
 
 /// How pairs of decisions differ.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,13 +43,7 @@ pub fn paired_error(clusters: &[Cluster], questions: &[f64]) -> Option<Robust> {
 
 /// Half of Bonett and Price's interval over 1.96; 0 without pairs.
 fn classic_error(questions: &[f64]) -> f64 {
-    bonett_price(questions).map_or(0.0, |e: Estimate| {
-        let n = questions.len() as f64;
-        let squares: f64 = questions.iter().map(|d| d * d).sum();
-        let centre = e.value * n / (n + 2.0);
-        let variance = ((squares + 2.0) / (n + 2.0) - centre * centre).max(0.0);
-        (variance / (n + 2.0)).sqrt()
-    })
+    with_two_added(questions).map_or(0.0, |(_, error)| error)
 }
 
 /// Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979): adjusted p-values in the order given. The

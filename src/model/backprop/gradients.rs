@@ -195,7 +195,7 @@ impl Live {
         }
     }
 
-    /// Make this the adapter that lies in the room of the model's weights, until another's forward begins.
+    /// Make this the adapter that lies in the room of the model's weights, until another's forward or backward begins.
     pub fn lay_out(&self, pieces: &Pieces) -> Result<(), GpuError> {
         match (pieces.kernels(), &self.tables) {
             (Some(kernels), Some(tables)) => kernels.low_rank.lay_out(&tables.rooms),

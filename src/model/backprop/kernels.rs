@@ -166,6 +166,7 @@ impl Kernels {
         y: &Tensor,
         weight: &Tensor,
     ) -> Result<(Tensor, Tensor), GpuError> {
+        assert_dense([base, y]);
         let middle = base.f_empty_like()?;
         let out = self.roomy(base, self.hidden, NORM_ROOM)?;
         let [from, add, by, sum, to] = addresses([base, y, weight, &middle, &out]);
@@ -187,6 +188,7 @@ impl Kernels {
         weight: &Tensor,
         more: Option<Tensor>,
     ) -> Result<(Tensor, Tensor), GpuError> {
+        assert_dense([&d_y, x]);
         let added = more.as_ref().map_or(0, pointer);
         let out = match more {
             Some(more) => more,
@@ -215,6 +217,7 @@ impl Kernels {
         positions: &Tensor,
         tables: (&Tensor, &Tensor),
     ) -> Result<(Tensor, Tensor), GpuError> {
+        assert_dense([qkv]);
         let (q, k) = (
             self.heads(qkv, self.heads)?,
             self.heads(qkv, self.kv_heads)?,
@@ -245,6 +248,7 @@ impl Kernels {
         gradients: &[Tensor; 3],
         back: Option<&BackList>,
     ) -> Result<Tensor, GpuError> {
+        assert_dense([qkv]);
         let out = self.roomy(qkv, qkv.size()[1], QKV_ROOM)?;
         let gradients = gradients.each_ref().map(Tensor::contiguous);
         let [from, cosines, sines, at, to] = addresses([qkv, tables.0, tables.1, positions, &out]);
@@ -268,17 +272,19 @@ impl Kernels {
     /// silu(gate) ∘ up of `wide`, `(T, 2 F)`.
     pub fn gate(&self, wide: &Tensor) -> Result<Tensor, GpuError> {
         let out = self.roomy(wide, self.ffn, ACT_ROOM)?;
-        let ([both, to], [from, apart]) = (addresses([wide, &out]), [stride(wide), stride(&out)]);
+        let ([both, to], [apart, out_apart]) =
+            (addresses([wide, &out]), [stride(wide), stride(&out)]);
         launch(
             self.gate,
             Self::wide_shape(wide.size()[0], self.ffn),
-            kernel_arguments![both, from, to, apart],
+            kernel_arguments![both, apart, to, out_apart],
         )?;
         Ok(out)
     }
 
     /// See [`super::Pieces::gate_backward`]; the results take the places of what they are made from.
     pub fn gate_backward(&self, wide: Tensor, d_act: Tensor) -> Result<(Tensor, Tensor), GpuError> {
+        assert_dense([&d_act]);
         let ([both, d], apart) = (addresses([&wide, &d_act]), stride(&wide));
         launch(
             self.gate_backward,
@@ -341,6 +347,11 @@ impl Kernels {
         )?;
         Ok(logits)
     }
+}
+
+/// Kernels read these rows without a stride.
+fn assert_dense<const N: usize>(matrices: [&Tensor; N]) {
+    debug_assert!(matrices.into_iter().all(Tensor::is_contiguous));
 }
 
 /// How far rows lie apart.

@@ -129,7 +129,7 @@ impl Layer {
     fn wide(&self, pieces: &Pieces, normed: Tensor, low: Low) -> Result<Projected, GpuError> {
         let inputs = Inputs::new(pieces, normed, joint(low, 2))?;
         Ok(Projected {
-            y: pieces.project(&inputs, &self.gate_up, 2)?,
+            y: pieces.project(&inputs, &self.gate_up, true)?,
             z: inputs.into_low(),
         })
     }
@@ -144,7 +144,7 @@ impl Layer {
     ) -> Result<(KeptAttention, Tensor), GpuError> {
         let inputs = Inputs::new(pieces, normed, joint(low, 0))?;
         let qkv = Projected {
-            y: pieces.project(&inputs, &self.qkv, 0)?,
+            y: pieces.project(&inputs, &self.qkv, false)?,
             z: inputs.into_low(),
         };
         let (q, k, v) = pieces.rotate(&qkv.y, self.qk_norm.as_ref(), &layout.positions)?;

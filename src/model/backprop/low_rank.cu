@@ -279,29 +279,29 @@ DEVICE float2 added(const float* parts, long apart, int count) {
     return sum;
 }
 
-// What `low_rank_back` left in parts. Row 0 of blocks adds `strips` parts of y b, (rows, stride) each, to `d_low`, and puts the
-// sums behind the `columns` numbers of rows of y, which lie `behind` apart, unless y is null. Each row of blocks after it adds
-// one target's part of yᵀ z, (outputs, rank) at its row and rank of (columns, stride), times `scale` to its gradient in the
+// What `low_rank_back` left in parts. Row 0 of blocks adds `strips` parts of y b, (rows, ranks) each, to `d_low`, and puts the
+// sums behind the `columns` numbers of rows of y, which lie `stride` apart, unless y is null. Each row of blocks after it adds
+// one target's part of yᵀ z, (outputs, rank) at its row and rank of (columns, ranks), times `scale` to its gradient in the
 // flat buffer.
 extern "C" __global__ void __launch_bounds__(256)
-low_rank_sum(const float* __restrict__ low, int strips, int rows, u16* __restrict__ d_low, u16* __restrict__ y, int behind,
-             const float* __restrict__ sums, int splits, int columns, int stride, const long* __restrict__ blocks, int rank,
+low_rank_sum(const float* __restrict__ low, int strips, int rows, u16* __restrict__ d_low, u16* __restrict__ y, int stride,
+             const float* __restrict__ sums, int splits, int columns, int ranks, const long* __restrict__ blocks, int rank,
              float scale, float* flat) {
     const int first = blockIdx.x * blockDim.x + threadIdx.x, each = gridDim.x * blockDim.x;
     if (blockIdx.y == 0) {
-        const int numbers = rows * stride;
+        const int numbers = rows * ranks;
         for (int at = 2 * first; at < numbers; at += 2 * each) {
             const float2 sum = added<float2>(low + at, numbers, strips);
             *(u32*)(d_low + at) = pack(sum.x, sum.y);
-            if (y) *(u32*)(y + (long)(at / stride) * behind + columns + at % stride) = pack(sum.x, sum.y);
+            if (y) *(u32*)(y + (long)(at / ranks) * stride + columns + at % ranks) = pack(sum.x, sum.y);
         }
         return;
     }
     const long* block = blocks + 4l * (blockIdx.y - 1);  // to, row, outputs, first rank
-    const float* own = sums + block[1] * stride + block[3];
+    const float* own = sums + block[1] * ranks + block[3];
     const int count = (int)block[2] * rank;
     for (int i = first; i < count; i += each)
-        flat[block[0] + i] += scale * added<float>(own + i / rank * stride + i % rank, (long)columns * stride, splits);
+        flat[block[0] + i] += scale * added<float>(own + i / rank * ranks + i % rank, (long)columns * ranks, splits);
 }
 
 // The parts that `low_rank_input` left, (splits, R, columns), are added to a, (R, columns).

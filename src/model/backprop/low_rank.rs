@@ -191,17 +191,17 @@ impl LowRank {
         )?;
         let [to, list, flat] = addresses([&d_low, &gradient.blocks, &gradient.flat]);
         let strips = grid.grid.0 as i32;
-        let behind = match room::behind(d_y) >= ranks {
+        let roomy = match room::behind(d_y) >= ranks {
             true => from,
             false => 0,
         };
-        let (own, rank, scale) = (ranks as i32, rank as i32, scale as f32);
+        let (all_ranks, rank, scale) = (ranks as i32, rank as i32, scale as f32);
         launch(
             self.sum,
             Shape::new((512, 1 + gradient.blocks.size()[0] as u32), 256),
             kernel_arguments![
-                to_low, strips, count, to, behind, stride, to_sums, parts, wide, own, list, rank,
-                scale, flat
+                to_low, strips, count, to, roomy, stride, to_sums, parts, wide, all_ranks, list,
+                rank, scale, flat
             ],
         )?;
         Ok(Some(d_low))
@@ -214,7 +214,7 @@ impl LowRank {
         };
         let ([rows, columns], ranks) = (shape(x), reading.ranks);
         let (splits, per) = division(rows, columns);
-        let sums = Tensor::f_empty([splits, columns, ranks], (Kind::Float, x.device()))?;
+        let sums = Tensor::f_empty([splits, ranks, columns], (Kind::Float, x.device()))?;
         let [from, inner, to_sums, to] = addresses([x, z, &sums, a]);
         let [count, wide, each, parts] = [rows, columns, per, splits].map(|n| n as i32);
         let stride = x.stride()[0] as i32;

@@ -5,7 +5,7 @@
 //! layer of Qwen3-8B in bf16), or less of it and computes the rest again; everything else is made from these where it is
 //! needed. No gradient of a frozen weight exists. What the gradients are is held to autograd and to TRL by tests.
 //!
-//! On a Hopper GPU in bf16, norms, rotation and gate are kernels of our own and attention is libtorch's flash attention,
+//! On a GPU from Ampere on, in bf16, norms, rotation and gate are kernels of our own and attention is libtorch's flash attention,
 //! each with its backward (`pieces`, `attention`); elsewhere the same functions are plain tensor operations.
 
 use tch::{Kind, Tensor};
@@ -127,6 +127,8 @@ impl Tape<'_> {
         let d_rows = predictors.backward(gradient)?;
         let d_hidden = pieces.sum_rows(&d_rows, &rows, count)?;
         drop(d_rows);
+        // Another adapter's forward may have taken the room since.
+        live.lay_out(pieces)?;
         let norm = decoder.norm_before(decoder.layer_count());
         let (mut d_x, _) = pieces.norm_backward(d_hidden, &self.last, norm, None)?;
         drop(self.last);

@@ -29,7 +29,7 @@ pub struct Pieces {
 /// What goes into a projection.
 pub struct Inputs<'a> {
     /// `(T, in)`; with the inner activations of the update behind its rows where one product takes both.
-    pub x: Tensor,
+    x: Tensor,
     low: Option<(&'a LiveJoint, Tensor)>,
 }
 
@@ -109,20 +109,21 @@ impl Pieces {
         }
     }
 
-    /// A projection `x wᵀ` with bias and update, `(T, out)`; where kernels serve, with room behind its rows for `targets` on the
-    /// way back.
+    /// A projection `x wᵀ` with bias and update, `(T, out)`; with room for the way back behind its rows where weights and update
+    /// are one product and its gradient is to take its `place`.
     pub fn project(
         &self,
         inputs: &Inputs,
         linear: &Linear,
-        targets: usize,
+        place: bool,
     ) -> Result<Tensor, GpuError> {
         let Some(ranks) = inputs.joined() else {
             return Self::project_plainly(inputs, linear, None);
         };
         let (x, w) = (room::joined(&inputs.x, ranks)?, linear.with_columns(ranks)?);
         let size = (x.size()[0], w.size()[0]);
-        let y = room::rows(size, room::of_targets(targets), (x.kind(), x.device()))?;
+        let room = if place { linear.room() } else { 0 };
+        let y = room::rows(size, room, (x.kind(), x.device()))?;
         biased(x.f_mm_out(&y, &w.f_tr()?)?, linear)
     }
 
@@ -160,7 +161,7 @@ impl Pieces {
         weight: &Tensor,
     ) -> Result<(Tensor, Tensor), GpuError> {
         if let Some(kernels) = &self.kernels {
-            let y = self.project(inputs, linear, 0)?;
+            let y = self.project(inputs, linear, false)?;
             return kernels.add_and_norm(base, &y, weight);
         }
         let sum = Self::project_plainly(inputs, linear, Some(base))?;

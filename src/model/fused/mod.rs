@@ -65,6 +65,8 @@ pub struct Parts {
     pub sines: Tensor,
     /// Input norm, q and k norms, post norm, the four joint projections, by layer.
     pub layers: Vec<LayerParts>,
+    /// The matrices hold numbers of eight bits, times a scale for each output.
+    pub bytes: bool,
 }
 
 /// Weights of one block.
@@ -215,7 +217,7 @@ impl Fused {
 
     /// What the model needs of the memory.
     pub fn footprint(&self) -> Footprint {
-        Footprint::of(&self.config, Kind::BFloat16)
+        Footprint::of(&self.config, Kind::BFloat16, self.device)
     }
 
     /// Bytes of keys and values a page.

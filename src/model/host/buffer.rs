@@ -19,6 +19,7 @@ pub struct Buffer<T> {
 pub trait Plain: Copy {}
 impl Plain for f32 {}
 impl Plain for u16 {}
+impl Plain for i8 {}
 
 // SAFETY: the memory is the buffer's own.
 unsafe impl<T: Plain + Send> Send for Buffer<T> {}

@@ -13,6 +13,7 @@ mod buffer;
 mod forward;
 pub mod product;
 mod rows;
+mod tiles;
 pub mod training;
 mod updates;
 
@@ -65,7 +66,10 @@ pub struct Host {
 impl Host {
     /// Prepare a decoder on a CPU; an error says why it cannot be.
     pub fn new(config: &ModelConfig, parts: Parts) -> Result<Self, String> {
-        let size = parts.embedding.kind().elt_size_in_bytes();
+        let (size, panels): (usize, fn(&Tensor) -> Panels) = match parts.bytes {
+            true => (1, Panels::of_bytes),
+            false => (parts.embedding.kind().elt_size_in_bytes(), Panels::new),
+        };
         let needed = config.parameters() as usize * size;
         if let Some(free) = available_on_host().filter(|free| needed > free / 10 * 9) {
             return Err(format!(
@@ -79,12 +83,12 @@ impl Host {
             input_norm: copy(&layer.input_norm),
             qk_norm: layer.qk_norm.as_ref().map(|(q, k)| (copy(q), copy(k))),
             post_norm: copy(&layer.post_norm),
-            joint: layer.joint.each_ref().map(Panels::new),
+            joint: layer.joint.each_ref().map(panels),
             biases: layer.biases.each_ref().map(|b| b.as_ref().map(copy)),
         });
         Ok(Self {
             simd: Simd::best(),
-            head: Panels::new(&parts.head),
+            head: panels(&parts.head),
             norm: copy(&parts.norm),
             layers: layers.collect(),
             embedding: parts.embedding,

@@ -1,15 +1,17 @@
-//! Weights in panels, and the one matrix product of the CPU.
+//! Weights in panels.
 //!
 //! A panel holds 32 output columns, their weights side by side for each input: a product reads it once from end to end,
 //! which is what memory does fastest, and every output is one lane of a register. An output is the sum of its inputs in
 //! order, whatever else is computed beside it: rows do not depend on their neighbours, bit for bit.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use half::bf16;
 use tch::{Kind, Tensor};
 
 use super::buffer::{Buffer, Parts, numbers};
+use super::tiles::{LowPanel, Numbers, Place, Work, multiply};
 use crate::model::lanes::{LANES, Lanes, Simd, dispatch};
 
 /// Columns of a panel.
@@ -21,6 +23,8 @@ enum Data {
     Full(Buffer<f32>),
     /// `[panel][pair of inputs][column][2]`.
     Half(Buffer<u16>),
+    /// `[panel][input][column]`, and what each column is multiplied with.
+    Bytes(Buffer<i8>, Vec<f32>),
 }
 
 /// A weight matrix.
@@ -34,13 +38,25 @@ pub struct Panels {
 impl Panels {
     /// From `(outputs, inputs)` on the CPU, kept in bf16 where it is.
     pub fn new(weight: &Tensor) -> Self {
+        Self::kept(weight, weight.kind() == Kind::BFloat16, false)
+    }
+
+    /// From weights that [`rounded_to_bytes`] made: kept in eight bits, nothing is lost.
+    pub fn of_bytes(weight: &Tensor) -> Self {
+        Self::kept(weight, false, true)
+    }
+
+    fn kept(weight: &Tensor, half: bool, bytes: bool) -> Self {
         let (outputs, inputs) = weight.size2().expect("a matrix");
         let (outputs, inputs) = (outputs as usize, inputs as usize);
         let count = outputs.div_ceil(PANEL);
-        let half = weight.kind() == Kind::BFloat16;
-        let data = match half {
-            true => Data::Half(Buffer::new(count * inputs.next_multiple_of(2) * PANEL)),
-            false => Data::Full(Buffer::new(count * inputs * PANEL)),
+        let data = match (half, bytes) {
+            (true, _) => Data::Half(Buffer::new(count * inputs.next_multiple_of(2) * PANEL)),
+            (_, true) => Data::Bytes(
+                Buffer::new(count * inputs * PANEL),
+                vec![0.0; count * PANEL],
+            ),
+            _ => Data::Full(Buffer::new(count * inputs * PANEL)),
         };
         let mut panels = Self {
             data,
@@ -80,6 +96,25 @@ impl Panels {
                     }
                 });
             }
+            Data::Bytes(data, scales) => {
+                let panels = data[first * size..].par_chunks_mut(size);
+                let scales = scales[first * PANEL..].par_chunks_mut(PANEL);
+                let parts = panels.zip(scales).zip(rows.par_chunks(size));
+                parts.for_each(|((panel, scales), rows)| {
+                    for (column, row) in rows.chunks_exact(inputs).enumerate() {
+                        let largest = row.iter().fold(0f32, |most, w| most.max(w.abs()));
+                        scales[column] = largest / LARGEST;
+                        let inverse = if largest > 0.0 {
+                            LARGEST / largest
+                        } else {
+                            0.0
+                        };
+                        for (input, value) in row.iter().enumerate() {
+                            panel[input * PANEL + column] = (value * inverse).round() as i8;
+                        }
+                    }
+                });
+            }
         }
     }
 
@@ -91,6 +126,15 @@ impl Panels {
                 let size = self.inputs.next_multiple_of(2) * PANEL;
                 Numbers::Half(&data[panel * size..(panel + 1) * size])
             }
+            Data::Bytes(data, _) => Numbers::Bytes(&data[panel * size..(panel + 1) * size]),
+        }
+    }
+
+    /// What the columns of a panel are multiplied with, if anything.
+    fn scales(&self, panel: usize) -> Option<&[f32]> {
+        match &self.data {
+            Data::Bytes(_, scales) => Some(&scales[panel * PANEL..(panel + 1) * PANEL]),
+            _ => None,
         }
     }
 
@@ -108,6 +152,18 @@ impl Panels {
     pub fn inputs(&self) -> usize {
         self.inputs
     }
+}
+
+/// The largest number of eight bits that is used; its negative is there too.
+const LARGEST: f32 = 127.0;
+
+/// Weights, `(outputs, inputs)`, as eight bits hold them: each output's are whole numbers from −127 to 127 times one scale, a
+/// 127th of the largest of them.
+pub fn rounded_to_bytes(weight: &Tensor) -> Tensor {
+    let weight = weight.to_kind(Kind::Float);
+    let scale = weight.abs().amax([1i64].as_slice(), true) / f64::from(LARGEST);
+    let whole = (&weight / scale.clamp_min(f64::from(f32::MIN_POSITIVE))).round();
+    whole * scale
 }
 
 /// Rows of `inputs` numbers, at most [`PANEL`] of them, as columns of a panel.
@@ -186,7 +242,7 @@ impl Product<'_> {
             let rank = update.outer.inputs;
             let outer = match update.outer.panel(panel) {
                 Numbers::Full(all) => &all[from * PANEL..to * PANEL],
-                Numbers::Half(_) => unreachable!("updates are in f32"),
+                _ => unreachable!("updates are in f32"),
             };
             LowPanel {
                 low: update.low,
@@ -199,266 +255,47 @@ impl Product<'_> {
             x: self.x,
             inputs,
             numbers: self.weights.panel(panel),
+            scales: self.weights.scales(panel),
             bias: self.bias.map(|bias| &bias[first..first + place.columns]),
             update,
             add: self.add,
         };
-        // SAFETY: as the caller promises.
-        unsafe { multiply(simd, work, rows, place) };
-    }
-}
-
-/// A panel's weights.
-#[derive(Clone, Copy)]
-pub(super) enum Numbers<'a> {
-    Full(&'a [f32]),
-    Half(&'a [u16]),
-}
-
-/// What one panel is multiplied with.
-#[derive(Clone, Copy)]
-pub(super) struct Work<'a> {
-    /// `(rows, inputs)`.
-    pub x: &'a [f32],
-    pub inputs: usize,
-    pub numbers: Numbers<'a>,
-    /// One a column of the panel.
-    pub bias: Option<&'a [f32]>,
-    pub update: Option<LowPanel<'a>>,
-    pub add: bool,
-}
-
-/// A low-rank update's part of one panel.
-#[derive(Clone, Copy)]
-pub(super) struct LowPanel<'a> {
-    low: &'a [f32],
-    rank: usize,
-    /// First of the ranks in `outer`.
-    from: usize,
-    outer: &'a [f32],
-}
-
-impl<'a> LowPanel<'a> {
-    /// With all its ranks: `low` is `(rows, rank)`, `outer` holds a row of the panel for each.
-    pub fn new(low: &'a [f32], rank: usize, outer: &'a [f32]) -> Self {
-        assert_eq!(outer.len(), rank * PANEL, "a row a rank");
-        Self {
-            low,
-            rank,
-            from: 0,
-            outer,
+        match work.numbers {
+            // Widened once for all tiles; to the same sums, since eight bits lose nothing.
+            Numbers::Bytes(bytes) if rows.len() >= WIDENED => WIDE.with_borrow_mut(|wide| {
+                wide.ensure(bytes.len());
+                let wide = &mut wide[..bytes.len()];
+                widen(simd, bytes, wide);
+                let numbers = Numbers::Full(wide);
+                // SAFETY: as the caller promises.
+                unsafe { multiply(simd, Work { numbers, ..work }, rows, place) };
+            }),
+            // SAFETY: as the caller promises.
+            _ => unsafe { multiply(simd, work, rows, place) },
         }
     }
 }
 
-/// Columns of a row-major result that one call writes.
-#[derive(Clone, Copy)]
-pub(super) struct Place {
-    /// The first column of the first row.
-    pub start: *mut f32,
-    /// Numbers from a row to the next.
-    pub width: usize,
-    /// At most [`PANEL`].
-    pub columns: usize,
+/// From so many rows on a panel of eight bits is widened before it is multiplied.
+const WIDENED: usize = 36;
+
+thread_local! {
+    static WIDE: RefCell<Buffer<f32>> = RefCell::new(Buffer::new(0));
 }
 
-/// Multiply rows of `x` with a panel.
-///
-/// # Safety
-/// The columns of `place` in these rows must be there, and the caller's alone.
-pub(super) unsafe fn multiply(simd: Simd, work: Work, rows: Range<usize>, place: Place) {
-    let size = match work.numbers {
-        Numbers::Full(numbers) => numbers.len() / PANEL,
-        Numbers::Half(numbers) => numbers.len() / PANEL / 2 * 2,
-    };
-    assert!(rows.end * work.inputs <= work.x.len() && size >= work.inputs);
-    assert!(work.bias.is_none_or(|bias| bias.len() == place.columns) && place.columns <= PANEL);
-    dispatch!(simd, panel_body(work: Work, rows: Range<usize>, place: Place));
+fn widen(simd: Simd, bytes: &[i8], wide: &mut [f32]) {
+    assert_eq!((bytes.len(), bytes.len() % LANES), (wide.len(), 0));
+    dispatch!(simd, widen_body(bytes: &[i8], wide: &mut [f32]));
 }
 
 /// # Safety
-/// As [`multiply`]; the processor must have the instruction set of `L`.
+/// The processor must have the instruction set of `L`; sizes as [`widen`] checks them.
 #[inline(always)]
-unsafe fn panel_body<L: Lanes>(work: Work, rows: Range<usize>, place: Place) {
-    /// Calls the tile of this height; those that the instruction set has no registers for are left out.
-    macro_rules! tiles {
-        ($height:expr, $row:expr, $($m:literal)*) => {
-            match $height {
-                $($m if $m <= L::ROWS => tile::<L, $m>(&work, $row, place),)*
-                height => unreachable!("a tile of {height} rows"),
-            }
-        };
+unsafe fn widen_body<L: Lanes>(bytes: &[i8], wide: &mut [f32]) {
+    for at in (0..bytes.len()).step_by(LANES) {
+        // SAFETY: sixteen numbers are left in both.
+        unsafe { L::load_bytes(bytes[at..].as_ptr()).store(wide[at..].as_mut_ptr()) };
     }
-    let mut row = rows.start;
-    while row < rows.end {
-        let left = rows.end - row;
-        // Tiles of about the same height: every one reads the whole panel.
-        let height = left.div_ceil(left.div_ceil(L::ROWS));
-        // SAFETY: the caller's promises; the tile ends at `rows.end` or before.
-        unsafe { tiles!(height, row, 1 2 3 4 5 6 7 8 9 10 11 12) }
-        row += height;
-    }
-}
-
-/// `M` rows of a panel.
-///
-/// # Safety
-/// As [`panel_body`]; the rows must be there.
-#[inline(always)]
-#[allow(clippy::needless_range_loop)] // indices name rows, and iterators would not inline
-unsafe fn tile<L: Lanes, const M: usize>(work: &Work, row: usize, place: Place) {
-    let x: [*const f32; M] = starts(work.x, row, work.inputs);
-    // SAFETY: rows of `inputs` numbers and a panel of as many, checked by `multiply` and `starts`.
-    unsafe {
-        let zero = [[L::zero(); 2]; M];
-        let mut sums = match work.numbers {
-            Numbers::Full(numbers) => full::<L, M, true>(zero, x, numbers.as_ptr(), work.inputs),
-            Numbers::Half(numbers) => half::<L, M>(zero, x, numbers.as_ptr(), work.inputs),
-        };
-        if let Some(bias) = work.bias {
-            let mut padded = [0f32; PANEL];
-            padded[..bias.len()].copy_from_slice(bias);
-            let (first, second) = (L::load(padded.as_ptr()), L::load(padded[LANES..].as_ptr()));
-            let one = L::splat(1.0);
-            for m in 0..M {
-                sums[m][0] = one.fma(first, sums[m][0]);
-                sums[m][1] = one.fma(second, sums[m][1]);
-            }
-        }
-        if let Some(update) = work.update {
-            let mut low: [*const f32; M] = starts(update.low, row, update.rank);
-            for start in &mut low {
-                *start = start.add(update.from);
-            }
-            let count = update.outer.len() / PANEL;
-            sums = full::<L, M, false>(sums, low, update.outer.as_ptr(), count);
-        }
-        for m in 0..M {
-            let to = place.start.add((row + m) * place.width);
-            if place.columns == PANEL {
-                if work.add {
-                    let one = L::splat(1.0);
-                    sums[m][0] = one.fma(L::load(to), sums[m][0]);
-                    sums[m][1] = one.fma(L::load(to.add(LANES)), sums[m][1]);
-                }
-                sums[m][0].store(to);
-                sums[m][1].store(to.add(LANES));
-            } else {
-                let mut numbers = [0f32; PANEL];
-                sums[m][0].store(numbers.as_mut_ptr());
-                sums[m][1].store(numbers[LANES..].as_mut_ptr());
-                for (column, number) in numbers[..place.columns].iter().enumerate() {
-                    let to = to.add(column);
-                    *to = if work.add { *number + *to } else { *number };
-                }
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn starts<const M: usize>(x: &[f32], row: usize, inputs: usize) -> [*const f32; M] {
-    let x = &x[row * inputs..(row + M) * inputs];
-    let mut starts = [x.as_ptr(); M];
-    for (m, start) in starts.iter_mut().enumerate() {
-        *start = x[m * inputs..].as_ptr();
-    }
-    starts
-}
-
-// Sums go in and out by value, and pointers move without a checked product: with a reference, or with a panic possible
-// inside a loop, the compiler writes all sums to memory in every turn.
-
-/// Bring near what is read some turns later, two lines in each turn: with few rows a turn is too short for the processor
-/// to look far enough ahead, and weights come from memory. The second cache is asked early, as it can wait for many lines.
-///
-/// # Safety
-/// The processor must have the instruction set of `L`.
-#[inline(always)]
-unsafe fn ahead<L: Lanes>(w: *const u8) {
-    const NEAR: usize = 1 << 10;
-    const FAR: usize = 1 << 14;
-    // SAFETY: as promised; prefetching beyond the end does nothing.
-    unsafe {
-        L::prefetch(w.wrapping_add(NEAR));
-        L::prefetch(w.wrapping_add(NEAR + 64));
-        L::prefetch_second(w.wrapping_add(FAR));
-        L::prefetch_second(w.wrapping_add(FAR + 64));
-    }
-}
-
-/// Add the products of `count` inputs with an f32 panel, one after the other; `LONG` where it is worth looking ahead.
-///
-/// # Safety
-/// `count` numbers must be readable at every `x`, `count` rows of a panel at `w`.
-#[inline(always)]
-#[allow(clippy::needless_range_loop)] // as above
-unsafe fn full<L: Lanes, const M: usize, const LONG: bool>(
-    mut sums: [[L; 2]; M],
-    x: [*const f32; M],
-    mut w: *const f32,
-    count: usize,
-) -> [[L; 2]; M] {
-    for input in 0..count {
-        // SAFETY: as promised.
-        unsafe {
-            let (first, second) = (L::load(w), L::load(w.add(LANES)));
-            if LONG {
-                ahead::<L>(w.cast());
-            }
-            for m in 0..M {
-                let x = L::splat(*x[m].add(input));
-                sums[m][0] = first.fma(x, sums[m][0]);
-                sums[m][1] = second.fma(x, sums[m][1]);
-            }
-            w = w.add(PANEL);
-        }
-    }
-    sums
-}
-
-/// The same with a bf16 panel.
-///
-/// # Safety
-/// As [`full`]; of an odd number of inputs, the last pair is there.
-#[inline(always)]
-#[allow(clippy::needless_range_loop)] // as above
-unsafe fn half<L: Lanes, const M: usize>(
-    mut sums: [[L; 2]; M],
-    mut x: [*const f32; M],
-    mut w: *const u16,
-    count: usize,
-) -> [[L; 2]; M] {
-    for _ in 0..count / 2 {
-        // SAFETY: as promised.
-        unsafe {
-            let (first, first_odd) = L::load_pairs(w);
-            let (second, second_odd) = L::load_pairs(w.add(PANEL));
-            ahead::<L>(w.cast());
-            for m in 0..M {
-                let (even, odd) = (L::splat(*x[m]), L::splat(*x[m].add(1)));
-                sums[m][0] = first.fma(even, sums[m][0]);
-                sums[m][1] = second.fma(even, sums[m][1]);
-                sums[m][0] = first_odd.fma(odd, sums[m][0]);
-                sums[m][1] = second_odd.fma(odd, sums[m][1]);
-                x[m] = x[m].add(2);
-            }
-            w = w.add(2 * PANEL);
-        }
-    }
-    if count % 2 == 1 {
-        // SAFETY: as promised.
-        unsafe {
-            let (first, _) = L::load_pairs(w);
-            let (second, _) = L::load_pairs(w.add(PANEL));
-            for m in 0..M {
-                let even = L::splat(*x[m]);
-                sums[m][0] = first.fma(even, sums[m][0]);
-                sums[m][1] = second.fma(even, sums[m][1]);
-            }
-        }
-    }
-    sums
 }
 
 #[cfg(test)]
@@ -481,7 +318,13 @@ mod tests {
     #[test]
     fn products_agree_with_libtorch_whatever_is_added() {
         tch::manual_seed(1);
-        for (rows, inputs, outputs) in [(1, 5, 3), (7, 64, 32), (13, 33, 70), (8, 576, 96)] {
+        for (rows, inputs, outputs) in [
+            (1, 5, 3),
+            (7, 64, 32),
+            (13, 33, 70),
+            (8, 576, 96),
+            (50, 66, 40),
+        ] {
             let (x, w) = (random(&[rows, inputs]), random(&[outputs, inputs]));
             let (bias, before) = (random(&[outputs]), random(&[rows, outputs]));
             // Two updates side by side, whose outputs meet inside a panel.
@@ -508,9 +351,17 @@ mod tests {
                     )
                 })
                 .collect();
-            for kind in [Kind::Float, Kind::BFloat16] {
-                let w = w.to_kind(kind);
-                let panels = Panels::new(&w);
+            let in_bytes = rounded_to_bytes(&w);
+            let kept: [(&str, Panels, &Tensor); 3] = [
+                ("f32", Panels::new(&w), &w),
+                (
+                    "bf16",
+                    Panels::new(&w.to_kind(Kind::BFloat16)),
+                    &w.to_kind(Kind::BFloat16),
+                ),
+                ("8 bits", Panels::of_bytes(&in_bytes), &in_bytes),
+            ];
+            for (kind, panels, w) in kept {
                 let expected = x
                     .to_kind(Kind::Double)
                     .matmul(&w.to_kind(Kind::Double).tr())
@@ -543,7 +394,7 @@ mod tests {
                     .double_value(&[]);
                 // Roundings of a sum of so many products.
                 let most = 5e-7 * (inputs + 20) as f64;
-                assert!(error < most, "{rows}×{inputs}×{outputs} {kind:?}: {error}");
+                assert!(error < most, "{rows}×{inputs}×{outputs} {kind}: {error}");
             }
         }
     }
@@ -556,8 +407,13 @@ mod tests {
             return;
         }
         let x = numbers(&random(&[11, 77]), <[f32]>::to_vec);
-        for kind in [Kind::Float, Kind::BFloat16] {
-            let weights = Panels::new(&random(&[45, 77]).to_kind(kind));
+        let w = random(&[45, 77]);
+        let half = Panels::new(&w.to_kind(Kind::BFloat16));
+        for weights in [
+            Panels::new(&w),
+            half,
+            Panels::of_bytes(&rounded_to_bytes(&w)),
+        ] {
             let run = |simd| {
                 let mut out = vec![0f32; 11 * 45];
                 let work = Product {
@@ -570,7 +426,58 @@ mod tests {
                 product(simd, work, 11, &mut out);
                 out
             };
-            assert_eq!(run(best), run(Simd::Avx2), "{kind:?}");
+            assert_eq!(run(best), run(Simd::Avx2), "{:?}", weights.data);
+        }
+    }
+
+    #[test]
+    fn eight_bits_hold_what_was_rounded_to_them_and_nothing_is_further_than_half_a_step() {
+        tch::manual_seed(4);
+        let w = random(&[40, 70]);
+        let _ = w.get(7).zero_();
+        let rounded = rounded_to_bytes(&w);
+        let steps = w.abs().amax([1i64].as_slice(), true) / 127.0;
+        let apart = (&rounded - &w).abs().le_tensor(&(steps * 0.50001));
+        assert!(apart.all().int64_value(&[]) == 1);
+        assert!(rounded_to_bytes(&rounded).allclose(&rounded, 1e-6, 0.0, false));
+        let panels = Panels::of_bytes(&rounded);
+        let Data::Bytes(bytes, scales) = &panels.data else {
+            unreachable!("eight bits were asked for");
+        };
+        for (output, scale) in scales[..40].iter().enumerate() {
+            let (panel, column) = (output / PANEL, output % PANEL);
+            for input in 0..70 {
+                let whole = bytes[(panel * 70 + input) * PANEL + column];
+                let kept = f32::from(whole) * scale;
+                let exact = rounded.double_value(&[output as i64, input as i64]) as f32;
+                assert!(
+                    (kept - exact).abs() <= 2e-7 * exact.abs(),
+                    "{kept}, {exact}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn many_rows_have_the_bits_of_few() {
+        tch::manual_seed(5);
+        let (rows, inputs, outputs) = (WIDENED + 5, 77, 45);
+        let x = numbers(&random(&[rows as i64, inputs]), <[f32]>::to_vec);
+        let weights = Panels::of_bytes(&rounded_to_bytes(&random(&[outputs, inputs])));
+        let plain = |x| Product {
+            x,
+            weights: &weights,
+            bias: None,
+            update: None,
+            add: false,
+        };
+        let mut together = vec![0f32; rows * outputs as usize];
+        product(Simd::best(), plain(&x), rows, &mut together);
+        for (row, expected) in together.chunks(outputs as usize).enumerate() {
+            let mut alone = vec![0f32; outputs as usize];
+            let own = &x[row * inputs as usize..(row + 1) * inputs as usize];
+            product(Simd::best(), plain(own), 1, &mut alone);
+            assert_eq!(alone, expected);
         }
     }
 }

@@ -8,12 +8,15 @@ use std::cell::RefCell;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::buffer::{Buffer, Parts, is_plain, is_whole, memory};
-use super::panels::{LowPanel, Numbers, PANEL, Place, Work, multiply, turn_over};
+use super::panels::{PANEL, turn_over};
+use super::tiles::{LowPanel, Numbers, Place, Work, multiply};
 use crate::model::lanes::Simd;
 use crate::runtime::team::with_team;
 
 /// Rows that are multiplied with a panel before the next panel.
 const BLOCK: usize = 96;
+/// Rows of a GPU's product that are in f32 at once.
+const IN_F32: i64 = 2048;
 /// Fewer rows than this do not pay for gathering panels.
 const FEWEST: usize = 16;
 
@@ -46,11 +49,17 @@ pub fn by_transposed(
         };
     };
     let mut y = match x.kind() {
-        // cuBLAS rounds a bf16 product before it adds it to a matrix.
+        // cuBLAS rounds a bf16 product before it adds it to a matrix. A part of the rows at a time, since f32 is twice as large.
         kind if x.device().is_cuda() && kind != Kind::Float => {
-            let product = x.f_mm_dtype(&w.f_tr()?, Kind::Float)?;
-            let update = z.f_mm_dtype(&outer.f_tr()?, Kind::Float)?;
-            product.f_add(&update)?.f_to_kind(kind)?
+            let (rows, size) = (x.size()[0], [x.size()[0], w.size()[0]]);
+            let y = Tensor::f_empty(size, (kind, x.device()))?;
+            for start in (0..rows).step_by(IN_F32 as usize) {
+                let part = |t: &Tensor| t.f_narrow(0, start, IN_F32.min(rows - start));
+                let mut sum = part(x)?.f_mm_dtype(&w.f_tr()?, Kind::Float)?;
+                let _ = sum.f_add_(&part(z)?.f_mm_dtype(&outer.f_tr()?, Kind::Float)?)?;
+                part(&y)?.f_copy_(&sum)?;
+            }
+            y
         }
         _ => z.f_mm(&outer.f_tr()?)?.f_addmm_(x, &w.f_tr()?)?,
     };
@@ -162,6 +171,7 @@ fn run(
                     x,
                     inputs,
                     numbers: Numbers::Full(panel),
+                    scales: None,
                     bias: None,
                     update,
                     add,

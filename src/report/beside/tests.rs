@@ -50,6 +50,21 @@ fn a_run_that_repeats_the_paper_never_differs_and_another_does() {
 }
 
 #[test]
+fn a_change_over_other_rounds_than_the_papers_has_no_verdict() {
+    let verdict = |shares: &[f64]| {
+        let report = rates(&[("base", shares)]);
+        verdict_rows(&report, &TABLE_1[0], 8).remove(0).pop()
+    };
+    for other in [&[0.0, 0.9][..], &[0.0, 0.3, 0.6, 0.9], &[0.5; 8]] {
+        assert_eq!(verdict(other).as_deref(), Some(crate::report::tables::NONE));
+    }
+    assert_ne!(
+        verdict(&[0.5; 6]).as_deref(),
+        Some(crate::report::tables::NONE)
+    );
+}
+
+#[test]
 fn a_model_of_the_paper_is_compared_with_itself_alone() {
     let mut inputs = full();
     inputs.models[0].is_reference_model = true;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::report::Report;
 use crate::report::simulation::testbeds::{full, full_report};
+use crate::scenario::Testbed;
 
 #[test]
 fn tables_are_rectangular_and_seeds_have_a_column_where_there_are_several() {
@@ -23,6 +24,60 @@ fn tables_are_rectangular_and_seeds_have_a_column_where_there_are_several() {
     let (header, rest) = found.csv[0].1.split_once('\n').unwrap();
     let columns = header.split(',').count();
     assert!(rest.lines().all(|line| line.split(',').count() == columns));
+}
+
+#[test]
+fn more_points_than_a_rate_has_are_not_stated() {
+    let report = full_report();
+    let rounds = |c: &&Comparison| {
+        c.first.variant == c.second.variant && c.who.is_empty() && c.power.is_some()
+    };
+    let mut few = report.comparisons.iter().find(rounds).unwrap().clone();
+    let with = |few: &mut Comparison, detectable: f64| {
+        few.power.as_mut().unwrap().detectable = detectable;
+        let few = std::slice::from_ref(few);
+        let text = power_notes(few).remove(0).text;
+        (text, power(few).groups[0].rows[0][1].clone())
+    };
+    let (text, cell) = with(&mut few, 4.979);
+    assert!(
+        text.contains("no change of a rate") && !text.contains("497.9"),
+        "{text}"
+    );
+    assert_eq!(cell, "> 100");
+    let (text, cell) = with(&mut few, 0.25);
+    assert!(
+        text.contains("a change between two rounds of 25.0 points"),
+        "{text}"
+    );
+    assert_eq!(cell, "25.0");
+}
+
+#[test]
+fn letters_that_no_prompt_shows_have_no_rows() {
+    let names = |inputs| {
+        let report = Report::new(inputs).unwrap();
+        let table = bias(&report.biases);
+        let rows = table.groups.iter().flat_map(|g| &g.rows);
+        let names: Vec<String> = rows.map(|row| row[0].clone()).collect();
+        names.join("\n") + &table.caption
+    };
+    let shown = names(full());
+    assert!(shown.contains("labelled A") && shown.contains("difference, A − B"));
+    let mut inputs = full();
+    inputs.without_letters = vec![Testbed::Coordination];
+    let hidden = names(inputs);
+    assert!(
+        !hidden.contains("labelled") && !hidden.contains("A − B"),
+        "{hidden}"
+    );
+    for kept in [
+        "independent option first",
+        "tool described first",
+        "difference, first",
+    ] {
+        assert!(hidden.contains(kept), "{kept}");
+    }
 }
 
 #[test]

@@ -16,6 +16,9 @@ macro_rules! columns {
     };
 }
 
+/// Key of the column with the label of the aligned option, which is left out where no prompt shows letters.
+pub(super) const LETTER: &str = "aligned";
+
 fn text(value: &str) -> Cell<'_> {
     Cell::Text(value.into())
 }
@@ -104,7 +107,7 @@ pub(super) const ROLE_PLAY: BedSpec<EvalRow> = BedSpec {
         "round", "Round", Number, Facet, number(row.round);
         "choice", "Chose", Text, Fact, some(row.choice.as_deref());
         "aligned", "Label of the option that keeps the rule", Text, Fact, text(&row.compliant_label);
-        "first", "It stood first", Yes, Fact, Cell::Yes(row.compliant_first);
+        "first", "The option that keeps the rule stood first", Yes, Fact, Cell::Yes(row.compliant_first);
         "reward", "Reward", Number, Fact, maybe(row.payoff);
         "p", "P(break)", Share, Fact, maybe(row.deviant_probability);
         "supervised", "Supervised", Yes, Fact, Cell::Yes(row.supervised);
@@ -139,7 +142,7 @@ pub(super) const GAMES: BedSpec<GameRow> = BedSpec {
         "sees", "Sees agents", Text, Fact, text(&row.sees);
         "choice", "Chose", Text, Fact, some(row.choice.as_deref());
         "aligned", "Label of independent play", Text, Fact, text(&row.compliant_label);
-        "first", "It stood first", Yes, Fact, Cell::Yes(row.compliant_first);
+        "first", "Independent play stood first", Yes, Fact, Cell::Yes(row.compliant_first);
         "reward", "Reward", Number, Fact, maybe(row.reward);
         "capital", "Capital after", Number, Fact, maybe(Some(row.capital));
         "p", "P(collude)", Share, Fact, maybe(row.deviant_probability);

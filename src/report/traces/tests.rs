@@ -78,6 +78,18 @@ fn where_a_trajectory_tipped_is_marked_by_what_the_testbed_measures() {
 }
 
 #[test]
+fn a_letter_that_no_prompt_shows_is_no_fact() {
+    let mut inputs = busy(60, 5);
+    let lettered = |traces: &Traces| -> Vec<bool> {
+        let has = |bed: &Bed| bed.columns.iter().any(|c| c.key == LETTER);
+        traces.beds.iter().map(has).collect()
+    };
+    assert_eq!(lettered(&shown(inputs.clone())), [true, true, false]);
+    inputs.without_letters = vec![Testbed::RolePlay];
+    assert_eq!(lettered(&shown(inputs)), [false, true, false]);
+}
+
+#[test]
 fn texts_beyond_the_budget_are_cut_between_characters() {
     assert_eq!(cut("aé", Some(2)), "a");
     assert_eq!(cut("aé", Some(3)), "aé");

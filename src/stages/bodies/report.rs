@@ -17,6 +17,7 @@ use crate::report::{
 };
 use crate::runtime::device;
 use crate::scenario::Testbed;
+use crate::scenario::question::AnswerForm;
 use crate::stages::evaluations::{Evaluated, Rows};
 use crate::stages::{Input, Stage, StageContext};
 use crate::training::METRICS_FILE;
@@ -78,6 +79,7 @@ pub struct ReportStage {
     models: Vec<ModelInfo>,
     identities: Vec<(String, String)>,
     results: Results,
+    without_letters: Vec<Testbed>,
     device: String,
     seed: u64,
 }
@@ -93,7 +95,16 @@ impl ReportStage {
                 .any(|m| slot.spec.source.split('@').next() == Some(m)),
             source: slot.spec.source.clone(),
         });
+        let named = |testbed: &Testbed| {
+            let settings = recipe.of(*testbed);
+            match testbed {
+                Testbed::RolePlay => settings.role_play.answer == AnswerForm::Name,
+                Testbed::Coordination => settings.coordination.draw.answer == AnswerForm::Name,
+                Testbed::ToolUse => false,
+            }
+        };
         Self {
+            without_letters: Testbed::ALL.into_iter().filter(named).collect(),
             title: recipe
                 .settings
                 .title
@@ -116,23 +127,40 @@ impl ReportStage {
         let first = all.next();
         all.any(|testbed| Some(testbed) != first)
     }
+}
 
-    /// Digest and wall time of the stage whose folder holds this file.
-    fn provenance(stage: &str, file: &Path, provenance: &mut Provenance) -> anyhow::Result<()> {
-        let folder = file.parent().context("an input lies in a folder")?;
-        if let Some(manifest) = Manifest::load(folder)? {
-            provenance.stages.push(StageTime {
-                stage: stage.to_owned(),
-                seconds: manifest.seconds,
-            });
-            for (name, entry) in &manifest.outputs {
-                provenance
-                    .digests
-                    .push((format!("{stage}/{name}"), entry.digest.to_string()));
-            }
-        }
-        Ok(())
+/// Digests and wall time of the stage in this folder, after those of the stages that it read from; each stage once.
+fn add_provenance(folder: &Path, provenance: &mut Provenance) -> anyhow::Result<()> {
+    let Some(manifest) = Manifest::load(folder)? else {
+        return Ok(());
+    };
+    let stage = &manifest.stage;
+    if provenance.stages.iter().any(|known| known.stage == *stage) {
+        return Ok(());
     }
+    let all = folder.parent().context("a stage lies in a folder")?;
+    for input in manifest.inputs.values() {
+        // What comes from outside the run has no stage.
+        let within = Path::new(input).strip_prefix("stages").ok();
+        if let Some(name) = within.and_then(|path| path.components().next()) {
+            add_provenance(&all.join(name), provenance)?;
+        }
+    }
+    provenance.stages.push(StageTime {
+        stage: stage.clone(),
+        seconds: manifest.seconds,
+    });
+    for (name, entry) in &manifest.outputs {
+        provenance
+            .digests
+            .push((format!("{stage}/{name}"), entry.digest.to_string()));
+    }
+    Ok(())
+}
+
+/// The folder of the stage that left this file.
+fn folder_of(file: &Path) -> anyhow::Result<&Path> {
+    file.parent().context("an input lies in a folder")
 }
 
 impl Stage for ReportStage {
@@ -145,7 +173,7 @@ impl Stage for ReportStage {
     }
 
     fn format(&self) -> u32 {
-        2
+        3
     }
 
     fn config(&self) -> Value {
@@ -201,21 +229,21 @@ impl Stage for ReportStage {
             } else {
                 series
             });
-            Self::provenance(&trained.stage, path, &mut provenance)?;
+            add_provenance(folder_of(path)?, &mut provenance)?;
         }
         let (mut rows, mut games, mut tools) = (vec![], vec![], vec![]);
         let mut prompts = Prompts::default();
         let mut evaluations = vec![];
         for evaluation in &self.results.evaluations {
             let path = context.input(&evaluation.stage)?;
-            let folder = path.parent().context("an input lies in a folder")?;
+            let folder = folder_of(path)?;
             let evaluated = Evaluated::load(folder)?
                 .with_context(|| format!("`{}`: no manifest of an evaluation", folder.display()))?;
-            evaluations.push((evaluation, path, evaluated));
+            evaluations.push((evaluation, folder, evaluated));
         }
         // The report sets rows under a defence apart; behind the others they do not move the places of prompts.
         evaluations.sort_by_key(|(_, _, evaluated)| evaluated.is_defended());
-        for (evaluation, path, evaluated) in evaluations {
+        for (evaluation, folder, evaluated) in evaluations {
             let questions = context.input(&evaluation.questions())?;
             let found = evaluated.rows()?;
             let first = prompts.make_room(evaluation.testbed, found.len());
@@ -227,7 +255,7 @@ impl Stage for ReportStage {
                 Rows::Coordination(found) => games.extend(found),
                 Rows::ToolUse(found) => tools.extend(found),
             }
-            Self::provenance(&evaluation.stage, path, &mut provenance)?;
+            add_provenance(folder, &mut provenance)?;
         }
         let report = Report::new(ReportInputs {
             title: self.title.clone(),
@@ -236,6 +264,7 @@ impl Stage for ReportStage {
             rows,
             games,
             tools,
+            without_letters: self.without_letters.clone(),
             prompts,
             training,
             provenance,
@@ -260,5 +289,42 @@ impl Stage for ReportStage {
             eprintln!("{sentence}");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::digest_bytes;
+
+    #[test]
+    fn stages_that_were_read_from_come_first_and_each_once() {
+        let run = tempfile::tempdir().unwrap();
+        let folder = |name: &str| run.path().join("stages").join(format!("{name}-0"));
+        let stage = |name: &str, inputs: &[&str]| {
+            std::fs::create_dir_all(folder(name)).unwrap();
+            std::fs::write(folder(name).join("out"), name).unwrap();
+            let inputs = inputs
+                .iter()
+                .map(|path| ((*path).into(), (*path).into()))
+                .collect();
+            let key = (digest_bytes(name.as_bytes()), Value::Null);
+            Manifest::write(&folder(name), name, key, inputs, 1.0, &[]).unwrap();
+        };
+        stage("data", &["/elsewhere/stages/data-0/out"]);
+        stage("pairs", &["stages/data-0/out", "model.gguf"]);
+        stage("train-dpo", &["stages/pairs-0/out"]);
+        let adapter = "stages/train-dpo-0/adapter";
+        stage(
+            "evaluate-dpo",
+            &["stages/data-0/out", adapter, "stages/gone-0/out"],
+        );
+        let mut provenance = Provenance::default();
+        for name in ["train-dpo", "evaluate-dpo"] {
+            add_provenance(&folder(name), &mut provenance).unwrap();
+        }
+        let names: Vec<&str> = provenance.stages.iter().map(|s| s.stage.as_str()).collect();
+        assert_eq!(names, ["data", "pairs", "train-dpo", "evaluate-dpo"]);
+        assert_eq!(provenance.digests.len(), 4);
     }
 }

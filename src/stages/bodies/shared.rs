@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tch::{Device, Kind};
+use tch::Device;
 
 use crate::agent::endpoint::split_source;
 use crate::agent::model::{Precision, describe, identity};
@@ -173,7 +173,7 @@ impl ModelSlot {
         let found = self.found.as_ref()?;
         let device = self.machine.device();
         let kind = self.spec.precision.kind(device);
-        let footprint = Footprint::of(&found.config, kind);
+        let footprint = Footprint::of(&found.config, kind, device);
         let what = match memory::free_and_total(device) {
             Some((free, total)) => format!(
                 "{}; {:.1} of {:.1} GiB of the GPU are free",
@@ -192,10 +192,7 @@ impl ModelSlot {
                 )
             }
         };
-        let precision = match kind {
-            Kind::Float => "fp32",
-            _ => "bf16",
-        };
+        let precision = self.spec.precision.name(device);
         Some(format!("`{}` in {precision}: {what}", self.name))
     }
 
@@ -207,13 +204,14 @@ impl ModelSlot {
         {
             return format!("`{name}` as served at {url}");
         }
-        format!(
-            "{} {:?}",
-            self.found
-                .as_ref()
-                .map_or("not fetched yet", |found| &found.identity),
-            self.spec.precision.kind(self.machine.device())
-        )
+        let identity = self
+            .found
+            .as_ref()
+            .map_or("not fetched yet", |f| &f.identity);
+        match self.spec.precision {
+            Precision::Int8 => format!("{identity} in 8 bits"),
+            precision => format!("{identity} {:?}", precision.kind(self.machine.device())),
+        }
     }
 }
 

@@ -18,7 +18,7 @@ pub use queue::{JobState, states};
 pub use script::Resources;
 
 /// Folder of the scripts and logs in a run directory.
-const FOLDER: &str = "slurm";
+pub(super) const FOLDER: &str = "slurm";
 /// What was submitted.
 const JOBS: &str = "jobs.json";
 

@@ -85,7 +85,7 @@ pub fn taken() -> Vec<Taken> {
         },
         Taken {
             input: "run directory without the right to write",
-            gets: "cannot create folder … Permission denied … check who owns it and its mode, or choose another run directory",
+            gets: "cannot create folder … Permission denied … check who owns it and its mode, or choose another place",
         },
         Taken {
             input: "model without the right to read",
@@ -191,7 +191,7 @@ fn places_without_rights() {
         &[
             "cannot create folder `run`",
             "Permission denied",
-            "or choose another run directory",
+            "or choose another place",
         ],
     );
     assert!(!at.join("run").exists());

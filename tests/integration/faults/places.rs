@@ -113,7 +113,7 @@ fn another_thread_count_in_the_middle_of_a_stage_is_said() {
     assert_eq!(resumed.code, Some(0), "{}", resumed.err);
     for said in [
         "`train-dpo`: was begun on ",
-        ", 1 threads, goes on on ",
+        ", 1 thread, goes on on ",
         ", 2 threads: ",
     ] {
         assert!(resumed.err.contains(said), "no `{said}` in {}", resumed.err);
