@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use atp_pipeline::agent::LoadedModel;
+use atp_pipeline::agent::model::Precision;
 use atp_pipeline::generation::{Engine, Finish, Request, Sampling};
 use atp_pipeline::model::weights::Weights;
 use atp_pipeline::model::{Decoder, KvCache, Packed};
@@ -457,4 +459,25 @@ fn a_wrong_tensor_is_named() {
         );
     }
     let _ = repository(".");
+}
+
+/// Scores in eight bits are those of the weights rounded to them, by torch's own operations; and a GPU does not take them.
+#[test]
+fn eight_bits_are_what_they_are_said_to_be() {
+    let path = smollm2_path();
+    let plain = load(&path);
+    let rounded = |w: &Tensor| {
+        let step = w.abs().amax([1i64].as_slice(), true) / 127.0;
+        (w / &step).round().clamp(-127.0, 127.0) * step
+    };
+    let model = LoadedModel::load(&path, Precision::Int8, Device::Cpu).expect("a model");
+    let head = model.decoder.head();
+    assert!(relative_error(head, &rounded(plain.head())) < 1e-6);
+    let tokens = [504u32, 3575, 282, 4649, 314, 7042];
+    let (full, bits) = (logits(&plain, &tokens), logits(&model.decoder, &tokens));
+    let apart = relative_error(&bits, &full);
+    assert!((1e-4..0.1).contains(&apart), "{apart}");
+    let refused = LoadedModel::load(&path, Precision::Int8, Device::Cuda(0)).err();
+    let text = refused.expect("a refusal").to_string();
+    assert!(text.contains("int8 is for a CPU"), "{text}");
 }
