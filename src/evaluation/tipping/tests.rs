@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::evaluation::observation::tests::{decision, strand};
-use crate::evaluation::statistics::bonett_price;
 use crate::evaluation::statistics::robust::Datum;
 use crate::evaluation::statistics::tests::{numbers, tipping_fixture};
 
@@ -201,50 +200,6 @@ fn a_gain_that_shrinks_by_a_quarter_a_round_is_measured_as_such() {
     assert!(dpo.change.as_ref().unwrap().none < 0.01);
     assert!(found[0].change.as_ref().unwrap().none > 0.9);
     assert_eq!(dpo.levels[0].events, 64);
-}
-
-/// Four clusters of four questions; `event` says by question (within its cluster) and round.
-fn alike(rounds: u32, event: impl Fn(usize, u32) -> bool) -> drift::Slope {
-    let mut decisions = vec![];
-    for unit in 0..16 {
-        for round in 1..=rounds {
-            decisions.push(decision(
-                unit / 4,
-                unit,
-                round,
-                Some(event(unit % 4, round)),
-            ));
-        }
-    }
-    drift::slope(&strand("dpo", decisions)).unwrap()
-}
-
-#[test]
-fn a_drift_where_nothing_varies_has_the_width_of_independent_questions() {
-    let found = alike(3, |_, _| false);
-    let (low, high) = (found.per_round.low, found.per_round.high);
-    // 1.96·√(2/18/18), by half: a question of three rounds that turns has a slope of ±½.
-    assert!(
-        (high - 0.0770).abs() < 1e-4 && (low + high).abs() < 1e-12,
-        "{found:?}"
-    );
-    assert_eq!((found.per_round.value, found.p), (0.0, 1.0));
-}
-
-#[test]
-fn over_two_rounds_a_drift_is_as_wide_as_the_paired_comparison() {
-    // One question of each cluster turns, so that clusters do not differ at all.
-    let found = alike(2, |question, round| question == 0 && round == 2);
-    let differences: Vec<f64> = (0..16).map(|unit| f64::from(unit % 4 == 0)).collect();
-    let paired = bonett_price(&differences).unwrap();
-    for (got, want) in [
-        (found.per_round.value, paired.value),
-        (found.per_round.low, paired.low),
-        (found.per_round.high, paired.high),
-    ] {
-        assert!((got - want).abs() < 1e-12, "{found:?}, expected {paired:?}");
-    }
-    assert_eq!(found.p < 0.05, found.per_round.excludes_zero());
 }
 
 #[test]

@@ -49,9 +49,9 @@ pub(super) fn drift(found: &[&Tipping]) -> Table {
     });
     Table {
         caption: "Drift: points that the share of events moves a round, least squares over all decisions, error by cluster \
-                  (environments, games, families), with its interval and p-value, no narrower than for independent \
-                  questions. First above 50 %: first round in which events are more than half, with the range of resampled \
-                  clusters. P(change): posterior probability, in percent, that the rate is not the same in all rounds (50 before the data); then the likeliest change, \
+                  (environments, games, families), with its interval and p-value. First above 50 %: first round in which \
+                  events are more than half, with the range of resampled clusters. P(change): posterior probability, in \
+                  percent, that the rate is not the same in all rounds (50 before the data); then the likeliest change, \
                   after which round and from what to what."
             .into(),
         columns: columns(&[
