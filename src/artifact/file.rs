@@ -91,6 +91,11 @@ pub(crate) fn sync_file(path: &Path) -> Result<(), ArtifactError> {
         .map_err(ArtifactError::io("sync", path))
 }
 
+/// Whether something is there that a new folder of this name would write over: a file, or a folder with something in it.
+pub(crate) fn is_taken(folder: &Path) -> bool {
+    folder.is_file() || fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 /// Create a folder and those above it.
 pub(crate) fn create_folder(folder: &Path) -> Result<(), ArtifactError> {
     fs::create_dir_all(folder).map_err(ArtifactError::io("create folder", folder))

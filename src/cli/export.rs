@@ -13,6 +13,7 @@ use crate::export::gguf::write_gguf;
 use crate::export::merged::write_merged;
 use crate::export::tensorboard::write_events;
 use crate::export::{Precision, Source};
+use crate::model::lora::CONFIG_FILE;
 
 /// Options of `export`.
 #[derive(Debug, Args)]
@@ -125,7 +126,7 @@ fn trained_on(adapter: &Path) -> anyhow::Result<String> {
     {
         return Ok(origin.clone());
     }
-    let path = adapter.join("adapter_config.json");
+    let path = adapter.join(CONFIG_FILE);
     let text = std::fs::read_to_string(&path).map_err(ArtifactError::io("read", &path))?;
     let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     match config["base_model_name_or_path"].as_str() {

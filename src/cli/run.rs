@@ -6,8 +6,9 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 
 use super::DeviceArgs;
-use crate::artifact::file::create_folder;
+use crate::artifact::file::{create_folder, is_taken};
 use crate::artifact::{ArtifactError, free_space, write_atomic};
+use crate::model::lora::CONFIG_FILE;
 use crate::recipe::Recipe;
 use crate::recipe::plan::DEFAULT_RECIPE;
 use crate::recipe::raw::{StageKind, Variant};
@@ -264,13 +265,9 @@ impl ReportArgs {
     }
 }
 
-/// File that an adapter's folder is known by.
-const ADAPTER_CONFIG: &str = "adapter_config.json";
-
 /// Only an adapter is written over.
 fn check_target(to: &Path) -> anyhow::Result<()> {
-    let taken = to.is_file() || std::fs::read_dir(to).is_ok_and(|mut e| e.next().is_some());
-    if taken && !to.join(ADAPTER_CONFIG).is_file() {
+    if is_taken(to) && !to.join(CONFIG_FILE).is_file() {
         bail!(
             "{}: expected nothing there, an empty folder or an adapter to replace; remove it, or name another one",
             to.display()
@@ -301,7 +298,7 @@ fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
     };
     let mut files = list().map_err(ArtifactError::io("list folder", from))?;
     // First what the folder is known by: a copy that was cut short may be made again.
-    files.sort_by_key(|path| !path.ends_with(ADAPTER_CONFIG));
+    files.sort_by_key(|path| !path.ends_with(CONFIG_FILE));
     create_folder(to)?;
     for path in files {
         let bytes = std::fs::read(&path).map_err(ArtifactError::io("read", &path))?;

@@ -11,9 +11,9 @@ use super::card::{self, Trained};
 use super::{ExportError, new_folder, read_json, write, write_json};
 use crate::agent::model::{EMBEDDED, EMBEDDED_ON_HUB};
 use crate::artifact::ArtifactError;
+use crate::model::lora::CONFIG_FILE;
 use crate::model::tensors::decode_safetensors;
 
-const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Write the adapter to a new folder. `base` is the name of its model on the hub, `owner/name` or `owner/name@revision`;
@@ -22,7 +22,7 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 /// # Errors
 /// No adapter there, a damaged one, a folder that is taken.
 pub fn write_adapter(from: &Path, folder: &Path, base: Option<&str>) -> Result<(), ExportError> {
-    let mut config = read_json(&from.join(CONFIG))?;
+    let mut config = read_json(&from.join(CONFIG_FILE))?;
     let weights = from.join(WEIGHTS);
     let bytes = std::fs::read(&weights).map_err(ArtifactError::io("read", &weights))?;
     let tensors = decode_safetensors(&weights, &bytes)?;
@@ -55,7 +55,7 @@ pub fn write_adapter(from: &Path, folder: &Path, base: Option<&str>) -> Result<(
     config["revision"] = revision.map_or(Value::Null, |revision| json!(revision));
     let text = card::adapter(&config, trained.as_ref());
     new_folder(folder, |place| {
-        write_json(place, CONFIG, &config)?;
+        write_json(place, CONFIG_FILE, &config)?;
         write(place, WEIGHTS, &bytes)?;
         write(place, "README.md", text.as_bytes())
     })

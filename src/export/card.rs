@@ -17,6 +17,7 @@ use crate::stages::evaluations::{Rows, evaluations};
 type Rate = (u32, f64, usize);
 
 /// What a run left beside an adapter.
+#[derive(Debug)]
 pub(super) struct Trained {
     manifest: Manifest,
     folder: PathBuf,
@@ -217,7 +218,7 @@ fn provenance(text: &mut String, trained: &Trained) {
 }
 
 /// The card of a merged model.
-pub(super) fn merged(source: &Source) -> Result<String, ExportError> {
+pub(super) fn merged(source: &Source) -> String {
     let base = source.origin.split('@').next().unwrap_or(&source.origin);
     let on_hub = source.origin.contains('@');
     let mut text = String::from("---\n");
@@ -227,24 +228,24 @@ pub(super) fn merged(source: &Source) -> Result<String, ExportError> {
     text.push_str(
         "library_name: transformers\npipeline_tag: text-generation\ntags:\n- atp-pipeline\n---\n\n",
     );
-    let Some(folder) = &source.adapter_folder else {
+    if source.adapter.is_none() {
         let _ = writeln!(
             text,
             "# {base}\n\nThe weights of `{}`, written anew.",
             source.origin
         );
-        return Ok(text);
-    };
+        return text;
+    }
     let _ = writeln!(
         text,
         "# {base} with a LoRA adapter merged in\n\nThe weights of `{}` with the update of an adapter added. An object of \
          research, not meant to be deployed.\n",
         source.origin
     );
-    if let Some(trained) = Trained::beside(folder)? {
-        provenance(&mut text, &trained);
+    if let Some(trained) = &source.trained {
+        provenance(&mut text, trained);
     }
-    Ok(text)
+    text
 }
 
 fn names(list: &Value) -> String {

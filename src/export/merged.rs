@@ -45,7 +45,7 @@ pub fn write_merged(
             Some(_) => write_text(source, place)?,
         }
         write_weights(source, place, kind, shard)?;
-        write(place, "README.md", card::merged(source)?.as_bytes())
+        write(place, "README.md", card::merged(source).as_bytes())
     })
 }
 

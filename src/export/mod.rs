@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use crate::agent::ModelError;
 use crate::artifact::ArtifactError;
-use crate::artifact::file::{create_folder, remove_folder, temporary_beside};
+use crate::artifact::file::{create_folder, is_taken, remove_folder, temporary_beside};
 use crate::artifact::table::TableError;
 use crate::model::lora::LoraError;
 use crate::model::tensors::TensorFileError;
@@ -59,8 +59,7 @@ fn new_folder(
     folder: &Path,
     fill: impl FnOnce(&Path) -> Result<(), ExportError>,
 ) -> Result<(), ExportError> {
-    let taken = folder.is_file() || std::fs::read_dir(folder).is_ok_and(|mut e| e.next().is_some());
-    if taken {
+    if is_taken(folder) {
         return Err(ExportError::Problem(format!(
             "{}: expected nothing there or an empty folder; remove it, or name another one",
             folder.display()

@@ -34,10 +34,10 @@ pub struct Source {
     pub origin: String,
     /// Tokenizer and template.
     pub codec: TextCodec,
-    /// The adapter's folder.
-    pub adapter_folder: Option<PathBuf>,
     weights: Weights,
-    adapter: Option<Adapter>,
+    pub(super) adapter: Option<Adapter>,
+    /// What a run left beside the adapter.
+    pub(super) trained: Option<Trained>,
 }
 
 impl Source {
@@ -49,17 +49,17 @@ impl Source {
         let (path, origin) = spec.find(Path::new("."), true)?;
         let weights = Weights::open(&path)?;
         weights.check()?;
-        let loaded = match adapter {
-            Some(folder) => {
-                Trained::beside(folder)?;
-                Some(Adapter::load(folder, weights.config(), Device::Cpu)?)
-            }
-            None => None,
+        let (trained, loaded) = match adapter {
+            Some(folder) => (
+                Trained::beside(folder)?,
+                Some(Adapter::load(folder, weights.config(), Device::Cpu)?),
+            ),
+            None => (None, None),
         };
         Ok(Self {
             codec: text_codec(&path)?,
-            adapter_folder: adapter.map(Path::to_path_buf),
             adapter: loaded,
+            trained,
             path,
             origin,
             weights,

@@ -185,7 +185,8 @@ pub struct Adapter {
 }
 
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
-const CONFIG_FILE: &str = "adapter_config.json";
+/// The file that PEFT knows an adapter's folder by.
+pub const CONFIG_FILE: &str = "adapter_config.json";
 
 impl Adapter {
     /// A fresh adapter in f32: A Kaiming-uniform (√5), that is uniform within ±1/√in, and B zero, so that it changes

@@ -97,6 +97,7 @@ fn recipes_that_cannot_be_used() {
         ("evaluation.rounds=0", &["`evaluation.rounds`", "got 0"]),
         ("dpo.optim.lr=nan", &["optim.lr", "NaN"]),
         ("dpo=3", &["`dpo`", "a table"]),
+        ("seeds", &["key=value"]),
         ("dpo.optim.lr", &["key=value", "`dpo.optim.lr=5e-6`"]),
         ("role_play.folder=\"elsewhere\"", &["elsewhere"]),
     ] {

@@ -38,26 +38,26 @@ pub struct Panels {
 impl Panels {
     /// From `(outputs, inputs)` on the CPU, kept in bf16 where it is.
     pub fn new(weight: &Tensor) -> Self {
-        Self::kept(weight, weight.kind() == Kind::BFloat16, false)
+        Self::kept(weight, |count, inputs| match weight.kind() {
+            Kind::BFloat16 => Data::Half(Buffer::new(count * inputs.next_multiple_of(2) * PANEL)),
+            _ => Data::Full(Buffer::new(count * inputs * PANEL)),
+        })
     }
 
     /// From weights that [`rounded_to_bytes`] made: kept in eight bits, nothing is lost.
     pub fn of_bytes(weight: &Tensor) -> Self {
-        Self::kept(weight, false, true)
+        Self::kept(weight, |count, inputs| {
+            let scales = vec![0.0; count * PANEL];
+            Data::Bytes(Buffer::new(count * inputs * PANEL), scales)
+        })
     }
 
-    fn kept(weight: &Tensor, half: bool, bytes: bool) -> Self {
+    /// In a place for so many panels of so many inputs.
+    fn kept(weight: &Tensor, place: impl FnOnce(usize, usize) -> Data) -> Self {
         let (outputs, inputs) = weight.size2().expect("a matrix");
         let (outputs, inputs) = (outputs as usize, inputs as usize);
         let count = outputs.div_ceil(PANEL);
-        let data = match (half, bytes) {
-            (true, _) => Data::Half(Buffer::new(count * inputs.next_multiple_of(2) * PANEL)),
-            (_, true) => Data::Bytes(
-                Buffer::new(count * inputs * PANEL),
-                vec![0.0; count * PANEL],
-            ),
-            _ => Data::Full(Buffer::new(count * inputs * PANEL)),
-        };
+        let data = place(count, inputs);
         let mut panels = Self {
             data,
             inputs,
