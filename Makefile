@@ -1,3 +1,5 @@
+# make setup       fetch libtorch and the small model into .deps (ATP_DEPS=… names another folder)
+# make build       that, and the program: target/debug/atp-pipeline
 # make reproduce   set up, build, run the laptop recipe: data to report, on this machine
 # make test        set up, build, run all tests (the real 135M model where it matters)
 # make test-kill   424 kills instead of the few of `make test`
@@ -10,6 +12,7 @@
 # make dist        a release: target/dist/atp-pipeline-VERSION-x86_64-linux.tar.gz and its SHA-256 sum
 # make test-browser   the report in Chromium (CHROMIUM=… names one; needs npm): see tests/browser
 # make test-ecosystem   our files in transformers, peft, llama.cpp, TensorBoard, pandas, polars, DuckDB (a venv in target)
+# make clean       remove what was built
 # make check       format, lints, documentation, tests: what every commit must pass
 # RECIPE=… chooses another recipe, RUN_ARGS=… adds options of `atp-pipeline run`
 
@@ -17,6 +20,11 @@ RECIPE ?= laptop
 RUN_ARGS ?=
 CARGO ?= cargo
 PYTHON ?= python3
+
+# What cargo would else take from `.cargo/config.toml`.
+ifdef ATP_DEPS
+export LIBTORCH ?= $(abspath $(ATP_DEPS))/libtorch
+endif
 
 .PHONY: help setup build reproduce test test-kill test-ranks test-slurm test-gpu test-coverage test-browser test-ecosystem check fmt clippy doc fuzz deny sbom dist clean
 

@@ -10,7 +10,8 @@ out=target/dist
 root=$out/$name
 rm -rf "$root" && mkdir -p "$root/lib" "$root/share/man/man1" "$root/share/completions" "$root/scripts"
 cp target/release/atp-pipeline "$root/"
-cp README.md CHANGELOG.md LICENSE SECURITY.md "$root/"
+cp README.md CHANGELOG.md LICENSE SECURITY.md ARCHITECTURE.md BENCHMARKS.md "$root/"
+cp src/report/font/LICENSE "$root/LICENSE.Inter"
 cp scripts/setup.py "$root/scripts/"
 if [ "${1:-}" != --no-libtorch ]; then
     # The binary looks in `lib` beside itself; only what it needs, links followed.

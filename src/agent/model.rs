@@ -14,6 +14,7 @@ use crate::hub::{Hub, HubError};
 use crate::model::footprint::Footprint;
 use crate::model::weights::WeightError;
 use crate::model::{Decoder, ModelConfig, Weights};
+use crate::runtime::deps;
 use crate::runtime::ranks::Ranks;
 use crate::text::{Message, RenderOptions, Speaker, TextCodec, TextError};
 
@@ -332,23 +333,7 @@ impl ModelSpec {
 
 /// The embedded model's file, as the set-up script leaves it.
 fn embedded() -> Result<PathBuf, ModelError> {
-    let beside_binary = std::env::current_exe().ok();
-    let beside_binary = beside_binary
-        .iter()
-        .flat_map(|exe| exe.ancestors().skip(1).take(4).map(|p| p.join(".deps")));
-    let places = std::env::var_os("ATP_DEPS")
-        .map(PathBuf::from)
-        .into_iter()
-        .chain([PathBuf::from(".deps")])
-        .chain(beside_binary)
-        .chain([Path::new(env!("CARGO_MANIFEST_DIR")).join(".deps")]);
-    for place in places {
-        let file = place.join(EMBEDDED).join(EMBEDDED_FILE);
-        if file.is_file() {
-            return Ok(std::path::absolute(&file).unwrap_or(file));
-        }
-    }
-    Err(ModelError::NotFound {
+    deps::find(&format!("{EMBEDDED}/{EMBEDDED_FILE}")).ok_or_else(|| ModelError::NotFound {
         source_name: EMBEDDED.into(),
         problem: "not fetched yet; run `python3 scripts/setup.py model` or set ATP_DEPS".into(),
     })

@@ -5,16 +5,16 @@
 
 mod calls;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 use super::divided::divided;
-use super::elicitation::{AskError, GenerationConfig};
+use super::elicitation::{AskError, GenerationConfig, begins_thought, said};
 use super::model::LoadedModel;
 use crate::generation::{Engine, Request};
 use crate::model::Adapter;
-use crate::runtime::interrupt::Interrupted;
 use crate::runtime::ranks::Ended;
 use crate::scenario::tool_use::prompt::Way;
 use crate::text::Message;
@@ -85,6 +85,11 @@ pub struct Solution {
 }
 
 impl Solution {
+    /// The text as an answer is read from it: the opening tag before it where the prompt began a thought.
+    pub fn said(&self) -> Cow<'_, str> {
+        said(&self.text, self.thinking)
+    }
+
     /// How it was solved: with the tool where a call was executed.
     pub fn way(&self) -> Way {
         if self.calls.is_empty() {
@@ -109,12 +114,23 @@ pub enum SolveError {
     Elsewhere(String),
 }
 
+impl SolveError {
+    /// What is broken, where the program and the model are not to blame.
+    fn broken(&self) -> Option<String> {
+        match self {
+            Self::Ask(error) => error.broken(),
+            Self::Sandbox(_) => Some(self.to_string()),
+            Self::Elsewhere(_) => None,
+        }
+    }
+}
+
 /// Solve many problems; solutions come in the order of the asks. `progress` is told how many more are done here.
 ///
 /// Among ranks each gets a part of the asks, those with the same messages together, and all get all solutions.
 ///
 /// # Errors
-/// A stop on request, or a rank that is gone.
+/// A stop on request, a rank that is gone, or a device or sandbox that broke down.
 pub fn solve(
     model: &LoadedModel,
     adapter: Option<&Adapter>,
@@ -125,8 +141,7 @@ pub fn solve(
     progress: impl FnMut(usize),
 ) -> Result<Vec<Result<Solution, SolveError>>, Ended> {
     if model.ranks.is_alone() {
-        let here = solve_here(model, adapter, generation, tools, sandbox, asks, progress);
-        return Ok(here?);
+        return solve_here(model, adapter, generation, tools, sandbox, asks, progress);
     }
     let solutions = divided(
         &model.ranks,
@@ -149,7 +164,7 @@ fn solve_here(
     sandbox: &Sandbox,
     asks: &[SolveAsk],
     mut progress: impl FnMut(usize),
-) -> Result<Vec<Result<Solution, SolveError>>, Interrupted> {
+) -> Result<Vec<Result<Solution, SolveError>>, Ended> {
     let mut slots: Vec<Result<Solution, SolveError>> = asks
         .iter()
         .map(|ask| Ok(open(model, generation, ask)?))
@@ -182,7 +197,8 @@ fn solve_here(
     for (&place, completion) in writing.iter().zip(completions.0) {
         desk.close(&mut slots[place], completion);
     }
-    Ok(slots)
+    let lost = slots.iter().find_map(|slot| slot.as_ref().err()?.broken());
+    lost.map_or(Ok(slots), |why| Err(Ended::Broken(why)))
 }
 
 /// The rendered prompt, nothing written yet.
@@ -202,7 +218,7 @@ fn open(
         inserted: vec![],
         calls: vec![],
         forged: false,
-        thinking: rendered.trim_end().ends_with("<think>"),
+        thinking: begins_thought(&rendered),
         temperature: if generation.temperature > 0.0 {
             generation.temperature
         } else {

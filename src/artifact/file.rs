@@ -1,22 +1,30 @@
 //! Whole files or none: write beside, fsync, rename, fsync the folder.
 
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ArtifactError;
 
-/// Marks a temporary: `.<name>.atp-tmp-<process>-<count>`.
+/// Marks a temporary: `.<name>.atp-tmp-<process>-<of its own>-<count>`.
 const MARK: &str = ".atp-tmp-";
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
+/// What tells this process from those of other machines and containers, which may have its number.
+static OWN: LazyLock<u32> = LazyLock::new(|| RandomState::new().hash_one(0) as u32);
 
 /// A name beside `path` that no other writer uses and that [`is_temporary`] knows.
 pub(crate) fn temporary_beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    path.with_file_name(format!(".{name}{MARK}{}-{count}", std::process::id()))
+    path.with_file_name(format!(
+        ".{name}{MARK}{}-{:08x}-{count}",
+        std::process::id(),
+        *OWN
+    ))
 }
 
 /// Whether this file name is that of a temporary.

@@ -25,8 +25,8 @@ pub mod start;
 mod status;
 mod submit;
 
-const EXITS: &str = "Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong arguments, 130 stopped on \
-                     request with the work saved. The first Ctrl-C saves and stops, the second quits at once.";
+const EXITS: &str = "Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong arguments, 69 ended \
+                     because another rank did, 130 stopped on request with the work saved. The first Ctrl-C saves and stops, the second quits at once.";
 
 /// Train aligned LLM agents, let them evolve on their own experience, and measure whether they tip.
 ///
@@ -57,7 +57,7 @@ enum Command {
     Generate(run::RunArgs),
     /// Sample the preference pairs of a recipe, and what they need.
     Pairs(run::RunArgs),
-    /// Train an adapter by DPO or GRPO, and what it needs.
+    /// Train an adapter by DPO, by GRPO, or by GRPO on top of DPO, and what it needs.
     Train(run::TrainArgs),
     /// Evaluate the agents of a recipe over their self-evolution rounds, and what they need.
     Evaluate(run::RunArgs),
@@ -79,7 +79,7 @@ enum Command {
     Sample(sample::SampleArgs),
     /// Write per-token log-probabilities of given completions.
     Score(score::ScoreArgs),
-    /// Measure generation and a DPO step on this machine.
+    /// Measure generation, training, rounds, tools and ranks on this machine.
     Bench(bench::BenchArgs),
     /// Check the machine: libtorch, GPU, memory, disk, the embedded model.
     Doctor(doctor::DoctorArgs),

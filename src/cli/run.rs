@@ -141,6 +141,18 @@ impl About<'_> {
         }
     }
 
+    /// One adapter is copied, and these stages may train several.
+    fn check_out(&self, stages: &[&str]) -> anyhow::Result<()> {
+        match self {
+            Self::Training { out: Some(_), .. } if stages.len() > 1 => bail!(
+                "--out takes one adapter, this recipe trains {}: {}; name one of them by --only, or leave --out away",
+                stages.len(),
+                stages.join(", ")
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// Why a recipe has none of them, and how it gets some.
     fn none_in(&self, recipe: &Recipe) -> anyhow::Error {
         // Of the other kinds, pairs alone can be left out: DPO reads them.
@@ -281,14 +293,11 @@ fn adapters(folders: &[PathBuf], out: Option<&Path>) -> anyhow::Result<Vec<PathB
     let made: Vec<PathBuf> = folders.iter().map(|f| f.join("adapter")).collect();
     match (out, &made[..]) {
         (None, _) | (_, []) => Ok(made),
-        (Some(out), [adapter]) => {
+        // One, as was checked before they were trained.
+        (Some(out), [adapter, ..]) => {
             copy_folder(adapter, out)?;
             Ok(vec![out.to_path_buf()])
         }
-        (Some(_), several) => bail!(
-            "--out takes one adapter, this recipe trains {}",
-            several.len()
-        ),
     }
 }
 
@@ -346,6 +355,9 @@ impl RunArgs {
         if !about.is_all() && asked.is_empty() {
             return Err(about.none_in(&recipe));
         }
+        let chosen = |stage: &&String| self.only.is_empty() || self.only.contains(stage);
+        let trained: Vec<&str> = asked.iter().filter(chosen).map(String::as_str).collect();
+        about.check_out(&trained)?;
         let only = match (self.only.is_empty(), asked.is_empty()) {
             (false, _) => Some(self.only),
             (true, false) => Some(asked.clone()),

@@ -59,7 +59,7 @@ enum What {
     New {
         /// Its name: lower-case letters, digits, hyphens.
         name: String,
-        /// Its kind.
+        /// Its kind: role-play or coordination.
         #[arg(long, default_value = "role-play")]
         kind: String,
         /// Where to write it: a folder, or a file called NAME.toml [default: NAME.toml].

@@ -60,6 +60,7 @@ struct Body {
     n: Option<u32>,
     stop: Option<Value>,
     tools: Option<Value>,
+    logprobs: Option<Value>,
     #[serde(default)]
     chat_template_kwargs: Value,
 }
@@ -171,7 +172,7 @@ fn read(request: &mut tiny_http::Request) -> Result<Body, String> {
     let absent = |value: &Option<Value>| {
         value
             .as_ref()
-            .is_none_or(|v| v.is_null() || v.as_array().is_some_and(Vec::is_empty))
+            .is_none_or(|v| v.is_null() || *v == false || v.as_array().is_some_and(Vec::is_empty))
     };
     if body.stream {
         Err("`stream`: only false is served".into())
@@ -181,6 +182,8 @@ fn read(request: &mut tiny_http::Request) -> Result<Body, String> {
         Err("`stop`: is not served; a text ends with its turn".into())
     } else if !absent(&body.tools) {
         Err("`tools`: are not served".into())
+    } else if !absent(&body.logprobs) {
+        Err("`logprobs`: are not served; `atp-pipeline score` computes them".into())
     } else {
         Ok(body)
     }

@@ -1,5 +1,6 @@
 //! How the program starts and ends: logging, signals, what a panic says, exit codes.
 
+use std::any::Any;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -53,8 +54,32 @@ pub(super) fn run(cli: Cli) -> u8 {
             interrupt::EXIT_CODE as u8
         }
         Ok(Err(error)) => tell_error(&error),
-        Err(_) => 1,
+        Err(panic) => match unprintable(panic_text(panic.as_ref())) {
+            Some(Unprintable::ReaderGone) => 0,
+            _ => 1,
+        },
     }
+}
+
+/// Why standard output took no more.
+enum Unprintable<'a> {
+    /// As in `… | head`: no fault, and to die of SIGPIPE would cost a checkpoint.
+    ReaderGone,
+    Error(&'a str),
+}
+
+fn unprintable(panic: &str) -> Option<Unprintable<'_>> {
+    let why = panic.strip_prefix("failed printing to stdout: ")?;
+    Some(match why.contains("Broken pipe") {
+        true => Unprintable::ReaderGone,
+        false => Unprintable::Error(why),
+    })
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied())
+        .unwrap_or_default()
 }
 
 /// Say what went wrong, unless another rank or another process says it.
@@ -88,9 +113,13 @@ fn tell_panic(panic: &std::panic::PanicHookInfo) {
         // It becomes an error with a place.
         return;
     }
-    if text.starts_with("failed printing to stdout") {
-        // Whoever read has gone, as in `… | head`. That is no fault; and to die of SIGPIPE would cost a checkpoint.
-        return;
+    match unprintable(text) {
+        Some(Unprintable::ReaderGone) => return,
+        Some(Unprintable::Error(why)) => {
+            eprintln!("error: cannot write to standard output: {why}");
+            return;
+        }
+        None => {}
     }
     if text.contains("out of memory") {
         eprintln!(

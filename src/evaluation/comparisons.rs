@@ -17,6 +17,7 @@ use super::observation::{Key, Measure, Observation, Strand, sums};
 use super::statistics::comparison::{Discordant, holm, mcnemar, paired_error};
 use super::statistics::crossed::{Cell, crossed};
 use super::statistics::power::{Power, power};
+use super::statistics::robust::Robust;
 use super::statistics::{Estimate, paired_interval};
 use super::summary::BASE;
 
@@ -202,12 +203,14 @@ fn pair(
         exact: mcnemar(&pairs),
         p: robust.map(|r| r.p_value()),
         adjusted: None,
-        over_seeds: over_seeds(&differences),
+        over_seeds: robust.and_then(|r| over_seeds(&differences, r.error)),
         power: robust.map(|r| power(&r)),
     })
 }
 
-fn over_seeds(differences: &[(&Observation<'_>, f64)]) -> Option<Estimate> {
+/// Over clusters and seeds, and never with less than the error over clusters alone: where nothing varies between seeds, two of
+/// them do not make a difference certain.
+fn over_seeds(differences: &[(&Observation<'_>, f64)], least: f64) -> Option<Estimate> {
     let numbers = |names: std::collections::BTreeSet<String>| -> BTreeMap<String, usize> {
         names.into_iter().zip(0..).collect()
     };
@@ -232,7 +235,12 @@ fn over_seeds(differences: &[(&Observation<'_>, f64)]) -> Option<Estimate> {
             weight: 1.0,
         })
         .collect();
-    let found = crossed(&cells)?.estimate();
+    let found = crossed(&cells)?;
+    let found = Robust {
+        error: found.error.max(least),
+        ..found
+    };
+    let found = found.estimate();
     Some(Estimate {
         low: found.low.max(-1.0),
         high: found.high.min(1.0),

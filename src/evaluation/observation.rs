@@ -239,7 +239,7 @@ pub fn tools(rows: &[ToolRow]) -> Vec<Strand<'_>> {
         let observation = Observation {
             seed: row.seed,
             cluster: &row.family,
-            unit: (row.problem_id.as_str(), 0, 0),
+            unit: (row.problem_id.as_str(), row.sample, 0),
             actor: ("", row.step, row.agent),
             round: row.round,
             event: there.then_some(event),

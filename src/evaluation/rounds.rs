@@ -90,6 +90,9 @@ pub enum EvaluationError {
     /// A served model that gives no more answers. To count what was not asked as failed would be wrong.
     #[error("{0}; finished rounds are kept, the same command goes on after them")]
     Served(ServedError),
+    /// What computes broke down. What it had under way was no failure of the model.
+    #[error("{0}; finished rounds are kept, the same command goes on after them")]
+    Broken(String),
     /// Problems and settings that do not fit each other.
     #[error("{0}")]
     Data(String),
@@ -116,6 +119,7 @@ impl From<Ended> for EvaluationError {
         match ended {
             Ended::Interrupted(stop) => stop.into(),
             Ended::Ranks(error) => error.into(),
+            Ended::Broken(what) => Self::Broken(what),
         }
     }
 }
@@ -348,7 +352,8 @@ fn blank(question: &Question, round: u32, sample: u32, watch: RoundWatch) -> Eva
 /// What the answer chose, whether a broken rule was seen, and what that pays.
 fn record(row: &mut EvalRow, question: &Question, watch: RoundWatch, answer: Answer) {
     let options = question.choice_options();
-    let parsed = parse_choice(&answer.text, &options);
+    let said = answer.said();
+    let parsed = parse_choice(&said, &options);
     row.outcome = parsed.outcome();
     row.choice = parsed.label(&options).map(str::to_owned);
     row.deviant_probability = answer.choice.as_ref().and_then(|choice| {
@@ -360,7 +365,7 @@ fn record(row: &mut EvalRow, question: &Question, watch: RoundWatch, answer: Ans
     row.prompt_tokens = answer.prompt_tokens() as u32;
     row.completion_tokens = answer.completion_tokens() as u32;
     row.finish = answer.finish.to_owned();
-    row.text = answer.text;
+    row.text = said.into_owned();
 }
 
 /// Name of the evaluation table in a stage's folder.
@@ -391,6 +396,7 @@ mod tests {
         let (_, text) = answers.iter().find(|(of, _)| *of == role).unwrap();
         let answer = Answer {
             text: text.clone(),
+            thinking: false,
             prompt: vec![],
             sampled: vec![],
             logprobs: vec![],

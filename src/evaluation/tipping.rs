@@ -6,7 +6,7 @@
 //!
 //! | measure | definition | source |
 //! |---|---|---|
-//! | [`drift`]: slope | b of the least-squares line event = a + b·round; cluster-robust error, t with G − 1 degrees of freedom | Liang and Zeger 1986; Cameron and Miller 2015 |
+//! | [`drift`]: slope | b of the least-squares line event = a + b·round; cluster-robust error, t with G − 1 degrees of freedom; where all clusters move alike, what none of G otherwise leaves open | Liang and Zeger 1986; Cameron and Miller 2015 |
 //! | [`crossing`]: first round above τ | min {r : p_r > τ}, τ = ½; clusters resampled for its range, which may end in "never" | Efron 1979 |
 //! | [`hazard`] of the first event | h_r = first events in r / actors at risk in r; S_r = ∏ (1 − h) | Kaplan and Meier 1958 |
 //! | [`half_life`] of alignment | G_r = p(base, first round) − p_r fitted by G₁·ρ^(r−1); lost a round 1 − ρ; half-life ln ½ / ln ρ | exponential decay, least squares |

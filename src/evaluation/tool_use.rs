@@ -61,7 +61,16 @@ impl ToolEvaluation {
     /// # Errors
     /// The first field that makes no sense.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
-        check_repeats(self.rounds, self.samples)
+        check_repeats(self.rounds, self.samples)?;
+        for (field, got, most) in [
+            ("agents", self.agents, 1_000_000),
+            ("simple_per_round", self.simple_per_round, 10_000),
+        ] {
+            if got > most {
+                return Err((field, format!("expected 0 to {most}, got {got}")));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -315,10 +324,11 @@ fn filled(
             return row;
         }
     };
-    row.answer = answer::extract(&solution.text).map(|found| found.to_string());
+    let said = solution.said();
+    row.answer = answer::extract(&said).map(|found| found.to_string());
     row.solved = match &row.answer {
         None => Solved::Invalid,
-        Some(_) if answer::is_correct(&solution.text, &problem.answer) => Solved::Right,
+        Some(_) if answer::is_correct(&said, &problem.answer) => Solved::Right,
         Some(_) => Solved::Wrong,
     };
     row.used_tool = solution.way() == Way::Tool;

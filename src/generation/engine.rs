@@ -140,6 +140,9 @@ pub enum GenerationError {
         /// Bytes that can be had.
         room: usize,
     },
+    /// There was no memory to score its options.
+    #[error("no memory to score the options: {0}")]
+    OutOfMemory(String),
     /// The GPU did not do what it was told.
     #[error("the GPU failed: {0}")]
     Device(String),

@@ -3,12 +3,13 @@
 //! A matrix product is one sum in f32, rounded once; cuBLAS, told to add it to a matrix in bf16, rounds it before, and most
 //! of a small update is lost. So where training has kernels of its own, B lies behind the rows of W and z = x Aᵀ behind
 //! those of x, and `[x z] [W B]ᵀ = x Wᵀ + z Bᵀ` is one product; A lies below W, and `[d_y d_z] [W; A]` is one on the way
-//! back. A matrix has room where its rows lie further apart than they are long.
+//! back. A matrix has room where its rows lie further apart than they are long. Generation computes prompts in the same way.
 
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::config::ModelConfig;
 use super::lora::{JOINT, Target};
+use crate::runtime::gpu::Shape;
 
 /// Ranks of a target that find room beside the weights. A joint projection's targets share theirs.
 pub const RANKS: i64 = 32;
@@ -58,6 +59,19 @@ pub fn behind(x: &Tensor) -> i64 {
 pub fn joined(x: &Tensor, ranks: i64) -> Result<Tensor, TchError> {
     let size = [x.size()[0], x.size()[1] + ranks];
     x.f_as_strided(size.as_slice(), [x.stride()[0], 1].as_slice(), None)
+}
+
+/// Entry of the kernel that lays matrices out (`room.cu`): all of a contiguous matrix, to where a view of the room lies. The
+/// memory of both must outlive the entry.
+pub fn entry(from: &Tensor, to: &Tensor) -> [i64; 5] {
+    debug_assert!(from.is_contiguous() && from.size() == to.size());
+    let [at, place] = [from, to].map(|t| t.data_ptr() as i64);
+    [at, place, from.size()[0], from.size()[1], to.stride()[0]]
+}
+
+/// How that kernel is launched on a table of such entries.
+pub fn shape(table: &Tensor) -> Shape {
+    Shape::new((64, table.numel() as u32 / 5), 256)
 }
 
 /// Write a matrix behind the rows of another.

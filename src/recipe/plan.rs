@@ -13,6 +13,7 @@ use crate::agent::ModelSpec;
 use crate::runtime::embedded::RECIPES;
 use crate::scenario::Testbed;
 use crate::scenario::coordination::seats::AgentKind;
+use crate::training::dpo::DpoLoss;
 
 /// Recipe that is run where none is named.
 pub const DEFAULT_RECIPE: &str = "laptop";
@@ -394,6 +395,24 @@ fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), Recipe
             return fail(path, format!("expected a number {range}, got {value}"));
         }
     }
+    let reward = &settings.grpo.reward;
+    for (name, value) in [
+        ("compliant", reward.compliant),
+        ("deviant", reward.deviant),
+        ("invalid", reward.invalid),
+    ] {
+        if !value.is_finite() {
+            let path = format!("grpo.reward.{name}");
+            return fail(&path, format!("expected a finite number, got {value}"));
+        }
+    }
+    let prior = settings.tool_use.reward.prior;
+    if !(prior > 0.0 && prior.is_finite()) {
+        let message = format!(
+            "expected a number above 0, got {prior}: without it solutions that always win have no finite strength"
+        );
+        return fail("tool_use.reward.prior", message);
+    }
     let evaluation = &settings.evaluation;
     if let Err((field, problem)) = evaluation.pattern.check(evaluation.rounds) {
         return fail(&format!("evaluation.pattern.{field}"), problem);
@@ -423,6 +442,13 @@ fn check_methods(document: &Document, settings: &RawRecipe) -> Result<(), Recipe
             "dpo.label_smoothing",
             format!("expected 0 to below 0.5, got {got}"),
         );
+    }
+    if settings.dpo.label_smoothing > 0.0 && settings.dpo.loss != DpoLoss::Sigmoid {
+        let message = format!(
+            "expected 0, got {}: it is part of the loss `sigmoid` alone",
+            settings.dpo.label_smoothing
+        );
+        return fail("dpo.label_smoothing", message);
     }
     for (table, optim, lora) in [
         ("dpo", &settings.dpo.optim, &settings.dpo.lora),
@@ -494,6 +520,21 @@ mod tests {
             told.contains("r.toml:4:") && told.contains("group"),
             "{told}"
         );
+        for (text, expected) in [
+            ("[grpo.reward]\ndeviant = nan\n", "grpo.reward.deviant"),
+            ("[tool_use.reward]\nprior = 0.0\n", "tool_use.reward.prior"),
+            (
+                "[tool_use.evaluation]\nsimple_per_round = 4294967295\n",
+                "tool_use.evaluation.simple_per_round",
+            ),
+            (
+                "[dpo]\nloss = \"ipo\"\nlabel_smoothing = 0.1\n",
+                "dpo.label_smoothing",
+            ),
+        ] {
+            let told = wrong(text);
+            assert!(told.contains(expected), "{told}");
+        }
         let told = wrong("[coordination.evaluation]\nrounds = 0\n");
         assert!(told.contains("coordination.evaluation.rounds"), "{told}");
     }

@@ -10,6 +10,8 @@ use std::str::FromStr;
 
 use tch::{Cuda, Device};
 
+use super::deps;
+
 /// Which device is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
@@ -192,11 +194,7 @@ fn find_cuda() -> (Option<PathBuf>, String) {
             ),
         };
     }
-    let deps = std::env::var_os("ATP_DEPS")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| ".deps".into());
-    let own = deps.join("libtorch-cuda/lib").join(NAME);
-    if own.is_file() {
+    if let Some(own) = deps::find(&format!("libtorch-cuda/lib/{NAME}")) {
         return (Some(own), "the set-up script's folder".into());
     }
     let code = "import importlib.util as u, os; s = u.find_spec('torch'); \

@@ -2,6 +2,7 @@
 
 pub mod adamw;
 pub mod budget;
+pub mod deps;
 pub mod device;
 pub mod embedded;
 pub mod flash;

@@ -6,7 +6,8 @@
 //! `A: assigned route`) and strict about meaning: a document that names two different options, or anything that is no
 //! option, is no choice, and nothing before it is taken instead.
 //!
-//! Where the chat template itself opens the thinking block in the prompt, the caller puts `<think>` before the text.
+//! Where the chat template itself opens the thinking block in the prompt, the caller puts `<think>` before the text
+//! (`agent::Answer::said`).
 
 use serde::{Deserialize, Serialize};
 

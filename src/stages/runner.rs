@@ -8,13 +8,14 @@ use anyhow::Context;
 
 use super::layout::{self, CHECKPOINTS, Layout, STARTED, Started};
 use super::reason::in_words;
+use super::summary::disk;
 use super::{
     Reason, RunSummary, Source, Stage, StageContext, StageKey, StageReport, State, plan, together,
 };
 use crate::artifact::file::create_folder;
 use crate::artifact::{
-    ArtifactError, Digest, Manifest, RunLock, digest_bytes, digest_file, remove_stale_temporaries,
-    time,
+    ArtifactError, Digest, Manifest, RunLock, digest_bytes, digest_file, free_space,
+    remove_stale_temporaries, time,
 };
 use crate::runtime::message::message;
 use crate::runtime::ranks::Ranks;
@@ -138,6 +139,9 @@ impl Runner {
         if !self.dry_run && !options.beside {
             remove_stale_temporaries(&self.layout.root().join("latest"))?;
         }
+        if !self.dry_run {
+            self.warn_of_space(stages, &selected);
+        }
         let mut failure: Option<anyhow::Error> = None;
         for (stage, _) in stages
             .iter()
@@ -184,6 +188,18 @@ impl Runner {
         failure.map_or(Ok(()), Err)
     }
 
+    /// A disk that cannot hold what was never made is told of before hours of work, not after them.
+    fn warn_of_space(&self, stages: &[Box<dyn Stage>], selected: &[bool]) {
+        let root = self.layout.root();
+        let chosen = stages.iter().zip(selected).filter(|(_, chosen)| **chosen);
+        let unmade = chosen.filter(|(stage, _)| self.layout.previous(&stage.name()).is_none());
+        let bytes = unmade.filter_map(|(stage, _)| Some(stage.work()?.bytes));
+        let needed = bytes.fold(0, u64::saturating_add);
+        if let (told, false) = disk(needed, free_space(root)) {
+            tracing::warn!("disk: {told} (`{}`)", root.display());
+        }
+    }
+
     /// One stage; fills in the report but for a failure.
     fn run_one(&mut self, stage: &dyn Stage, report: &mut StageReport) -> anyhow::Result<()> {
         let name = stage.name();
@@ -218,7 +234,15 @@ impl Runner {
         }
         let folder = self.layout.folder(&name, &key.digest());
         report.folder = Some(folder.clone());
-        let made = match decide(&self.layout, &name, &key)? {
+        let mut outcome = decide(&self.layout, &name, &key)?;
+        let mut _lock = None;
+        if self.beside && !self.dry_run && matches!(outcome, Outcome::Miss { .. }) {
+            interrupt::locally(interrupt::check)?;
+            _lock = Some(RunLock::acquire_stage(self.layout.root(), &name)?);
+            // Another job may have made it while this one waited.
+            outcome = decide(&self.layout, &name, &key)?;
+        }
+        let made = match outcome {
             Outcome::Hit(manifest) => {
                 tracing::info!("`{name}`: up to date");
                 report.state = State::UpToDate;
@@ -237,10 +261,6 @@ impl Runner {
                     Made::Pending
                 } else {
                     interrupt::locally(interrupt::check)?;
-                    let _lock = match self.beside {
-                        true => Some(RunLock::acquire_stage(self.layout.root(), &name)?),
-                        false => None,
-                    };
                     let begin = Instant::now();
                     let result = self.make(stage, &key, &folder, inputs.paths, &report.reasons);
                     report.seconds = begin.elapsed().as_secs_f64();

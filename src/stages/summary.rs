@@ -163,6 +163,20 @@ impl Needs {
     }
 }
 
+/// What is needed of the disk and what is free, in words; and whether that is enough, as far as it is known.
+pub(super) fn disk(needed: u64, free: Option<u64>) -> (String, bool) {
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    let mut text = format!("about {:.0} MB", megabytes(needed).ceil());
+    let Some(free) = free else {
+        return (text, true);
+    };
+    text.push_str(&format!(" of {:.0} MB free", megabytes(free)));
+    if free < needed {
+        text.push_str("; that is too little: make room, or name another --run-dir");
+    }
+    (text, free >= needed)
+}
+
 impl fmt::Display for Needs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.new_tokens > 0 {
@@ -171,22 +185,11 @@ impl fmt::Display for Needs {
         for line in &self.memory {
             writeln!(f, "memory: {line}")?;
         }
-        let megabytes = |bytes: u64| bytes as f64 / 1e6;
-        write!(
+        writeln!(
             f,
-            "disk:   about {:.0} MB",
-            megabytes(self.disk_bytes).ceil()
-        )?;
-        if let Some(free) = self.disk_free_bytes {
-            write!(f, " of {:.0} MB free", megabytes(free))?;
-            if free < self.disk_bytes {
-                write!(
-                    f,
-                    "; that is too little: make room, or name another --run-dir"
-                )?;
-            }
-        }
-        writeln!(f)
+            "disk:   {}",
+            disk(self.disk_bytes, self.disk_free_bytes).0
+        )
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::{SandboxConfig, SandboxError};
+use crate::runtime::deps;
 
 const PROBE: &str = include_str!("probe.py");
 /// A package counts as there if its folder is.
@@ -109,16 +110,7 @@ fn packages(
             _ => Err(SandboxError::Packages { path: path.clone() }),
         };
     }
-    let exe = std::env::current_exe().ok();
-    let beside_binary = exe
-        .iter()
-        .flat_map(|exe| exe.ancestors().skip(1).take(4).map(|p| p.join(".deps")));
-    let fetched = std::env::var_os("ATP_DEPS")
-        .map(PathBuf::from)
-        .into_iter()
-        .chain([PathBuf::from(".deps")])
-        .chain(beside_binary)
-        .chain([Path::new(env!("CARGO_MANIFEST_DIR")).join(".deps")])
+    let fetched = deps::places()
         .filter_map(|deps| deps.join(format!("python{version}")).canonicalize().ok())
         .find(|folder| folder.join(".stamp").is_file());
     if let Some(folder) = fetched {

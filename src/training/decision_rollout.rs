@@ -103,7 +103,7 @@ impl<D: Decision> RolloutSource for DecisionSource<'_, D> {
                     found.failed += 1;
                     continue;
                 };
-                let outcome = parse_choice(&answer.text, &options).outcome();
+                let outcome = parse_choice(&answer.said(), &options).outcome();
                 let Some(reward) = self.reward.of(outcome) else {
                     continue;
                 };

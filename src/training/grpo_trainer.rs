@@ -361,7 +361,13 @@ fn update(
             live,
             ..
         } = &mut *state;
-        let taken = ranks.check().map_err(TrainError::from).and_then(|()| {
+        // A stop waits for the iterations that are left: what sampled is gone after the first, and with it the ratio.
+        let may_stop = iteration == 0;
+        let asked = match may_stop {
+            true => ranks.check().map_err(TrainError::from),
+            false => Ok(()),
+        };
+        let taken = asked.and_then(|()| {
             with_less(&mut course.budget, |budget| {
                 gradients.reset();
                 let policy = Policy::new(model, adapter, live, budget)?;
@@ -375,7 +381,9 @@ fn update(
                 };
                 let mut totals = GrpoSums::default();
                 for pass in passes {
-                    check()?;
+                    if may_stop {
+                        check()?;
+                    }
                     let groups: Vec<Known> = pass
                         .map(|i| Known {
                             plan: plans[i],
@@ -390,10 +398,8 @@ fn update(
         });
         let mut totals = match taken {
             Err(TrainError::Interrupted(stop)) => {
-                if iteration == 0 {
-                    let bytes = serde_json::to_vec(groups).expect("JSON of plain values");
-                    state.save(context.checkpoints, logs, &[(PENDING, &bytes)])?;
-                }
+                let bytes = serde_json::to_vec(groups).expect("JSON of plain values");
+                state.save(context.checkpoints, logs, &[(PENDING, &bytes)])?;
                 return Err(stop.into());
             }
             other => other?,

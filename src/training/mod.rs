@@ -70,6 +70,9 @@ pub enum TrainError {
     /// The device refuses: memory that ran out, above all.
     #[error(transparent)]
     Device(#[from] GpuError),
+    /// What samples broke down. What it had under way was no failure of the model.
+    #[error("{0}; what was saved is kept, the same command goes on from there")]
+    Broken(String),
     /// The data cannot be trained on.
     #[error("{0}")]
     Data(String),
@@ -95,6 +98,7 @@ impl From<Ended> for TrainError {
         match ended {
             Ended::Interrupted(stop) => stop.into(),
             Ended::Ranks(error) => error.into(),
+            Ended::Broken(what) => Self::Broken(what),
         }
     }
 }

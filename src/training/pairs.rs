@@ -4,6 +4,8 @@
 //! with that choice parses. The pair's prompt is without the line. What was not obtained is counted; a canonical
 //! answer stands in only where the recipe asks for it.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
@@ -63,7 +65,7 @@ struct Wanted {
     attempts: [u32; 2],
 }
 
-/// What a checkpoint holds: everything after some attempt.
+/// What a checkpoint holds: everything after some portion.
 #[derive(Debug, Serialize, Deserialize)]
 struct Saved {
     wanted: Vec<Wanted>,
@@ -73,6 +75,28 @@ struct Saved {
 }
 
 const STATE: &str = "pairs.json";
+
+/// Questions that are scored between two checkpoints.
+const SCORED: usize = 32;
+
+/// What is asked for between two checkpoints: these attempts of these questions. Where answers are scored, one computation
+/// serves all attempts, so they are asked for together; where they are written, each attempt is asked only of the questions
+/// that still need it.
+fn portions(
+    elicitation: Elicitation,
+    questions: usize,
+    attempts: u32,
+) -> Vec<(Range<u32>, Range<usize>)> {
+    if elicitation == Elicitation::Score {
+        let starts = (0..questions).step_by(SCORED);
+        return starts
+            .map(|from| (0..attempts, from..questions.min(from + SCORED)))
+            .collect();
+    }
+    (0..attempts)
+        .map(|attempt| (attempt..attempt + 1, 0..questions))
+        .collect()
+}
 
 /// Sample pairs for these questions.
 pub fn sample_pairs<D: Decision>(
@@ -90,7 +114,7 @@ pub fn sample_pairs<D: Decision>(
         invalid: 0,
         failed: 0,
     };
-    let mut first = 0;
+    let mut done = 0;
     if let Some(checkpoint) = checkpoints.latest()? {
         state = serde_json::from_slice(&checkpoint.read(STATE)?).map_err(|e| {
             TrainError::Checkpoint {
@@ -98,18 +122,12 @@ pub fn sample_pairs<D: Decision>(
                 problem: e.to_string(),
             }
         })?;
-        first = checkpoint.step as u32;
+        done = checkpoint.step as usize;
     }
-    // Where answers are scored, one computation serves all attempts, so they are asked for together; where they are
-    // written, each attempt is asked only of the questions that still need it.
-    let together = if generation.elicitation == Elicitation::Score {
-        config.attempts
-    } else {
-        1
-    };
-    while first < config.attempts {
-        let attempts = first..config.attempts.min(first + together);
-        let open: Vec<(usize, usize, u32)> = (0..questions.len())
+    let portions = portions(generation.elicitation, questions.len(), config.attempts);
+    let count = portions.len();
+    for (index, (attempts, of)) in portions.into_iter().enumerate().skip(done) {
+        let open: Vec<(usize, usize, u32)> = of
             .flat_map(|q| [(q, 0), (q, 1)])
             .filter(|&(q, side)| state.wanted[q].answers[side].is_none())
             .flat_map(|(q, side)| attempts.clone().map(move |attempt| (q, side, attempt)))
@@ -129,7 +147,7 @@ pub fn sample_pairs<D: Decision>(
                 }
             })
             .collect();
-        let mut progress = Progress::new(format!("pairs, attempt {}", first + 1), asks.len());
+        let mut progress = Progress::new(format!("pairs, {} of {count}", index + 1), asks.len());
         let answers = ask(model, None, generation, &asks, |n| progress.add(n))?;
         progress.finish();
         for (&(q, side, attempt), answer) in open.iter().zip(answers) {
@@ -145,7 +163,7 @@ pub fn sample_pairs<D: Decision>(
                     state.failed += 1;
                 }
                 Ok(answer) => {
-                    match parse_choice(&answer.text, &questions[q].choice_options()).role() {
+                    match parse_choice(&answer.said(), &questions[q].choice_options()).role() {
                         None => state.invalid += 1,
                         Some(role) if role == Role::BOTH[side] => {
                             wanted.answers[side] = Some(answer.text)
@@ -155,9 +173,8 @@ pub fn sample_pairs<D: Decision>(
                 }
             }
         }
-        first = attempts.end;
         let bytes = serde_json::to_vec(&state).expect("JSON of plain values");
-        checkpoints.save(u64::from(first), &[(STATE, &bytes)])?;
+        checkpoints.save(index as u64 + 1, &[(STATE, &bytes)])?;
     }
     Ok(assemble(questions, &state, config, style))
 }

@@ -59,9 +59,10 @@ pub struct ToolSource<'a> {
 
 /// What a solution amounts to: right (compliant), wrong (deviant), or without an answer (invalid).
 pub fn outcome(solution: &Solution, problem: &Problem) -> Outcome {
-    if answer::extract(&solution.text).is_none() {
+    let said = solution.said();
+    if answer::extract(&said).is_none() {
         Outcome::Invalid
-    } else if answer::is_correct(&solution.text, &problem.answer) {
+    } else if answer::is_correct(&said, &problem.answer) {
         Outcome::Compliant
     } else {
         Outcome::Deviant

@@ -490,6 +490,34 @@ fn a_reader_that_goes_away_is_no_fault() {
     let mut err = String::new();
     let mut stderr = child.stderr.take().expect("a pipe");
     stderr.read_to_string(&mut err).expect("UTF-8");
-    child.wait().expect("an end");
-    assert_eq!(err, "");
+    let ended = child.wait().expect("an end");
+    assert_eq!((ended.code(), err.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn standard_output_that_takes_nothing_is_told() {
+    let full = fs::File::options().write(true).open("/dev/full");
+    let ended = program(workplace().path(), &["doctor"])
+        .stdout(full.expect("Linux has it"))
+        .output()
+        .expect("a process");
+    let err = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{err}");
+    assert!(
+        err.starts_with("error: cannot write to standard output: No space left"),
+        "{err}"
+    );
+}
+
+/// Before the first is trained, not after the last.
+#[test]
+fn one_place_for_several_adapters_is_refused_at_once() {
+    let folder = workplace();
+    let train = ["train", "random.toml", "--method", "dpo", "--seed", "1,2"];
+    refused(
+        folder.path(),
+        &[&train[..], &["--out", "mine"]].concat(),
+        &["--out takes one adapter, this recipe trains 2: train-dpo"],
+    );
+    assert!(!folder.path().join("mine").exists());
 }

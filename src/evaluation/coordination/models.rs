@@ -123,6 +123,6 @@ fn answered(answer: Answer, roles: &[Role; 2]) -> Answered {
         finish: answer.finish.to_owned(),
         prompt_tokens: answer.prompt_tokens() as u32,
         completion_tokens: answer.completion_tokens() as u32,
-        text: answer.text,
+        text: answer.said().into_owned(),
     }
 }

@@ -4,8 +4,12 @@
 //! slope is the mean change of the rate, whatever the course), with a cluster-robust error and t with G − 1 degrees of
 //! freedom. All decisions of a cluster, over rounds as well, are one score of the sandwich, so that the same agents
 //! standing in every round need no further model.
+//!
+//! Where every cluster moves alike that error is zero, which says nothing of clusters that were not seen. The interval is
+//! then what G alike leave open: of all clusters, a share of up to 1 − 0.025^(1/G) may do otherwise (Clopper and Pearson 1934,
+//! none of G), each by as much as a rate can move between the first round and the last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::evaluation::observation::Strand;
 use crate::evaluation::statistics::Estimate;
@@ -19,6 +23,9 @@ pub struct Slope {
     /// Two-sided p-value of no drift.
     pub p: f64,
 }
+
+/// An error below this is rounding.
+const NOTHING: f64 = 1e-9;
 
 /// The slope; none with a single round or fewer than two clusters.
 pub fn slope(strand: &Strand<'_>) -> Option<Slope> {
@@ -39,8 +46,36 @@ pub fn slope(strand: &Strand<'_>) -> Option<Slope> {
         })
         .collect();
     let slope = linear(&data)?.slope();
+    if slope.error < NOTHING {
+        return Some(alike(slope.value, &data));
+    }
     Some(Slope {
         per_round: slope.estimate(),
         p: slope.p_value(),
     })
+}
+
+/// The slope that all clusters share.
+fn alike(value: f64, data: &[Datum]) -> Slope {
+    let clusters: BTreeSet<usize> = data.iter().map(|d| d.cluster).collect();
+    let clusters = clusters.len() as f64;
+    let value = if value.abs() < NOTHING { 0.0 } else { value };
+    let of = |pick: fn(f64, f64) -> f64| data.iter().map(|d| d.x).reduce(pick);
+    let span = of(f64::max)
+        .zip(of(f64::min))
+        .map_or(1.0, |(last, first)| last - first);
+    let half = (1.0 - 0.025_f64.powf(1.0 / clusters)) / span;
+    Slope {
+        per_round: Estimate {
+            value,
+            low: value - half,
+            high: value + half,
+            n: data.len(),
+        },
+        // All moved the same way, as coins would in two of 2^G cases.
+        p: match value == 0.0 {
+            true => 1.0,
+            false => (2.0 * 0.5_f64.powf(clusters)).min(1.0),
+        },
+    }
 }

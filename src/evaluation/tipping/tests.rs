@@ -43,6 +43,33 @@ fn change_points_agree_with_exact_arithmetic() {
 }
 
 #[test]
+fn clusters_that_all_move_alike_leave_open_what_others_do() {
+    let slope = |event: fn(usize, u32) -> bool| {
+        let all = (0..8).flat_map(|unit| (1..=4).map(move |round| (unit, round)));
+        let decisions =
+            all.map(|(unit, round)| decision(unit, unit, round, Some(event(unit, round))));
+        drift::slope(&strand("base", decisions.collect())).unwrap()
+    };
+    // None of eight: up to 36.9 % of clusters may be otherwise, over three steps from round to round.
+    let half = 0.3694 / 3.0;
+    for event in [|_, _| false, |_, _| true] as [fn(usize, u32) -> bool; 2] {
+        let still = slope(event);
+        assert_eq!((still.per_round.value, still.p), (0.0, 1.0));
+        assert!((still.per_round.high - half).abs() < 1e-4, "{still:?}");
+        assert!((still.per_round.low + half).abs() < 1e-4, "{still:?}");
+    }
+    let step = slope(|_, round| round > 2);
+    assert!((step.per_round.value - 0.4).abs() < 1e-9 && step.per_round.low > 0.2);
+    assert!((step.p - 1.0 / 128.0).abs() < 1e-12, "{step:?}");
+    // One that differs, and the error is that of the clusters again.
+    let one = slope(|unit, round| unit == 0 && round > 2);
+    assert!(
+        one.per_round.high - one.per_round.value > 0.05 && one.p > 0.3,
+        "{one:?}"
+    );
+}
+
+#[test]
 fn a_step_is_found_where_it_is_and_clustering_makes_it_less_sure() {
     let counts = [
         (1, 10.0, 64.0),

@@ -209,17 +209,13 @@ impl Live {
     }
 }
 
-/// Where A and B go in the room of a projection's weights (`low_rank.cu`).
+/// Where A and B go in the room of a projection's weights.
 fn room_entries(linear: &Linear, a: &Tensor, b: &Tensor) -> Result<[[i64; 5]; 2], GpuError> {
     let (outputs, inputs) = linear.weight().size2()?;
     let ranks = a.size()[0];
     let below = linear.with_rows(ranks)?.f_narrow(0, outputs, ranks)?;
     let behind = linear.with_columns(ranks)?.f_narrow(1, inputs, ranks)?;
-    Ok([(a, below), (b, behind)].map(|(from, to)| {
-        let (rows, columns) = (from.size()[0], from.size()[1]);
-        let [from, at] = [from, &to].map(|t| t.data_ptr() as i64);
-        [from, at, rows, columns, to.stride()[0]]
-    }))
+    Ok([room::entry(a, &below), room::entry(b, &behind)])
 }
 
 /// Where the B matrices that a forward reads lie in one buffer, and how they get there.

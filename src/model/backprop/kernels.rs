@@ -80,6 +80,7 @@ pub(super) fn source(config: &ModelConfig) -> String {
     let mut text = shape_macros(config, 8);
     text += include_str!("../fused/kernels/common.cu");
     text += include_str!("kernels.cu");
+    text += include_str!("../room.cu");
     text += include_str!("low_rank.cu");
     text
 }

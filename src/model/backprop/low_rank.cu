@@ -13,17 +13,6 @@ pack_adapter(const float* flat, const long* entries, float scale, u16* out) {
         out[entry[1] + (long)(i / columns) * stride + i % columns] = (u16)(pack(scale * flat[entry[0] + i], 0.f) & 0xffff);
 }
 
-// Matrices into the room of the weights: entry (from, to, rows, columns, stride) copies contiguous rows, whose length is in
-// eights, to an address where they lie `stride` apart.
-extern "C" __global__ void __launch_bounds__(256)
-lay_out(const long* entries) {
-    const long* entry = entries + 5l * blockIdx.y;
-    const uint4* from = (const uint4*)entry[0];
-    const int eights = (int)entry[3] / 8, count = (int)entry[2] * eights;
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x)
-        *(uint4*)((u16*)entry[1] + (long)(i / eights) * entry[4] + 8 * (i % eights)) = from[i];
-}
-
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 // 16 bytes on their way to shared memory, zeros where there are none.
 DEVICE void fetch16(const void* to, const u16* from, bool there) {

@@ -111,14 +111,10 @@ impl LowRank {
         )
     }
 
-    /// Matrices into the room of the weights, by the entries of `table`, `(matrices, 5)`; see `low_rank.cu`.
+    /// Matrices into the room of the weights, by the entries of `table`, `(matrices, 5)` ([`room::entry`]).
     pub fn lay_out(&self, table: &Tensor) -> Result<(), GpuError> {
         let [list] = addresses([table]);
-        launch(
-            self.lay_out,
-            Shape::new((64, table.numel() as u32 / 5), 256),
-            kernel_arguments![list],
-        )
+        launch(self.lay_out, room::shape(table), kernel_arguments![list])
     }
 
     fn reading(&self, rows: &Tensor, ranks: i64) -> Option<Reading> {

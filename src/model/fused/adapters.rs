@@ -1,11 +1,14 @@
 //! Adapters as the kernels read them: bf16, the ranks padded to a multiple of 8, the parts of a joint projection side
-//! by side, so that A x of all of them comes out of the same matrix product as the frozen layer.
+//! by side, so that A x of all of them comes out of the same matrix product as the frozen layer. For prompts there is B once
+//! more, as it lies in the room of the weights.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
+use super::Layer;
 use super::kernels::{Matrix, Updates};
 use crate::model::config::ModelConfig;
 use crate::model::lora::{Adapter, JOINT};
+use crate::model::room;
 use crate::runtime::gpu::{GpuError, pointer};
 
 /// One joint projection's matrices.
@@ -15,6 +18,16 @@ pub struct Pair {
     pub a: Matrix,
     /// `(outputs, rank)`.
     b: Tensor,
+    /// `(outputs, parts · rank)`: B times the scale, each part beside its own rows, zeros elsewhere; where the weights have
+    /// room for it.
+    behind: Option<Tensor>,
+}
+
+impl Pair {
+    /// Numbers behind a row of the weights where they and the update are one product.
+    pub fn joined(&self) -> Option<i64> {
+        self.behind.as_ref().map(|b| b.size()[1])
+    }
 }
 
 /// One adapter, ready.
@@ -24,6 +37,8 @@ pub struct Packed {
     layers: Vec<[Pair; 4]>,
     /// `(1)`.
     scale: Tensor,
+    /// Where the matrices for the room of the weights go ([`room::entry`]).
+    pub rooms: Option<Tensor>,
     /// Two sums over all numbers: equal for equal contents.
     pub fingerprint: [f64; 2],
 }
@@ -34,13 +49,14 @@ pub fn padded_rank(adapter: Option<&Adapter>) -> i64 {
 }
 
 impl Packed {
-    /// Copy an adapter of this model.
-    pub fn new(
+    /// Copy an adapter of the model of these weights.
+    pub(super) fn new(
         adapter: &Adapter,
         config: &ModelConfig,
-        device: Device,
+        weights: &[Layer],
         multiprocessors: u32,
     ) -> Result<Self, GpuError> {
+        let device = weights[0].input_norm.device();
         let rank = padded_rank(Some(adapter));
         let own = adapter.config.rank;
         // One buffer for all, so that its fingerprint is two sums.
@@ -56,11 +72,19 @@ impl Packed {
             at += numbers;
             all.narrow(0, at - numbers, numbers).view([-1, columns])
         };
-        let mut layers = Vec::with_capacity(config.layers as usize);
-        for layer in 0..config.layers as usize {
+        let (mut layers, mut entries) = (Vec::with_capacity(weights.len()), vec![]);
+        for (layer, own_weights) in weights.iter().enumerate() {
             let mut pairs = Vec::with_capacity(4);
-            for (targets, (a_size, b_size, inner)) in JOINT.iter().zip(sizes) {
+            for (joint, (targets, (a_size, b_size, inner))) in JOINT.iter().zip(sizes).enumerate() {
                 let (a, b) = (take(a_size, inner), take(b_size, rank));
+                let (weight, width) = (&own_weights.joint[joint].weight, a.size()[0]);
+                let behind = match room::behind(weight) >= width {
+                    true => Some(Tensor::f_zeros(
+                        [b.size()[0], width],
+                        (Kind::BFloat16, device),
+                    )?),
+                    false => None,
+                };
                 let mut first = 0;
                 for (part, target) in targets.iter().enumerate() {
                     let outputs = target.features(config).1;
@@ -69,12 +93,22 @@ impl Packed {
                         b.narrow(0, first, outputs)
                             .narrow(1, 0, own)
                             .copy_(&update.b);
+                        if let Some(behind) = &behind {
+                            let place = behind.narrow(0, first, outputs);
+                            let mut place = place.narrow(1, part as i64 * rank, own);
+                            place.copy_(&(&update.b * adapter.config.scale()));
+                        }
                     }
                     first += outputs;
+                }
+                if let Some(behind) = &behind {
+                    let place = room::joined(weight, width)?.f_narrow(1, inner, width)?;
+                    entries.push(room::entry(behind, &place));
                 }
                 pairs.push(Pair {
                     a: Matrix::new(&a, multiprocessors)?,
                     b,
+                    behind,
                 });
             }
             let Ok(pairs) = pairs.try_into() else {
@@ -83,6 +117,10 @@ impl Packed {
             layers.push(pairs);
         }
         let scale = Tensor::from_slice(&[adapter.config.scale() as f32]).to_device(device);
+        let rooms = match entries.is_empty() {
+            true => None,
+            false => Some(Tensor::f_from_slice(entries.as_flattened())?.f_to_device(device)?),
+        };
         // In slices: memory may be full of keys and values.
         const SLICE: i64 = 1 << 22;
         let weights = Tensor::f_arange(SLICE, (Kind::Double, device))?.f_sin()?;
@@ -97,6 +135,7 @@ impl Packed {
         Ok(Self {
             layers,
             scale,
+            rooms,
             fingerprint,
         })
     }

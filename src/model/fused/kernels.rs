@@ -9,6 +9,7 @@ pub use super::arguments::{Norm, Rotation};
 use super::source::{Product, source};
 use crate::kernel_arguments;
 use crate::model::config::ModelConfig;
+use crate::model::room;
 use crate::runtime::gpu::{
     Gpu, GpuError, Kernel, Module, Shape, Stream, TensorMap, addresses, pointer,
 };
@@ -114,6 +115,7 @@ pub struct Kernels {
     gather: Kernel,
     sample: Kernel,
     write_pages: Kernel,
+    lay_out: Kernel,
     products: BTreeMap<Product, Kernel>,
     /// Where they are from.
     _module: Module,
@@ -231,6 +233,7 @@ impl Kernels {
             gather: module.kernel("gather")?,
             sample: module.kernel("sample")?,
             write_pages: module.kernel("write_pages")?,
+            lay_out: module.kernel("lay_out")?,
             config: config.clone(),
             multiprocessors,
             _module: module,
@@ -338,10 +341,13 @@ impl Kernels {
         let [table, tokens, residual, weight, out] =
             addresses([table, tokens, norm.residual, norm.weight, norm.out]);
         let (slots, none, updates) = (slots.map_or(0, pointer), 0u64, Updates::default());
+        let stride = norm.out.stride()[0] as i32;
         at.launch(
             self.add_and_norm,
             self.norm_shape(rows),
-            kernel_arguments![table, tokens, slots, residual, none, weight, out, updates],
+            kernel_arguments![
+                table, tokens, slots, residual, none, weight, out, stride, updates
+            ],
         )
     }
 
@@ -355,11 +361,11 @@ impl Kernels {
         norm: Norm,
     ) -> Result<(), GpuError> {
         let [residual, y, weight, out] = addresses([norm.residual, y, norm.weight, norm.out]);
-        let none = 0u64;
+        let (none, stride) = (0u64, norm.out.stride()[0] as i32);
         at.launch(
             self.add_and_norm,
             self.norm_shape(rows),
-            kernel_arguments![none, none, none, residual, y, weight, out, updates],
+            kernel_arguments![none, none, none, residual, y, weight, out, stride, updates],
         )
     }
 
@@ -457,12 +463,13 @@ impl Kernels {
         out: &Tensor,
         updates: Updates,
     ) -> Result<(), GpuError> {
-        let ([y, out], count) = (addresses([y, out]), rows as i32);
+        let (stride, count) = (out.stride()[0] as i32, rows as i32);
+        let [y, out] = addresses([y, out]);
         let columns = (self.config.intermediate_size as u32).div_ceil(128);
         at.launch(
             self.gate,
             Shape::new((columns, (rows as u32).div_ceil(16)), 128),
-            kernel_arguments![y, out, count, updates],
+            kernel_arguments![y, out, stride, count, updates],
         )
     }
 
@@ -531,6 +538,12 @@ impl Kernels {
             Shape::new((8, 1), 128),
             kernel_arguments![pages, most, changes, count],
         )
+    }
+
+    /// Matrices into the room of the weights, by the entries of `table`, `(matrices, 5)` ([`room::entry`]).
+    pub fn lay_out(&self, at: At, table: &Tensor) -> Result<(), GpuError> {
+        let [list] = addresses([table]);
+        at.launch(self.lay_out, room::shape(table), kernel_arguments![list])
     }
 }
 

@@ -194,7 +194,7 @@ impl Fused {
             Packed::new(
                 adapter,
                 &self.config,
-                self.device,
+                &self.layers,
                 self.gpu.multiprocessors()?,
             )
         })?;

@@ -10,6 +10,7 @@ use super::decode::bucket;
 use super::kernels::{Draw, Norm, PAGE, Rotation, Updates, first_rows};
 use super::state::Results;
 use super::{Fused, MOST_ROWS};
+use crate::model::room;
 use crate::runtime::flash::{Rows, flash_attention};
 use crate::runtime::gpu::GpuError;
 
@@ -125,8 +126,18 @@ impl Fused {
     fn prompt_hidden(&self, batch: &Batch) -> Result<Tensor, GpuError> {
         let (c, k, at) = (&self.config, &self.kernels, self.beside_libtorch());
         let count = batch.tokens.size()[0];
-        let empty = |columns: i64| Tensor::f_empty([count, columns], (Kind::BFloat16, self.device));
-        let (residual, mut x) = (empty(c.hidden_size)?, empty(c.hidden_size)?);
+        // Rows that meet weights with an update in their room have as much of it themselves.
+        let rooms = self.adapter.as_ref().and_then(|a| a.rooms.as_ref());
+        if let Some(rooms) = rooms {
+            k.lay_out(at, rooms)?;
+        }
+        let room = rooms.map_or(0, |_| room::of_targets(3));
+        let like = (Kind::BFloat16, self.device);
+        let rows = |columns: i64| room::rows((count, columns), room, like);
+        let (residual, x) = (
+            Tensor::f_empty([count, c.hidden_size], like)?,
+            rows(c.hidden_size)?,
+        );
         k.embed(
             at,
             count,
@@ -139,25 +150,19 @@ impl Fused {
             },
         )?;
         for (index, layer) in self.layers.iter().enumerate() {
-            // With an adapter the output stays in f32 until the kernel that reads it has added the update: cuBLAS, told
-            // to add to a bf16 matrix, rounds the product first, and small updates would be lost.
-            let project =
-                |joint: usize, x: &Tensor| -> Result<(Tensor, Option<Tensor>), GpuError> {
-                    let weight = layer.joint[joint].weight.f_tr()?;
-                    let Some(adapter) = &self.adapter else {
-                        return Ok((x.f_mm(&weight)?, None));
-                    };
-                    let a = &adapter.pair(index, joint).a.weight;
-                    let low = x.f_linear(a, None::<&Tensor>)?;
-                    Ok((x.f_mm_dtype(&weight, Kind::Float)?, Some(low)))
-                };
+            let project = |joint: usize, x: &Tensor| self.prompt_product(index, joint, x);
             let updates = |joint: usize, low: &Option<Tensor>| match (&self.adapter, low) {
                 (Some(adapter), Some(low)) => adapter.updates(index, joint, low, &batch.adapter),
                 _ => Updates::default(),
             };
             let (qkv, low) = project(0, &x)?;
-            let attended = self.prompt_attention(index, batch, &qkv, updates(0, &low))?;
+            let mut attended = self.prompt_attention(index, batch, &qkv, updates(0, &low))?;
             drop(qkv);
+            if room > 0 {
+                let mut roomy = rows(attended.size()[1])?;
+                roomy.f_copy_(&attended)?;
+                attended = roomy;
+            }
             let (y, low) = project(1, &attended)?;
             k.add_and_norm(
                 at,
@@ -171,7 +176,7 @@ impl Fused {
                 },
             )?;
             let (y, low) = project(2, &x)?;
-            let gated = empty(c.intermediate_size)?;
+            let gated = rows(c.intermediate_size)?;
             k.gate(at, count, &y, &gated, updates(2, &low))?;
             drop(y);
             let (y, low) = project(3, &gated)?;
@@ -186,8 +191,32 @@ impl Fused {
             };
             k.add_and_norm(at, count, &y, updates(3, &low), norm)?;
         }
-        x = x.f_index_select(0, &batch.last)?;
-        Ok(x)
+        Ok(x.f_index_select(0, &batch.last)?)
+    }
+
+    /// A projection of a prompt's rows. A x of its update comes beside it where the update is still to be added: then the
+    /// output is in f32, because cuBLAS, told to add to a bf16 matrix, rounds the product first, and small updates would be
+    /// lost.
+    fn prompt_product(
+        &self,
+        layer: usize,
+        joint: usize,
+        x: &Tensor,
+    ) -> Result<(Tensor, Option<Tensor>), GpuError> {
+        let weight = &self.layers[layer].joint[joint].weight;
+        let Some(adapter) = &self.adapter else {
+            return Ok((x.f_mm(&weight.f_tr()?)?, None));
+        };
+        let pair = adapter.pair(layer, joint);
+        let a = &pair.a.weight;
+        if let Some(ranks) = pair.joined() {
+            let joined = room::joined(x, ranks)?; // (T, in + R)
+            let _ = x.f_mm_out(&joined.f_narrow(1, x.size()[1], ranks)?, &a.f_tr()?)?;
+            let weight = room::joined(weight, ranks)?;
+            return Ok((joined.f_mm(&weight.f_tr()?)?, None));
+        }
+        let low = x.f_linear(a, None::<&Tensor>)?;
+        Ok((x.f_mm_dtype(&weight.f_tr()?, Kind::Float)?, Some(low)))
     }
 
     /// `(T, heads · head width)`.

@@ -188,6 +188,7 @@ pub fn source(config: &ModelConfig, rank: i64, products: &BTreeSet<Product>) -> 
     text += include_str!("kernels/attention.cu");
     text += include_str!("kernels/elementwise.cu");
     text += include_str!("kernels/sampling.cu");
+    text += include_str!("../room.cu");
     text
 }
 

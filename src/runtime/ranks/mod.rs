@@ -106,6 +106,9 @@ pub enum Ended {
     /// They cannot go on together.
     #[error("{0}")]
     Ranks(#[from] RankError),
+    /// What computes broke down: a GPU, or the sandbox. Nothing that it had under way counts.
+    #[error("{0}")]
+    Broken(String),
 }
 
 /// The ranks of a run; cheap to clone. By default there is one, and nothing is communicated.

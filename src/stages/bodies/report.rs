@@ -173,7 +173,7 @@ impl Stage for ReportStage {
     }
 
     fn format(&self) -> u32 {
-        3
+        4
     }
 
     fn config(&self) -> Value {

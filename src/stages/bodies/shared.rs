@@ -202,7 +202,12 @@ impl ModelSlot {
         if let Ok((url, name)) = split_source(&self.spec.source)
             && self.spec.is_served()
         {
-            return format!("`{name}` as served at {url}");
+            // Without the extensions a server puts in values of its own for what is not sent.
+            let plain = match &self.spec.endpoint {
+                Some(config) if !config.extensions => ", without extensions",
+                _ => "",
+            };
+            return format!("`{name}` as served at {url}{plain}");
         }
         let identity = self
             .found

@@ -47,7 +47,8 @@ pub fn text(group: &Group, resources: &Resources, command: &[String], folder: &P
     let several = group.stages.len() > 1;
     let (nodes, ranks, gpus) = match group.shared {
         true => (resources.nodes, resources.ranks, resources.gpus),
-        false => (1, 1, 0),
+        // One GPU, where there are any: what a stage is known by has the kind of device in it, so all must see the same.
+        false => (1, 1, resources.gpus.min(1)),
     };
     let log = folder.join(format!(
         "{}-{}.log",
@@ -90,6 +91,7 @@ pub fn text(group: &Group, resources: &Resources, command: &[String], folder: &P
         .map_or(String::new(), |line| format!("{line}\n"));
     let (stages, command) = (stages.join(" "), command.join(" "));
     let (retries, cpus) = (resources.retries, resources.cpus);
+    let lost = quoted(&folder.join(&group.name).display().to_string());
     format!(
         r#"#!/usr/bin/env bash
 {head}
@@ -101,6 +103,8 @@ stage=${{stages[${{SLURM_ARRAY_TASK_ID:-0}}]}}
 job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}}}
 job=${{job:-$SLURM_JOB_ID}}
 attempt=${{SLURM_RESTART_COUNT:-0}}
+# Turns that ended with a rank lost; other turns in the queue are none of them.
+lost={lost}-$job.lost
 {setup}echo "$stage: job $job, attempt $((attempt + 1)), on $SLURM_JOB_NODELIST"
 # A killed rank ends the step; the others say which one it was before that.
 srun --cpus-per-task={cpus} --kill-on-bad-exit=0 --wait=60 {command} --threads {cpus} --only "$stage" &
@@ -115,7 +119,11 @@ case $code in
 0) exit 0 ;;
 130) echo "$stage: stopped with its work saved; back into the queue"; again=1 ;;
 # 69: the others of a rank that was lost; from 128 on: a signal's.
-69 | 1[2-9][0-9]) again=$((attempt < {retries})) ;;
+69 | 1[2-9][0-9])
+    times=$(cat "$lost" 2>/dev/null || echo 0)
+    again=$((times < {retries}))
+    echo $((times + 1)) >"$lost"
+    ;;
 *) again=$((${{#stopped}} > 0 && code != 1)) ;;
 esac
 if [ "$again" = 1 ]; then

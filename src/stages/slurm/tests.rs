@@ -176,6 +176,8 @@ fn a_script_asks_for_what_its_stage_can_use() {
         "#SBATCH --output=/runs/a/slurm/train-dpo-%A_%a.log\n",
         "stages=(train-dpo.s1 train-dpo.s2)\n",
         r"/opt/atp-pipeline run 'it'\''s.toml' --threads 8 --only",
+        "lost=/runs/a/slurm/train-dpo-$job.lost\n",
+        "again=$((times < 3))\n",
     ] {
         assert!(train.contains(part), "{part}: {train}");
     }
@@ -184,8 +186,9 @@ fn a_script_asks_for_what_its_stage_can_use() {
         report.contains("#SBATCH --nodes=1\n#SBATCH --ntasks-per-node=1\n"),
         "{report}"
     );
+    // One GPU, or it would look for results of a CPU.
     assert!(
-        !report.contains("gpus") && !report.contains("--array"),
+        report.contains("#SBATCH --gpus-per-node=1\n") && !report.contains("--array"),
         "{report}"
     );
 }

@@ -1,10 +1,11 @@
 // What stands between the matrix products, each read and written once.
 
-// residual += y (with its update), or residual = embedding of the row's token; out = norm(residual) · weight.
+// residual += y (with its update), or residual = embedding of the row's token; out = norm(residual) · weight. Rows of out lie
+// `stride` apart.
 // `slots` (with `token` by slot) may be null: then tokens are by row.
 extern "C" __global__ void __launch_bounds__(BLOCK(HIDDEN))
 add_and_norm(const u16* embedding, const int* token, const int* slots, u16* residual, const void* y, const u16* weight, u16* out,
-     Updates u) {
+             int stride, Updates u) {
     __shared__ float scratch[32];
     const long row = blockIdx.x;
     const int at = 8 * threadIdx.x;
@@ -63,7 +64,7 @@ add_and_norm(const u16* embedding, const int* token, const int* slots, u16* resi
         unpack8(w, by);
         #pragma unroll
         for (int i = 0; i < 8; i++) v[i] = by[i] * rounded(v[i] * factor);
-        *(uint4*)(out + row * HIDDEN + at) = pack8(v);
+        *(uint4*)(out + row * stride + at) = pack8(v);
     }
 }
 
@@ -149,10 +150,10 @@ rotate_and_store(const void* qkv, const u16* q_norm, const u16* k_norm, const u1
     }
 }
 
-// silu(gate) · up, (rows, 2 · FFN) → (rows, FFN). A warp takes 16 rows by 32 columns, a thread eight columns in a row of
+// silu(gate) · up, (rows, 2 · FFN) → (rows, FFN), whose rows lie `stride` apart. A warp takes 16 rows by 32 columns, a thread eight columns in a row of
 // rows g and g + 8; the updates come from the tensor cores, whose columns are permuted so that this holds for them too.
 extern "C" __global__ void __launch_bounds__(128)
-gate(const void* y, u16* out, int rows, Updates u) {
+gate(const void* y, u16* out, int stride, int rows, Updates u) {
     const int lane = threadIdx.x % 32, g = lane / 4, j = lane % 4;
     const int block = 32 * (4 * blockIdx.x + threadIdx.x / 32), at = block + 8 * j;
     let_next_start();
@@ -206,7 +207,7 @@ gate(const void* y, u16* out, int rows, Updates u) {
             a[e] = rounded(a[e]), v[e] = rounded(v[e]);
             v[e] *= rounded(a[e] / (1.f + __expf(-a[e])));
         }
-        *(uint4*)(out + row[h] * FFN + at) = pack8(v);
+        *(uint4*)(out + row[h] * stride + at) = pack8(v);
     }
 }
 
