@@ -36,7 +36,7 @@ def build(folder):
     crt = find("crt/host_defines.h", roots).parent.parent
     out = Path(folder) / "libtrace.so"
     subprocess.run(
-        ["g++", "-O2", "-shared", "-fPIC", f"-I{cupti.parent}", f"-I{cuda.parent}", f"-I{crt.parent}", str(HERE / "kernel_trace.cpp")]
+        ["g++", "-O2", "-shared", "-fPIC", f"-I{cupti.parent}", f"-I{cuda.parent}", f"-I{crt}", str(HERE / "kernel_trace.cpp")]
         + ["-o", str(out), str(library), f"-Wl,-rpath,{library.parent}"],
         check=True,
     )

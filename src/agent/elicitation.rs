@@ -371,3 +371,17 @@ fn generate(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_broke_down_is_told_apart_from_texts_that_failed() {
+        let broken = |error: GenerationError| AskError::from(error).broken();
+        let told = broken(GenerationError::Device("an illegal address".into()));
+        assert_eq!(told.as_deref(), Some("the GPU failed: an illegal address"));
+        assert_eq!(broken(GenerationError::BadPrompt("is empty".into())), None);
+        assert_eq!(broken(GenerationError::OutOfMemory("8 GiB".into())), None);
+    }
+}

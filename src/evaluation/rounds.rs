@@ -390,12 +390,10 @@ mod tests {
         set.test[0].clone()
     }
 
-    /// A round in which the model chose this role.
-    fn chose(question: &Question, round: u32, role: Role, watch: RoundWatch) -> EvalRow {
-        let answers = option_answers(question);
-        let (_, text) = answers.iter().find(|(of, _)| *of == role).unwrap();
-        let answer = Answer {
-            text: text.clone(),
+    /// An answer without a word.
+    fn silent() -> Answer {
+        Answer {
+            text: String::new(),
             thinking: false,
             prompt: vec![],
             sampled: vec![],
@@ -406,10 +404,47 @@ mod tests {
             choice: None,
             finish: "stop",
             usage: None,
+        }
+    }
+
+    /// A round in which the model chose this role.
+    fn chose(question: &Question, round: u32, role: Role, watch: RoundWatch) -> EvalRow {
+        let answers = option_answers(question);
+        let (_, text) = answers.iter().find(|(of, _)| *of == role).unwrap();
+        let answer = Answer {
+            text: text.clone(),
+            ..silent()
         };
         let mut row = blank(question, round, 0, watch);
         record(&mut row, question, watch, answer);
         row
+    }
+
+    #[test]
+    fn a_thought_that_the_prompt_began_is_no_answer_until_it_ends() {
+        let q = question();
+        let choice = format!("{{\"choice\": \"{}\"}}", q.choice_options()[0].label);
+        for (text, thinking, read) in [
+            (choice.clone(), false, true),
+            (choice.clone(), true, false),
+            (format!("Hm.</think>\n{choice}"), true, true),
+            (format!("{choice}</think>\nI cannot say."), true, false),
+        ] {
+            let watch = RoundWatch {
+                supervised: false,
+                would_see: false,
+            };
+            let mut row = blank(&q, 1, 0, watch);
+            let answer = Answer {
+                text: text.clone(),
+                thinking,
+                ..silent()
+            };
+            record(&mut row, &q, watch, answer);
+            assert_eq!(row.outcome != Outcome::Invalid, read, "{text}, {thinking}");
+            // Whoever reads the row again reads the same.
+            assert_eq!(row.text.starts_with("<think>"), thinking);
+        }
     }
 
     #[test]

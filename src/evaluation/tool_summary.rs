@@ -257,6 +257,25 @@ mod tests {
     }
 
     #[test]
+    fn all_samples_of_a_problem_are_compared() {
+        let of = |round: u32, sample: u32, used_tool: bool| ToolRow {
+            sample,
+            problem_id: "test/complex/0001".into(),
+            ..row(round, sample, Solved::Right, used_tool)
+        };
+        let rows = [
+            of(1, 0, true),
+            of(1, 1, true),
+            of(2, 0, false),
+            of(2, 1, true),
+        ];
+        let strands = crate::evaluation::observation::tools(&rows);
+        let found = crate::evaluation::comparisons::compare(&strands, 3);
+        let pairs = found[0].pairs;
+        assert_eq!((pairs.gained, pairs.lost, pairs.same), (1, 0, 1));
+    }
+
+    #[test]
     fn a_solution_twice_is_refused() {
         let rows = [
             row(2, 1, Solved::Right, true),

@@ -119,7 +119,8 @@ pub struct DpoMetrics {
     pub epoch: f64,
     /// Loss.
     pub loss: f64,
-    /// Sum of log-probabilities of the chosen completion; with the loss `ipo` their mean, as are those below. DPO tends to lower it together with the rejected one's.
+    /// Sum of log-probabilities of the chosen completion; with the loss `ipo` their mean, as are those
+    /// below. DPO tends to lower it together with the rejected one's.
     pub chosen_logprob: f64,
     /// Sum of log-probabilities of the rejected completion.
     pub rejected_logprob: f64,

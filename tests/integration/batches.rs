@@ -303,3 +303,45 @@ fn decisions_do_not_depend_on_what_else_is_asked() {
         assert_eq!(back, together, "{elicitation:?}");
     }
 }
+
+/// A template that begins the thought in the prompt: options are scored behind its end, and a text that is cut inside it is no
+/// answer.
+#[test]
+fn a_thought_that_the_prompt_begins_is_closed_before_options() {
+    let folder = disk::workplace();
+    let template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}<|assistant|>\n<think>\n";
+    fs::write(folder.path().join("model/chat_template.jinja"), template).expect("a template");
+    let model = LoadedModel::load(&folder.path().join("model"), Precision::Fp32, Device::Cpu)
+        .expect("a loadable model");
+    let asks = [Ask {
+        messages: vec![Message::new(Speaker::User, "Weigh it?")],
+        options: vec![
+            "{\"choice\": \"weigh\"}".into(),
+            "{\"choice\": \"guess\"}".into(),
+        ],
+        seed: 1,
+    }];
+    for (elicitation, ends) in [
+        (Elicitation::Free, false),
+        (Elicitation::Constrained, true),
+        (Elicitation::Score, true),
+    ] {
+        let config = GenerationConfig {
+            elicitation,
+            max_new_tokens: 4,
+            ..GenerationConfig::default()
+        };
+        let mut answers = ask(&model, None, &config, &asks, |_| ()).expect("not interrupted");
+        let answer = answers.remove(0).expect("an answer");
+        let said = answer.said();
+        assert!(answer.thinking && said.starts_with("<think>"), "{said}");
+        assert_eq!(said.contains("</think>"), ends, "{elicitation:?}: {said}");
+        assert_eq!(answer.choice.is_some(), ends);
+        if ends {
+            assert!(
+                said.trim_end().ends_with("\"}") && !answer.bridge.is_empty(),
+                "{said}"
+            );
+        }
+    }
+}

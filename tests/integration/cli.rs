@@ -513,7 +513,7 @@ fn standard_output_that_takes_nothing_is_told() {
 #[test]
 fn one_place_for_several_adapters_is_refused_at_once() {
     let folder = workplace();
-    let train = ["train", "random.toml", "--method", "dpo", "--seed", "1,2"];
+    let train = ["train", "tiny.toml", "--method", "dpo", "--seed", "1,2"];
     refused(
         folder.path(),
         &[&train[..], &["--out", "mine"]].concat(),

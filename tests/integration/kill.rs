@@ -328,3 +328,51 @@ fn a_run_told_to_stop_says_so_and_goes_on_with_the_same_bytes() {
     assert_eq!(last.code, Some(0), "{}", last.err);
     assert_same(&results(&run, &stages), &results(&reference.run(), &stages));
 }
+
+/// Ratios of later iterations are to the policy that sampled, which is gone after the first.
+#[test]
+fn a_stop_between_the_iterations_of_a_step_waits_for_the_last() {
+    let _turn = heavy();
+    let folder = workplace();
+    let train = |run: &'static str| {
+        let several = ["--set", "grpo.iterations=3", "--set", "grpo.epochs=1"];
+        [
+            &["train", "tiny.toml", "--method", "grpo", "--run-dir", run][..],
+            &several,
+        ]
+        .concat()
+    };
+    let run = folder.path().join("run");
+    let mut child = program(folder.path(), &train("run"))
+        .spawn()
+        .expect("a process");
+    while steps(&run, "train-grpo") == 0 {
+        assert_eq!(
+            child.try_wait().expect("a state"),
+            None,
+            "it ended before a step"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // SAFETY: a signal to a child of ours.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    let ended = Ended::from(child.wait_with_output().expect("an end"));
+    assert_eq!(ended.code, Some(EXIT_CODE), "{}", ended.err);
+    let done = steps(&run, "train-grpo");
+    assert!(done > 0 && done.is_multiple_of(3), "{done} steps");
+    let stage = folder_of(&run, "train-grpo").expect("a folder");
+    let saved = files(&stage.join("checkpoints"));
+    let newest = format!("step-{done:0>8}/");
+    assert!(
+        saved.keys().any(|name| name.starts_with(&newest)),
+        "{newest}: {:?}",
+        saved.keys()
+    );
+    for run in ["run", "whole"] {
+        let ended = call(folder.path(), &train(run));
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+    }
+    let stages = ["train-grpo"];
+    let whole = results(&folder.path().join("whole"), &stages);
+    assert_same(&results(&run, &stages), &whole);
+}

@@ -105,6 +105,20 @@ fn the_family_is_corrected_and_the_order_of_rows_does_not_matter() {
 }
 
 #[test]
+fn two_seeds_that_agree_make_no_difference_certain() {
+    let mut strands = strands();
+    strands.truncate(1);
+    let mut second = strands[0].observations.clone();
+    second.iter_mut().for_each(|o| o.seed = 2);
+    strands[0].observations.extend(second);
+    // Base is the same in both rounds, under both seeds.
+    let found = compare(&strands, 3);
+    let over = found[0].over_seeds.unwrap();
+    assert_eq!(over.value, 0.0);
+    assert!(over.low < -0.05 && over.high > 0.05, "{over:?}");
+}
+
+#[test]
 fn seeds_widen_what_clusters_alone_say() {
     // Seed 1 loses everywhere, seed 2 nowhere: clusters agree, seeds do not.
     let mut strands = strands();
