@@ -5,23 +5,15 @@
 
 use std::ops::Range;
 
-use tch::{Device, Kind};
-
 use super::elicitation::{Answer, Ask, AskError, GenerationConfig, ScoredChoice};
 use super::model::LoadedModel;
+use super::scoring::Scorer;
 use crate::generation::{GenerationError, sampling::draw_option};
-use crate::model::backprop::Live;
-use crate::model::logprobs::{Predictors, Targets, sums};
+use crate::model::logprobs::Targets;
 use crate::model::{Adapter, Packed};
-use crate::runtime::device::is_deterministic;
 use crate::runtime::gpu::GpuError;
 use crate::runtime::interrupt::{Interrupted, check};
 use crate::runtime::seed::derive;
-
-/// Tokens that are computed together: enough to keep the device busy, few enough to stop soon on a CPU and to fit beside a
-/// GPU's cache of keys and values.
-const TOKENS_CPU: usize = 1024;
-const TOKENS_GPU: usize = 8192;
 
 /// What was written so far, and the options' answers as they would follow it.
 #[derive(Debug, PartialEq)]
@@ -33,6 +25,18 @@ struct Choice {
 impl Choice {
     fn tokens(&self) -> usize {
         self.prefix.len() + self.options.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// The options behind the prefix, and all their tokens.
+    fn packed(&self) -> (Packed, Targets) {
+        let mut batch = Packed::new();
+        let root = batch.root(&self.prefix);
+        let children: Vec<_> = self.options.iter().map(|o| batch.child(root, o)).collect();
+        let options = children
+            .into_iter()
+            .zip(self.options.iter().map(Vec::as_slice));
+        let targets = Targets::of_children(&batch, options);
+        (batch, targets)
     }
 }
 
@@ -67,11 +71,35 @@ pub(super) fn choose(
             }
         }
     }
-    let scorer = Scorer::new(model, adapter);
-    for pack in packs(&choices, scorer.tokens()) {
+    let sizes: Vec<usize> = choices.iter().map(Choice::tokens).collect();
+    let scorer = match Scorer::new(model, adapter) {
+        Ok(scorer) => scorer,
+        Err(error) => {
+            let error = failed(&error);
+            let open = of.iter().flatten();
+            open.for_each(|&(place, _)| answers[place] = Err(error.clone().into()));
+            return Ok(());
+        }
+    };
+    for pass in scorer.passes(&sizes) {
         check()?;
-        let scored = scorer.score(&choices[pack.clone()]);
-        for ((asked, choice), logprobs) in of[pack.clone()].iter().zip(&choices[pack]).zip(scored) {
+        let items: Vec<(Packed, Targets)> =
+            choices[pass.clone()].iter().map(Choice::packed).collect();
+        let scored = scorer.score(&items);
+        for (((asked, choice), (_, targets)), scored) in of[pass.clone()]
+            .iter()
+            .zip(&choices[pass])
+            .zip(&items)
+            .zip(scored)
+        {
+            // Of each option's whole text.
+            let sum = |span: &Range<usize>, all: &[f32]| {
+                all[span.clone()].iter().map(|&l| f64::from(l)).sum()
+            };
+            let logprobs: Result<Vec<f64>, GenerationError> = match scored {
+                Ok(all) => Ok(targets.spans().iter().map(|span| sum(span, &all)).collect()),
+                Err(error) => Err(failed(&error)),
+            };
             for &(place, bridge) in asked {
                 let drawn = logprobs.clone().and_then(|logprobs| {
                     let seed = derive(asks[place].seed, "choice");
@@ -137,109 +165,9 @@ fn prepare(
     Ok((bridge, Choice { prefix, options }))
 }
 
-/// Which choices are scored together, so that they have no more than so many tokens, or are one.
-fn packs(choices: &[Choice], most: usize) -> Vec<Range<usize>> {
-    let mut packs: Vec<Range<usize>> = vec![];
-    let mut tokens = 0;
-    for (index, choice) in choices.iter().enumerate() {
-        let own = choice.tokens();
-        match packs.last_mut() {
-            Some(pack) if tokens + own <= most => {
-                pack.end += 1;
-                tokens += own;
-            }
-            _ => {
-                packs.push(index..index + 1);
-                tokens = own;
-            }
-        }
-    }
-    packs
-}
-
-/// A model with an adapter, for the time of one call.
-struct Scorer<'a> {
-    model: &'a LoadedModel,
-    live: Result<Option<Live>, GpuError>,
-}
-
-impl<'a> Scorer<'a> {
-    fn new(model: &'a LoadedModel, adapter: Option<&Adapter>) -> Self {
-        let live = adapter.map(|adapter| Live::new(adapter, &model.decoder));
-        Self {
-            model,
-            live: live.transpose(),
-        }
-    }
-
-    /// Most tokens at once. Under the deterministic mode each choice is computed alone, so that nothing depends on the others.
-    fn tokens(&self) -> usize {
-        match self.model.decoder.device().is_cuda() {
-            true if is_deterministic() => 0,
-            true => TOKENS_GPU,
-            false => TOKENS_CPU,
-        }
-    }
-
-    /// Log-probabilities of the options' whole texts, by choice.
-    fn score(&self, choices: &[Choice]) -> Vec<Result<Vec<f64>, GenerationError>> {
-        match self.try_score(choices) {
-            Ok(all) => all.into_iter().map(Ok).collect(),
-            // What fails together, as for lack of memory, may succeed alone.
-            Err(_) if choices.len() > 1 => {
-                let (first, second) = choices.split_at(choices.len() / 2);
-                [self.score(first), self.score(second)]
-                    .into_iter()
-                    .flatten()
-                    .collect()
-            }
-            Err(error) => choices.iter().map(|_| Err(error.clone())).collect(),
-        }
-    }
-
-    fn try_score(&self, choices: &[Choice]) -> Result<Vec<Vec<f64>>, GenerationError> {
-        let device = |e: &GpuError| match e.is_out_of_memory() {
-            true => GenerationError::OutOfMemory(e.to_string()),
-            false => GenerationError::Device(e.to_string()),
-        };
-        let live = self.live.as_ref().map_err(device)?.as_ref();
-        let found = || -> Result<Vec<f64>, GpuError> {
-            let mut batch = Packed::new();
-            let mut targets = Targets::default();
-            for choice in choices {
-                let root = batch.root(&choice.prefix);
-                for option in &choice.options {
-                    let child = batch.child(root, option);
-                    targets.push(&batch.predictors(child), option, 1.0);
-                }
-            }
-            let decoder = &self.model.decoder;
-            let tape = decoder.forward_kept(&batch, live, None)?;
-            let scored = Predictors::new(decoder, tape.hidden(), &targets)?.score()?;
-            let logprobs = scored.logprobs.f_to_device(Device::Cpu)?;
-            let sums = sums(&logprobs, targets.spans()).f_to_kind(Kind::Double)?;
-            Ok(Vec::<f64>::try_from(sums)?)
-        };
-        let mut all = found().map_err(|e| device(&e))?.into_iter();
-        let counts = choices.iter().map(|choice| choice.options.len());
-        Ok(counts.map(|n| all.by_ref().take(n).collect()).collect())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn choices_are_packed_in_order_up_to_the_most() {
-        let of = |tokens: usize| Choice {
-            prefix: vec![0; tokens - 2],
-            options: vec![vec![1], vec![2]],
-        };
-        let choices = [of(5), of(4), of(3), of(20), of(9), of(2)];
-        assert_eq!(packs(&choices, 10), [0..2, 2..3, 3..4, 4..5, 5..6]);
-        assert_eq!(packs(&choices, 12), [0..3, 3..4, 4..6]);
-        assert_eq!(packs(&choices, 0).len(), 6);
-        assert!(packs(&[], 10).is_empty());
+fn failed(error: &GpuError) -> GenerationError {
+    match error.is_out_of_memory() {
+        true => GenerationError::OutOfMemory(error.to_string()),
+        false => GenerationError::Device(error.to_string()),
     }
 }

@@ -9,6 +9,7 @@ pub mod local;
 pub mod model;
 mod repository;
 mod responder;
+pub mod scoring;
 pub mod solve;
 
 pub use crate::text::RenderOptions;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::agent::ModelSpec;
 use crate::agent::model::{EMBEDDED, describe};
 use crate::artifact::free_space;
+use crate::hub::Settings;
 use crate::model::ModelConfig;
 use crate::model::footprint::Footprint;
 use crate::runtime::{device, memory};
@@ -212,19 +213,8 @@ fn disk() -> Finding {
 /// Whether gated models could be fetched; the token itself is not shown, and not tried.
 fn token() -> Finding {
     let what = "hub token";
-    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let home = named("HF_HOME").map(std::path::PathBuf::from).or_else(|| {
-        let home = named("HOME")?;
-        Some(Path::new(&home).join(".cache/huggingface"))
-    });
-    let file = named("HF_TOKEN_PATH")
-        .map(std::path::PathBuf::from)
-        .or_else(|| Some(home?.join("token")));
-    let found = match (named("HF_TOKEN"), file) {
-        (Some(_), _) => Some("HF_TOKEN".to_owned()),
-        (None, Some(file)) if file.is_file() => Some(file.display().to_string()),
-        _ => None,
-    };
+    let settings = Settings::from_env();
+    let found = settings.token.is_some().then_some(settings.token_from);
     match found {
         Some(place) => Finding {
             what,

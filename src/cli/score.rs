@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::model::ModelArgs;
 use crate::agent::LoadedModel;
+use crate::agent::scoring::Scorer;
 use crate::artifact::write_atomic;
-use crate::model::logprobs::{Predictors, Targets};
-use crate::model::{Adapter, Packed};
+use crate::model::Packed;
+use crate::model::logprobs::Targets;
 use crate::runtime::interrupt::check;
 use crate::runtime::progress::Progress;
 
@@ -73,15 +74,39 @@ impl ScoreArgs {
             bail!("{name}: nothing to score: the file has no lines");
         }
         let (model, adapter) = self.model.load()?;
-        let mut lines = String::new();
-        let mut progress = Progress::new("score", items.len());
+        let mut sizes = vec![];
+        let mut packed = vec![];
         for (number, item) in items {
-            check()?;
-            let scored = score(&model, adapter.as_ref(), item)
+            let (batch, targets, tokens) = item
+                .packed(&model)
                 .with_context(|| format!("{name}:{number}"))?;
-            lines.push_str(&serde_json::to_string(&scored)?);
-            lines.push('\n');
-            progress.add(1);
+            sizes.push(batch.len());
+            packed.push((number, tokens, (batch, targets)));
+        }
+        let scorer = Scorer::new(&model, adapter.as_ref())?;
+        let mut lines = String::new();
+        let mut progress = Progress::new("score", packed.len());
+        let mut packed = packed.into_iter();
+        for pass in scorer.passes(&sizes) {
+            check()?;
+            let mut told = vec![];
+            let mut items = vec![];
+            for (number, tokens, item) in packed.by_ref().take(pass.len()) {
+                told.push((number, tokens));
+                items.push(item);
+            }
+            for ((number, tokens), logprobs) in told.into_iter().zip(scorer.score(&items)) {
+                let logprobs = logprobs.with_context(|| format!("{name}:{number}"))?;
+                let sum = logprobs.iter().map(|&l| f64::from(l)).sum();
+                let scored = Scored {
+                    tokens,
+                    logprobs,
+                    sum,
+                };
+                lines.push_str(&serde_json::to_string(&scored)?);
+                lines.push('\n');
+            }
+            progress.add(pass.len());
         }
         progress.finish();
         write_atomic(&self.output, lines.as_bytes())?;
@@ -98,62 +123,58 @@ fn excerpt(line: &str) -> String {
     }
 }
 
-fn score(model: &LoadedModel, adapter: Option<&Adapter>, item: Item) -> anyhow::Result<Scored> {
-    let tokenizer = model.codec.tokenizer();
-    let mut batch = Packed::new();
-    let config = model.decoder.config();
-    let fits = |ids: &[u32]| -> anyhow::Result<()> {
-        if ids.len() as i64 > config.max_position {
-            bail!(
-                "{} tokens exceed the model's context of {}",
-                ids.len(),
-                config.max_position
-            );
-        }
-        if let Some(bad) = ids.iter().find(|&&id| i64::from(id) >= config.vocab_size) {
-            bail!(
-                "token {bad}: the model knows 0 to {}",
-                config.vocab_size - 1
-            );
-        }
-        Ok(())
-    };
-    let (targets, tokens) = match item {
-        Item::Text { prompt, completion } => {
-            let (prompt, completion) = (tokenizer.encode(&prompt)?, tokenizer.encode(&completion)?);
-            if prompt.is_empty() || completion.is_empty() {
-                bail!("prompt and completion must not be empty");
-            }
-            fits(&[&prompt[..], &completion].concat())?;
-            let root = batch.root(&prompt);
-            let child = batch.child(root, &completion);
-            (
-                Targets::of_children(&batch, [(child, &completion[..])]),
-                completion,
-            )
-        }
-        Item::Ids { input_ids } => {
-            if input_ids.len() < 2 {
+impl Item {
+    /// What is computed, what of it is predicted, and its tokens.
+    fn packed(self, model: &LoadedModel) -> anyhow::Result<(Packed, Targets, Vec<u32>)> {
+        let tokenizer = model.codec.tokenizer();
+        let mut batch = Packed::new();
+        let config = model.decoder.config();
+        let fits = |ids: &[u32]| -> anyhow::Result<()> {
+            if ids.len() as i64 > config.max_position {
                 bail!(
-                    "expected at least two ids, got {}: nothing predicts the first",
-                    input_ids.len()
+                    "{} tokens exceed the model's context of {}",
+                    ids.len(),
+                    config.max_position
                 );
             }
-            fits(&input_ids)?;
-            let root = batch.root(&input_ids);
-            (
-                Targets::of_root(&batch, root, &input_ids),
-                input_ids[1..].to_vec(),
-            )
-        }
-    };
-    let hidden = tch::no_grad(|| model.decoder.hidden(&batch, adapter));
-    let scored = Predictors::new(&model.decoder, &hidden, &targets)?.score()?;
-    let logprobs = Vec::<f32>::try_from(&scored.logprobs.to_device(tch::Device::Cpu))?;
-    let sum = logprobs.iter().map(|&l| f64::from(l)).sum();
-    Ok(Scored {
-        tokens,
-        logprobs,
-        sum,
-    })
+            if let Some(bad) = ids.iter().find(|&&id| i64::from(id) >= config.vocab_size) {
+                bail!(
+                    "token {bad}: the model knows 0 to {}",
+                    config.vocab_size - 1
+                );
+            }
+            Ok(())
+        };
+        let (targets, tokens) = match self {
+            Item::Text { prompt, completion } => {
+                let (prompt, completion) =
+                    (tokenizer.encode(&prompt)?, tokenizer.encode(&completion)?);
+                if prompt.is_empty() || completion.is_empty() {
+                    bail!("prompt and completion must not be empty");
+                }
+                fits(&[&prompt[..], &completion].concat())?;
+                let root = batch.root(&prompt);
+                let child = batch.child(root, &completion);
+                (
+                    Targets::of_children(&batch, [(child, &completion[..])]),
+                    completion,
+                )
+            }
+            Item::Ids { input_ids } => {
+                if input_ids.len() < 2 {
+                    bail!(
+                        "expected at least two ids, got {}: nothing predicts the first",
+                        input_ids.len()
+                    );
+                }
+                fits(&input_ids)?;
+                let root = batch.root(&input_ids);
+                (
+                    Targets::of_root(&batch, root, &input_ids),
+                    input_ids[1..].to_vec(),
+                )
+            }
+        };
+        Ok((batch, targets, tokens))
+    }
 }

@@ -140,6 +140,22 @@ impl Packed {
     }
 }
 
+/// Split items of these packed sizes into passes of at most `tokens`; a larger item is a pass of its own.
+pub fn passes(sizes: &[usize], tokens: usize) -> Vec<Range<usize>> {
+    let (mut all, mut start, mut sum) = (vec![], 0, 0);
+    for (at, size) in sizes.iter().enumerate() {
+        if at > start && sum + size > tokens {
+            all.push(start..at);
+            (start, sum) = (at, 0);
+        }
+        sum += size;
+    }
+    if start < sizes.len() {
+        all.push(start..sizes.len());
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -152,6 +168,14 @@ mod tests {
     fn trees() -> impl Strategy<Value = Trees> {
         let tokens = |least| prop::collection::vec(0u32..100, least..9);
         prop::collection::vec((tokens(1), prop::collection::vec(tokens(0), 0..5)), 0..6)
+    }
+
+    #[test]
+    fn passes_hold_what_fits_in_order() {
+        assert_eq!(passes(&[3, 3, 3, 9, 1, 1], 7), [0..2, 2..3, 3..4, 4..6]);
+        assert_eq!(passes(&[2, 2], 1), [0..1, 1..2]);
+        assert_eq!(passes(&[2, 2], 0), [0..1, 1..2]);
+        assert!(passes(&[], 5).is_empty());
     }
 
     proptest! {

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::backprop::Pieces;
 use super::batch::{Packed, SegmentId};
@@ -286,19 +286,6 @@ pub fn leaf(logprobs: &Tensor) -> Result<Tensor, GpuError> {
         .f_to_device(Device::Cpu)?
         .f_detach()?
         .f_set_requires_grad(true)?)
-}
-
-/// Sum of each completion's log-probabilities, `(completions)`; differentiable.
-pub fn sums(logprobs: &Tensor, spans: &[Range<usize>]) -> Tensor {
-    let all: Vec<Tensor> = spans
-        .iter()
-        .map(|s| {
-            logprobs
-                .narrow(0, s.start as i64, s.len() as i64)
-                .sum(Kind::Float)
-        })
-        .collect();
-    Tensor::stack(&all, 0)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tch::Tensor;
 
 use super::dpo::{DpoLoss, DpoTerms, PairLogProbs, dpo};
 use super::optim::OptimConfig;
-use super::pass::{Policy, passes, score, with_less};
+use super::pass::{Policy, with_less};
 use super::state::TrainState;
 use super::{METRICS_FILE, TrainContext, TrainError};
 use crate::artifact::table::{TableError, decode_parquet_with, encode_parquet_with};
@@ -20,6 +20,7 @@ use crate::artifact::{digest_bytes, write_atomic};
 use crate::datasets::pairs::PreferencePair;
 use crate::model::backprop::Gradients;
 use crate::model::backprop::plan::Budget;
+use crate::model::batch::passes;
 use crate::model::logprobs::{Scored, Targets};
 use crate::model::{Adapter, Decoder, LoraConfig, Packed};
 use crate::runtime::gpu::GpuError;
@@ -245,7 +246,7 @@ pub fn reference_logprobs(
     loss: DpoLoss,
 ) -> Result<Vec<(f64, f64)>, GpuError> {
     let (batch, targets) = pack(pairs);
-    let scored = score(model, None, &batch, &targets)?;
+    let scored = model.score(&batch, None, &targets)?;
     completion_scores(&scored, &targets, loss)
 }
 

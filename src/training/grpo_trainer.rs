@@ -14,13 +14,14 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::grpo::{advantages, mean_and_deviation};
-use super::pass::{Policy, passes, with_less};
+use super::pass::{Policy, with_less};
 use super::rollout::{GroupPlan, GrpoSums, Known, Rollout, accumulate, plan_group, score_groups};
 use super::state::TrainState;
 use super::{METRICS_FILE, TrainContext, TrainError};
 use crate::artifact::MetricsLog;
 use crate::model::backprop::Live;
 use crate::model::backprop::plan::Budget;
+use crate::model::batch::passes;
 use crate::model::{Adapter, Decoder};
 use crate::runtime::gpu::GpuError;
 use crate::runtime::interrupt::check;

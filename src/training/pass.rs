@@ -40,24 +40,6 @@ pub fn budget(model: &Decoder, trained: usize, frozen: usize, limit: Option<usiz
     Budget::new(config, model.kind(), bytes)
 }
 
-/// Scores without gradient, on the CPU; no adapter is the reference.
-///
-/// # Errors
-/// The device refuses.
-pub fn score(
-    model: &Decoder,
-    live: Option<&Live>,
-    batch: &Packed,
-    targets: &Targets,
-) -> Result<Scored, GpuError> {
-    let tape = model.forward_kept(batch, live, None)?;
-    let scored = Predictors::new(model, tape.hidden(), targets)?.score()?;
-    Ok(Scored {
-        logprobs: scored.logprobs.f_to_device(Device::Cpu)?,
-        entropies: scored.entropies.f_to_device(Device::Cpu)?,
-    })
-}
-
 impl<'a> Policy<'a> {
     /// The policy of this adapter until it changes; `live` is what the last one left.
     ///
@@ -168,33 +150,5 @@ pub fn with_less<T>(
             }
             _ => return Err(error),
         }
-    }
-}
-
-/// Split items of these packed sizes into passes of at most `tokens`; a larger item is a pass of its own.
-pub fn passes(sizes: &[usize], tokens: usize) -> Vec<std::ops::Range<usize>> {
-    let (mut all, mut start, mut sum) = (vec![], 0, 0);
-    for (at, size) in sizes.iter().enumerate() {
-        if at > start && sum + size > tokens {
-            all.push(start..at);
-            (start, sum) = (at, 0);
-        }
-        sum += size;
-    }
-    if start < sizes.len() {
-        all.push(start..sizes.len());
-    }
-    all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passes_hold_what_fits_in_order() {
-        assert_eq!(passes(&[3, 3, 3, 9, 1, 1], 7), [0..2, 2..3, 3..4, 4..6]);
-        assert_eq!(passes(&[2, 2], 1), [0..1, 1..2]);
-        assert!(passes(&[], 5).is_empty());
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::grpo::{Actions, GrpoTerms, GrpoValue, grpo};
-use super::pass::{Policy, score, slope_of};
+use super::pass::{Policy, slope_of};
 use crate::agent::Answer;
 use crate::model::backprop::{Gradients, Live};
 use crate::model::logprobs::Targets;
@@ -257,7 +257,7 @@ pub fn score_groups(
     plans: &[&GroupPlan],
 ) -> Result<Vec<Tensor>, GpuError> {
     let (batch, targets, places) = join(plans);
-    let scored = score(model, live, &batch, &targets)?;
+    let scored = model.score(&batch, live, &targets)?;
     let each = plans.iter().zip(&places);
     Ok(each
         .map(|(plan, place)| action_logprobs(&part(&scored.logprobs, place), plan))

@@ -9,12 +9,13 @@ use serde_json::json;
 use super::{Subject, filled_adapter, median, random_ids};
 use crate::generation::{Engine, Request, Sampling};
 use crate::model::Decoder;
+use crate::model::batch::passes;
 use crate::runtime::ranks::{Ended, Place, Ranks, launch};
 use crate::training::dpo_trainer::{
     DpoConfig, DpoSums, PairTokens, accumulate, reference_logprobs,
 };
 use crate::training::optim::OptimConfig;
-use crate::training::pass::{Policy, budget, passes};
+use crate::training::pass::{Policy, budget};
 use crate::training::state::TrainState;
 
 /// Options of `bench scale`.

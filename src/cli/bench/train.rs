@@ -10,6 +10,7 @@ use super::{Loaded, Subject, filled_adapter, median, random_ids};
 use crate::generation::{Engine, Request, Sampling};
 use crate::model::LoraConfig;
 use crate::model::backprop::plan::Budget;
+use crate::model::batch::passes;
 use crate::runtime::memory;
 use crate::scenario::Outcome;
 use crate::training::dpo_trainer::{
@@ -18,7 +19,7 @@ use crate::training::dpo_trainer::{
 use crate::training::grpo::advantages;
 use crate::training::grpo_trainer::GrpoConfig;
 use crate::training::optim::OptimConfig;
-use crate::training::pass::{Policy, budget, passes};
+use crate::training::pass::{Policy, budget};
 use crate::training::rollout::{self, GrpoSums, Known, Rollout, plan_group, score_groups};
 use crate::training::state::TrainState;
 

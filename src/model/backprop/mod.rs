@@ -8,12 +8,12 @@
 //! On a GPU from Ampere on, in bf16, norms, rotation and gate are kernels of our own and attention is libtorch's flash attention,
 //! each with its backward (`pieces`, `attention`); elsewhere the same functions are plain tensor operations.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::batch::Packed;
 use super::config::ModelConfig;
 use super::decoder::Decoder;
-use super::logprobs::Predictors;
+use super::logprobs::{Predictors, Scored, Targets};
 use crate::runtime::gpu::GpuError;
 
 mod attention;
@@ -89,6 +89,24 @@ impl Decoder {
             layers,
             last: stream.x,
             hidden: stream.normed,
+        })
+    }
+
+    /// Scores without gradient, on the CPU; no adapter is the reference.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn score(
+        &self,
+        batch: &Packed,
+        live: Option<&Live>,
+        targets: &Targets,
+    ) -> Result<Scored, GpuError> {
+        let tape = self.forward_kept(batch, live, None)?;
+        let scored = Predictors::new(self, tape.hidden(), targets)?.score()?;
+        Ok(Scored {
+            logprobs: scored.logprobs.f_to_device(Device::Cpu)?,
+            entropies: scored.entropies.f_to_device(Device::Cpu)?,
         })
     }
 }

@@ -1,0 +1,75 @@
+//! Log-probabilities of given tokens, many sequences at a time, by the forward of training.
+
+use super::model::LoadedModel;
+use crate::model::backprop::Live;
+use crate::model::batch::passes;
+use crate::model::logprobs::Targets;
+use crate::model::{Adapter, Decoder, Packed};
+use crate::runtime::device::is_deterministic;
+use crate::runtime::gpu::GpuError;
+
+/// Tokens that are computed together: enough to keep the device busy, few enough to stop soon on a CPU and to fit beside a
+/// GPU's cache of keys and values.
+const TOKENS_CPU: usize = 1024;
+const TOKENS_GPU: usize = 8192;
+
+/// A model with an adapter as it is now.
+pub struct Scorer<'a> {
+    decoder: &'a Decoder,
+    live: Option<Live>,
+}
+
+impl<'a> Scorer<'a> {
+    /// Of this adapter, or of the model alone.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn new(model: &'a LoadedModel, adapter: Option<&Adapter>) -> Result<Self, GpuError> {
+        let decoder = &model.decoder;
+        let live = adapter.map(|adapter| Live::new(adapter, decoder));
+        Ok(Self {
+            decoder,
+            live: live.transpose()?,
+        })
+    }
+
+    /// Which items of these sizes, in tokens, are to be computed together. Under the deterministic mode of a GPU each is alone,
+    /// so that nothing depends on the others; on a CPU nothing does.
+    pub fn passes(&self, sizes: &[usize]) -> Vec<std::ops::Range<usize>> {
+        let most = match self.decoder.device().is_cuda() {
+            true if is_deterministic() => 0,
+            true => TOKENS_GPU,
+            false => TOKENS_CPU,
+        };
+        passes(sizes, most)
+    }
+
+    /// Log-probabilities of the items' targets, by item. What fails together, as for lack of memory, is tried again in halves.
+    pub fn score(&self, items: &[(Packed, Targets)]) -> Vec<Result<Vec<f32>, GpuError>> {
+        let error = match self.together(items) {
+            Ok(all) => return all.into_iter().map(Ok).collect(),
+            Err(error) => error,
+        };
+        if items.len() < 2 {
+            return vec![Err(error)];
+        }
+        let (first, second) = items.split_at(items.len() / 2);
+        let mut all = self.score(first);
+        all.extend(self.score(second));
+        all
+    }
+
+    fn together(&self, items: &[(Packed, Targets)]) -> Result<Vec<Vec<f32>>, GpuError> {
+        let (mut batch, mut targets) = (Packed::new(), Targets::default());
+        let places: Vec<_> = items
+            .iter()
+            .map(|(own, predicted)| targets.append(predicted, batch.append(own)))
+            .collect();
+        let live = self.live.as_ref();
+        let all = self.decoder.score(&batch, live, &targets)?.values()?;
+        Ok(places
+            .into_iter()
+            .map(|place| all[place].to_vec())
+            .collect())
+    }
+}
