@@ -5,9 +5,10 @@
     python scripts/bench/hf_gpu.py generate [--batch 64] [--prompt 256] [--new 128]
 
 One JSON line on standard output per run; needs torch, transformers, for a step peft, for GRPO trl. The twins of `bench train`
-and `bench generate`. GRPO's is TRL's own trainer, generating with transformers, in micro-batches of 8 with checkpointing, β 0.04
-(last seen to run: trl 1.16 with datasets 4.4, pyarrow 21, dill 0.3.8). Beside the step's own work the baseline computes its reference with the adapter disabled, without gradients, as
-TRL does; adapters are kept in fp32 under autocast, AdamW is fused, logits are those of all positions, as DPO's trainers ask for.
+and `bench generate`. Beside the DPO step's own work the baseline computes its reference with the adapter disabled, without
+gradients, as TRL does; adapters are kept in fp32 under autocast, AdamW is fused, logits are those of all positions, as DPO's
+trainers ask for. GRPO's step is TRL's own trainer, generating with transformers, in micro-batches of 8 with checkpointing, β 0.04
+(last seen to run: trl 1.16 with datasets 4.4, pyarrow 21, dill 0.3.8).
 """
 import argparse
 import json
