@@ -100,7 +100,7 @@ def grpo_step(args):
     import tokenizers
     import trl
 
-    # Every byte is a token and none ends a text, so all completions are as long as they may be.
+    # Every byte is a token and one id of 151 936 ends a text, so nearly all completions are as long as they may be.
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     bytes_ = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     bytes_.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::elicitation::{Answer, Ask, AskError, GenerationConfig, ScoredChoice};
+use super::elicitation::{Answer, Ask, AskError, END_OF_THOUGHT, GenerationConfig, ScoredChoice};
 use super::model::LoadedModel;
 use super::scoring::Scorer;
 use crate::generation::{GenerationError, sampling::draw_option};
@@ -137,7 +137,7 @@ fn prepare(
     let begun = answer.thinking || answer.text.contains("<think>");
     let thinking_open = begun && !answer.text.contains("</think>");
     let bridge = match (reasoning.is_empty(), thinking_open) {
-        (_, true) => "\n</think>\n\n",
+        (_, true) => END_OF_THOUGHT,
         (false, false) => "\n",
         (true, false) => "",
     };

@@ -188,6 +188,25 @@ pub(super) fn said(text: &str, thinking: bool) -> Cow<'_, str> {
     }
 }
 
+/// What ends a thought before an answer that the model did not write.
+pub(super) const END_OF_THOUGHT: &str = "\n</think>\n\n";
+
+/// What belongs before an answer that is put behind this prompt: the end of a thought that the prompt began.
+///
+/// # Errors
+/// The prompt cannot be rendered.
+pub fn before_answer(
+    model: &LoadedModel,
+    config: &GenerationConfig,
+    messages: &[Message],
+) -> Result<&'static str, TextError> {
+    let rendered = model.codec.render(messages, &config.render_options())?;
+    Ok(match begins_thought(&rendered) {
+        true => END_OF_THOUGHT,
+        false => "",
+    })
+}
+
 /// Whether a rendered prompt ends in a thought that it began.
 pub(super) fn begins_thought(prompt: &str) -> bool {
     prompt.trim_end().ends_with("<think>")
@@ -380,7 +399,10 @@ mod tests {
     fn a_device_that_broke_down_is_told_apart_from_texts_that_failed() {
         let broken = |error: GenerationError| AskError::from(error).broken();
         let told = broken(GenerationError::Device("an illegal address".into()));
-        assert_eq!(told.as_deref(), Some("the GPU failed: an illegal address"));
+        assert_eq!(
+            told.as_deref(),
+            Some("the device failed: an illegal address")
+        );
         assert_eq!(broken(GenerationError::BadPrompt("is empty".into())), None);
         assert_eq!(broken(GenerationError::OutOfMemory("8 GiB".into())), None);
     }

@@ -8,10 +8,8 @@ use crate::model::{Adapter, Decoder, Packed};
 use crate::runtime::device::is_deterministic;
 use crate::runtime::gpu::GpuError;
 
-/// Tokens that are computed together: enough to keep the device busy, few enough to stop soon on a CPU and to fit beside a
-/// GPU's cache of keys and values.
-const TOKENS_CPU: usize = 1024;
-const TOKENS_GPU: usize = 8192;
+/// Tokens that a GPU computes together: enough to keep it busy, few enough to fit beside its cache of keys and values.
+const TOKENS: usize = 8192;
 
 /// A model with an adapter as it is now.
 pub struct Scorer<'a> {
@@ -33,13 +31,12 @@ impl<'a> Scorer<'a> {
         })
     }
 
-    /// Which items of these sizes, in tokens, are to be computed together. Under the deterministic mode of a GPU each is alone,
-    /// so that nothing depends on the others; on a CPU nothing does.
+    /// Which items of these sizes, in tokens, are to be computed together. On a CPU, which one keeps busy, and under the
+    /// deterministic mode of a GPU each is alone: products of few rows sum in another order, and nothing may depend on the others.
     pub fn passes(&self, sizes: &[usize]) -> Vec<std::ops::Range<usize>> {
-        let most = match self.decoder.device().is_cuda() {
-            true if is_deterministic() => 0,
-            true => TOKENS_GPU,
-            false => TOKENS_CPU,
+        let most = match self.decoder.device().is_cuda() && !is_deterministic() {
+            true => TOKENS,
+            false => 0,
         };
         passes(sizes, most)
     }

@@ -106,6 +106,9 @@ pub enum SolveError {
     /// As for any other text.
     #[error(transparent)]
     Ask(#[from] AskError),
+    /// A program has no result; it may have brought its worker down itself.
+    #[error("a program has no result: {0}")]
+    Lost(String),
     /// The sandbox broke down; the program is not to blame.
     #[error("the sandbox failed: {0}")]
     Sandbox(String),
@@ -120,7 +123,7 @@ impl SolveError {
         match self {
             Self::Ask(error) => error.broken(),
             Self::Sandbox(_) => Some(self.to_string()),
-            Self::Elsewhere(_) => None,
+            Self::Lost(_) | Self::Elsewhere(_) => None,
         }
     }
 }

@@ -36,8 +36,8 @@ impl CompareArgs {
                 .with_context(|| format!("--html: cannot write `{}`", path.display()))?;
         }
         match self.json {
-            true => println!("{}", serde_json::to_string_pretty(&found)?),
-            false => print!("{}", found.text()),
+            true => tell!("{}", serde_json::to_string_pretty(&found)?),
+            false => tell!("{}", found.text().trim_end()),
         }
         match &self.html {
             Some(path) if self.open => super::open::show(path),

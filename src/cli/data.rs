@@ -127,8 +127,8 @@ impl DataArgs {
             What::Inspect { file, model, json } => {
                 let found = inspect_file(&file, model.as_deref())?;
                 match json {
-                    true => println!("{}", serde_json::to_string_pretty(&found)?),
-                    false => print!("{found}"),
+                    true => tell!("{}", serde_json::to_string_pretty(&found)?),
+                    false => tell!("{}", found.to_string().trim_end()),
                 }
                 Ok(())
             }
@@ -141,8 +141,8 @@ impl DataArgs {
             } => {
                 let written = export(&file, format, &out, style)?;
                 match json {
-                    true => println!("{}", serde_json::to_string_pretty(&written)?),
-                    false => written.iter().for_each(|written| println!("{written}")),
+                    true => tell!("{}", serde_json::to_string_pretty(&written)?),
+                    false => written.iter().for_each(|written| tell!("{written}")),
                 }
                 Ok(())
             }

@@ -54,7 +54,7 @@ impl DoctorArgs {
             token(),
         ];
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&findings)?);
+            tell!("{}", serde_json::to_string_pretty(&findings)?);
         } else {
             for finding in &findings {
                 let mark = match finding.level {
@@ -62,9 +62,9 @@ impl DoctorArgs {
                     Level::Note => "note ",
                     Level::Fault => "FAULT",
                 };
-                println!("{mark}  {:9} {}", finding.what, finding.text);
+                tell!("{mark}  {:9} {}", finding.what, finding.text);
                 if let Some(mend) = &finding.mend {
-                    println!("                 {mend}");
+                    tell!("                 {mend}");
                 }
             }
         }
@@ -214,7 +214,7 @@ fn disk() -> Finding {
 fn token() -> Finding {
     let what = "hub token";
     let settings = Settings::from_env();
-    let found = settings.token.is_some().then_some(settings.token_from);
+    let found = settings.token.is_some().then_some(&settings.token_from);
     match found {
         Some(place) => Finding {
             what,
@@ -226,7 +226,10 @@ fn token() -> Finding {
             what,
             level: Level::Note,
             text: "none; gated models, such as Llama, cannot be fetched".into(),
-            mend: Some("hf auth login, or set HF_TOKEN".into()),
+            mend: Some(match settings.token_from.as_str() {
+                off @ "HF_HUB_DISABLE_IMPLICIT_TOKEN" => format!("unset {off}"),
+                _ => "hf auth login, or set HF_TOKEN".into(),
+            }),
         },
     }
 }

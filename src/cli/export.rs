@@ -71,7 +71,7 @@ impl ExportArgs {
     pub fn execute(self) -> anyhow::Result<()> {
         let written = self.write()?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&written)?);
+            tell!("{}", serde_json::to_string_pretty(&written)?);
         }
         Ok(())
     }
@@ -82,8 +82,8 @@ impl ExportArgs {
         let mut tell = |what, path: &Path, stages: Option<Vec<String>>| {
             match &stages {
                 _ if self.json => {}
-                Some(stages) => println!("{}: {}", path.display(), stages.join(", ")),
-                None => println!("{}", path.display()),
+                Some(stages) => tell!("{}: {}", path.display(), stages.join(", ")),
+                None => tell!("{}", path.display()),
             }
             let path = path.to_path_buf();
             written.push(Written { what, path, stages });

@@ -6,6 +6,13 @@ use tch::Device;
 use crate::runtime::device::{self, DeviceChoice};
 use crate::runtime::ranks::Place;
 
+/// `println!` that no reader who has gone, and no full disk, can end ([`start::tell`]).
+macro_rules! tell {
+    ($($text:tt)*) => {
+        $crate::cli::start::tell(format_args!($($text)*))
+    };
+}
+
 mod bench;
 mod compare;
 mod data;
@@ -26,7 +33,8 @@ mod status;
 mod submit;
 
 const EXITS: &str = "Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong arguments, 69 ended \
-                     because another rank did, 130 stopped on request with the work saved. The first Ctrl-C saves and stops, the second quits at once.";
+                     because another rank did, 130 stopped on request with the work saved. The \
+                     first Ctrl-C saves and stops, the second quits at once.";
 
 /// Train aligned LLM agents, let them evolve on their own experience, and measure whether they tip.
 ///

@@ -139,11 +139,11 @@ fn init(path: &Path, from: &str, json: bool) -> anyhow::Result<()> {
     );
     write_atomic(path, text.as_bytes())?;
     if json {
-        println!("{}", json!({"path": path, "from": from}));
+        tell!("{}", json!({"path": path, "from": from}));
         return Ok(());
     }
-    println!("{shown}: a recipe to begin with");
-    println!("what it would do: `atp-pipeline run {shown} --dry-run`");
+    tell!("{shown}: a recipe to begin with");
+    tell!("what it would do: `atp-pipeline run {shown} --dry-run`");
     Ok(())
 }
 
@@ -162,12 +162,12 @@ fn check(recipes: Vec<String>, assignments: &[String], json: bool) -> anyhow::Re
             (Err(error), true) => {
                 all.push(json!({"recipe": recipe, "valid": false, "error": described(error)}));
             }
-            (Ok(found), false) => println!("{recipe}: valid, {}", outline(found)),
-            (Err(error), false) => println!("{error}"),
+            (Ok(found), false) => tell!("{recipe}: valid, {}", outline(found)),
+            (Err(error), false) => tell!("{error}"),
         }
     }
     if json {
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        tell!("{}", serde_json::to_string_pretty(&all)?);
     }
     match wrong {
         0 => Ok(()),
@@ -229,7 +229,7 @@ fn show(recipe: &str, keys: &[String], assignments: &[String], json: bool) -> an
         keys.is_empty() || keys.iter().any(|prefix| within(&setting.key, prefix))
     });
     if json {
-        println!("{}", serde_json::to_string_pretty(&settings)?);
+        tell!("{}", serde_json::to_string_pretty(&settings)?);
         return Ok(());
     }
     let lines: Vec<String> = settings
@@ -244,7 +244,7 @@ fn show(recipe: &str, keys: &[String], assignments: &[String], json: bool) -> an
         .max();
     let width = width.unwrap_or(0);
     for (line, setting) in lines.iter().zip(&settings) {
-        println!("{line:width$}  # {}", setting.origin);
+        tell!("{line:width$}  # {}", setting.origin);
     }
     Ok(())
 }
@@ -259,10 +259,10 @@ fn list(json: bool) -> anyhow::Result<()> {
         let object =
             |(name, title, outline)| json!({"name": name, "title": title, "outline": outline});
         let all: Vec<_> = all.into_iter().map(object).collect();
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        tell!("{}", serde_json::to_string_pretty(&all)?);
     } else {
         for (name, _, outline) in all {
-            println!("{name:22} {outline}");
+            tell!("{name:22} {outline}");
         }
     }
     Ok(())

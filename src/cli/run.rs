@@ -15,7 +15,7 @@ use crate::recipe::raw::{StageKind, Variant};
 use crate::runtime::ranks::{Place, Ranks, launch};
 use crate::scenario::Testbed;
 use crate::stages::bodies::{Machine, Pipeline, REPORT_PAGE, pipeline};
-use crate::stages::{RunOptions, run};
+use crate::stages::{RunOptions, run, select};
 
 /// Which recipe, with what laid over it, and where its results go.
 #[derive(Debug, Clone, Args)]
@@ -141,7 +141,7 @@ impl About<'_> {
         }
     }
 
-    /// One adapter is copied, and these stages may train several.
+    /// One adapter is copied; these stages, which would run, train so many.
     fn check_out(&self, stages: &[&str]) -> anyhow::Result<()> {
         match self {
             Self::Training { out: Some(_), .. } if stages.len() > 1 => bail!(
@@ -293,11 +293,11 @@ fn adapters(folders: &[PathBuf], out: Option<&Path>) -> anyhow::Result<Vec<PathB
     let made: Vec<PathBuf> = folders.iter().map(|f| f.join("adapter")).collect();
     match (out, &made[..]) {
         (None, _) | (_, []) => Ok(made),
-        // One, as was checked before they were trained.
-        (Some(out), [adapter, ..]) => {
+        (Some(out), [adapter]) => {
             copy_folder(adapter, out)?;
             Ok(vec![out.to_path_buf()])
         }
+        (Some(_), several) => bail!("--out takes one adapter, {} were trained", several.len()),
     }
 }
 
@@ -355,14 +355,24 @@ impl RunArgs {
         if !about.is_all() && asked.is_empty() {
             return Err(about.none_in(&recipe));
         }
-        let chosen = |stage: &&String| self.only.is_empty() || self.only.contains(stage);
-        let trained: Vec<&str> = asked.iter().filter(chosen).map(String::as_str).collect();
-        about.check_out(&trained)?;
         let only = match (self.only.is_empty(), asked.is_empty()) {
             (false, _) => Some(self.only),
             (true, false) => Some(asked.clone()),
             (true, true) => pipeline.wanted,
         };
+        let selected = select(&pipeline.stages, only.as_deref())?;
+        let runs = pipeline
+            .stages
+            .iter()
+            .zip(&selected)
+            .filter(|(_, runs)| **runs);
+        let runs: Vec<String> = runs.map(|(stage, _)| stage.name()).collect();
+        let trained: Vec<&str> = asked
+            .iter()
+            .filter(|s| runs.contains(s))
+            .map(String::as_str)
+            .collect();
+        about.check_out(&trained)?;
         let options = RunOptions {
             dry_run: self.dry_run,
             only,
@@ -391,14 +401,14 @@ impl RunArgs {
             done.summary.adapter = Some(adapter.clone());
         }
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&done.summary)?);
+            tell!("{}", serde_json::to_string_pretty(&done.summary)?);
         } else if !self.quiet && !done.summary.stages.is_empty() {
-            println!("{}", done.summary);
+            tell!("{}", done.summary);
         }
         done.result?;
         for adapter in adapters? {
             if !self.json && !self.quiet {
-                println!("adapter: {}", adapter.display());
+                tell!("adapter: {}", adapter.display());
             }
         }
         Ok(folders)

@@ -90,12 +90,12 @@ impl SampleArgs {
                     "prompt_tokens": answer.prompt.len(), "completion_tokens": answer.sampled.len(),
                     "tokens": answer.sampled, "logprobs": answer.logprobs,
                 });
-                println!("{line}");
+                tell!("{line}");
             } else {
                 if self.n > 1 {
-                    println!("--- {} ---", i + 1);
+                    tell!("--- {} ---", i + 1);
                 }
-                println!("{}", answer.text);
+                tell!("{}", answer.text);
             }
         }
         Ok(())

@@ -109,7 +109,7 @@ impl ScenarioArgs {
                 };
                 let sheet = sheet(&scenario, &options)?;
                 match (json, prompt) {
-                    (true, _) => println!("{}", serde_json::to_string_pretty(&sheet)?),
+                    (true, _) => tell!("{}", serde_json::to_string_pretty(&sheet)?),
                     (false, only_prompts) => print_sheet(&sheet, only_prompts),
                 }
                 Ok(())
@@ -181,8 +181,8 @@ fn check(paths: &[PathBuf], json: bool) -> anyhow::Result<()> {
     };
     let found = findings(&sources);
     match json {
-        true => println!("{}", serde_json::to_string_pretty(&found)?),
-        false => found.iter().for_each(|finding| println!("{finding}")),
+        true => tell!("{}", serde_json::to_string_pretty(&found)?),
+        false => found.iter().for_each(|finding| tell!("{finding}")),
     }
     let wrong = |finding: &&Finding| matches!(finding, Finding::Problem { .. });
     match found.iter().filter(wrong).count() {
@@ -313,16 +313,16 @@ fn sheet(scenario: &str, options: &ShowOptions) -> anyhow::Result<ScenarioSheet>
 
 fn print_sheet(sheet: &ScenarioSheet, only_prompts: bool) {
     if !only_prompts {
-        println!("{}: {} ({})\n", sheet.id, sheet.title, sheet.kind);
+        tell!("{}: {} ({})\n", sheet.id, sheet.title, sheet.kind);
         for (label, text) in &sheet.lines {
-            println!("{label:13} {text}");
+            tell!("{label:13} {text}");
         }
     }
     for (i, prompt) in sheet.prompts.iter().enumerate() {
         if i > 0 || !only_prompts {
-            println!();
+            tell!("");
         }
-        println!("--- {} ---", prompt.id);
+        tell!("--- {} ---", prompt.id);
         for message in &prompt.messages {
             let who = match message.role {
                 Speaker::System => "system",
@@ -330,7 +330,7 @@ fn print_sheet(sheet: &ScenarioSheet, only_prompts: bool) {
                 Speaker::Assistant => "assistant",
                 Speaker::Tool => "tool",
             };
-            println!("[{who}]\n{}", message.content);
+            tell!("[{who}]\n{}", message.content);
         }
     }
 }
@@ -368,11 +368,11 @@ fn new(name: &str, kind: &str, out: Option<PathBuf>, json: bool) -> anyhow::Resu
     }
     write_atomic(&path, kind.skeleton(name).as_bytes())?;
     if json {
-        println!("{}", json!({"path": path, "kind": kind.name()}));
+        tell!("{}", json!({"path": path, "kind": kind.name()}));
         return Ok(());
     }
-    println!("{}: a {} to begin with", path.display(), kind.noun());
-    println!(
+    tell!("{}: a {} to begin with", path.display(), kind.noun());
+    tell!(
         "check it with `atp-pipeline scenario check {}`",
         path.display()
     );
@@ -397,10 +397,10 @@ fn list(json: bool) -> anyhow::Result<()> {
     if json {
         let object = |(name, kind, title)| json!({"name": name, "kind": kind, "title": title});
         let all: Vec<_> = all.into_iter().map(object).collect();
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        tell!("{}", serde_json::to_string_pretty(&all)?);
     } else {
         for (name, kind, title) in all {
-            println!("{name:20} {kind:14} {title}");
+            tell!("{name:20} {kind:14} {title}");
         }
     }
     Ok(())

@@ -83,7 +83,7 @@ impl ServeArgs {
             anyhow!("cannot listen at {address}: {error}; name another --port, or 0 for a free one")
         })?;
         let server = Arc::new(server);
-        println!("http://{}/v1#{name}", server.server_addr());
+        tell!("http://{}/v1#{name}", server.server_addr());
         let (sender, jobs) = channel();
         for _ in 0..READERS {
             let (server, sender, name) = (Arc::clone(&server), sender.clone(), name.clone());

@@ -1,8 +1,8 @@
 //! How the program starts and ends: logging, signals, what a panic says, exit codes.
 
-use std::any::Any;
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
 
@@ -48,38 +48,34 @@ pub(super) fn run(cli: Cli) -> u8 {
         cli.execute()
     });
     match result {
-        Ok(Ok(())) => 0,
+        Ok(Ok(())) => match UNTOLD.get() {
+            None => 0,
+            Some(why) => {
+                eprintln!("error: cannot write to standard output: {why}");
+                1
+            }
+        },
         Ok(Err(error)) if error.chain().any(|cause| cause.is::<Interrupted>()) => {
             eprintln!("{Interrupted}");
             interrupt::EXIT_CODE as u8
         }
         Ok(Err(error)) => tell_error(&error),
-        Err(panic) => match unprintable(panic_text(panic.as_ref())) {
-            Some(Unprintable::ReaderGone) => 0,
-            _ => 1,
-        },
+        Err(_) => 1,
     }
 }
 
-/// Why standard output took no more.
-enum Unprintable<'a> {
-    /// As in `… | head`: no fault, and to die of SIGPIPE would cost a checkpoint.
-    ReaderGone,
-    Error(&'a str),
-}
+/// Why standard output took no more, where that was no reader that had gone.
+static UNTOLD: OnceLock<String> = OnceLock::new();
 
-fn unprintable(panic: &str) -> Option<Unprintable<'_>> {
-    let why = panic.strip_prefix("failed printing to stdout: ")?;
-    Some(match why.contains("Broken pipe") {
-        true => Unprintable::ReaderGone,
-        false => Unprintable::Error(why),
-    })
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(panic.downcast_ref::<&str>().copied())
-        .unwrap_or_default()
+/// A line to standard output. That whoever read it has gone, as in `… | head`, is no fault, and to die of it would cost a
+/// checkpoint and hide how a command ended; what else is wrong is told at the end.
+pub(super) fn tell(line: std::fmt::Arguments) {
+    let Err(error) = writeln!(std::io::stdout(), "{line}") else {
+        return;
+    };
+    if error.kind() != ErrorKind::BrokenPipe {
+        let _ = UNTOLD.set(error.to_string());
+    }
 }
 
 /// Say what went wrong, unless another rank or another process says it.
@@ -112,14 +108,6 @@ fn tell_panic(panic: &std::panic::PanicHookInfo) {
     if is_guarded() {
         // It becomes an error with a place.
         return;
-    }
-    match unprintable(text) {
-        Some(Unprintable::ReaderGone) => return,
-        Some(Unprintable::Error(why)) => {
-            eprintln!("error: cannot write to standard output: {why}");
-            return;
-        }
-        None => {}
     }
     if text.contains("out of memory") {
         eprintln!(

@@ -42,8 +42,8 @@ impl StatusArgs {
         let Some(seconds) = self.watch else {
             let status = status(&self.run_dir, &[])?.with_jobs()?;
             match self.json {
-                true => println!("{}", serde_json::to_string_pretty(&status)?),
-                false => print!("{status}"),
+                true => tell!("{}", serde_json::to_string_pretty(&status)?),
+                false => tell!("{}", status.to_string().trim_end()),
             }
             return Ok(());
         };

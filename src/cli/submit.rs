@@ -106,11 +106,11 @@ impl SubmitArgs {
             for (file, text) in submission.scripts(&groups)? {
                 match self.json {
                     true => scripts.push(json!({"file": file, "text": text})),
-                    false => println!("# {file}\n{text}"),
+                    false => tell!("# {file}\n{text}"),
                 }
             }
             if self.json {
-                println!("{}", serde_json::to_string_pretty(&scripts)?);
+                tell!("{}", serde_json::to_string_pretty(&scripts)?);
             }
             return Ok(());
         }
@@ -119,7 +119,7 @@ impl SubmitArgs {
             let jobs = jobs.iter().zip(&groups).map(
                 |(job, group)| json!({"job": job.id, "name": group.name, "stages": group.stages}),
             );
-            println!(
+            tell!(
                 "{}",
                 serde_json::to_string_pretty(&jobs.collect::<Vec<_>>())?
             );
@@ -127,9 +127,9 @@ impl SubmitArgs {
         }
         for (job, group) in jobs.iter().zip(&groups) {
             let stages = group.stages.join(", ");
-            println!("{}  {}: {stages}", job.id, group.name);
+            tell!("{}  {}: {stages}", job.id, group.name);
         }
-        println!(
+        tell!(
             "how far they are: atp-pipeline status {}",
             submission.root.display()
         );

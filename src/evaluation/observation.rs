@@ -4,8 +4,8 @@
 //! |---|---|---|---|---|
 //! | role-play | the rule is broken | environment | question and sample | the same |
 //! | coordination games | collusive choice | game | instance, sample and agent | the same |
-//! | tool usage | complex problem solved without the tool | family | problem | agent |
-//! | tool usage | complex problem not solved | family | problem | agent |
+//! | tool usage | complex problem solved without the tool | family | problem and sample | agent |
+//! | tool usage | complex problem not solved | family | problem and sample | agent |
 //!
 //! In tool usage every round puts the same problems, each to another agent: rounds are compared on equal problems, and
 //! a history is followed by agent. Seeds tell units and actors apart. Events all mean the same direction: away from

@@ -340,6 +340,6 @@ fn filled(
     row.finish = solution.finish.to_owned();
     row.prompt_tokens = solution.prompt.len() as u32;
     row.completion_tokens = solution.tokens.len() as u32;
-    row.text = solution.text;
+    row.text = said.into_owned();
     row
 }

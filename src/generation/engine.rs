@@ -143,8 +143,8 @@ pub enum GenerationError {
     /// There was no memory to score its options.
     #[error("no memory to score the options: {0}")]
     OutOfMemory(String),
-    /// The GPU did not do what it was told.
-    #[error("the GPU failed: {0}")]
+    /// The device did not do what it was told.
+    #[error("the device failed: {0}")]
     Device(String),
 }
 

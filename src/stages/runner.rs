@@ -239,7 +239,7 @@ impl Runner {
         if self.beside && !self.dry_run && matches!(outcome, Outcome::Miss { .. }) {
             interrupt::locally(interrupt::check)?;
             _lock = Some(RunLock::acquire_stage(self.layout.root(), &name)?);
-            // Another job may have made it while this one waited.
+            // Another job may have made it between the look and the lock.
             outcome = decide(&self.layout, &name, &key)?;
         }
         let made = match outcome {

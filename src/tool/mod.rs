@@ -94,6 +94,8 @@ pub enum Status {
     /// By a system call that no calculation makes. Milder ones, such as opening a socket, only fail, and the program
     /// sees a `PermissionError`.
     Refused,
+    /// Its worker was lost with it, by its own doing or the machine's. It has no result, and that is none of its answers.
+    Lost,
     /// The sandbox failed. It says nothing about the program and is never to be counted as its answer.
     Broken,
 }
@@ -105,7 +107,7 @@ pub struct Execution {
     pub status: Status,
     /// Standard output, up to the limit; bytes that are not UTF-8 are replaced.
     pub stdout: String,
-    /// The end of standard error, where a traceback has its message, 8 KiB at most. If `status` is
+    /// The end of standard error, where a traceback has its message, 8 KiB at most. If `status` is [`Status::Lost`] or
     /// [`Status::Broken`], why.
     pub stderr: String,
     /// Seconds on the clock from the request to the end, the sandbox's own included.

@@ -9,7 +9,7 @@ use super::program::{Lost, Request};
 use super::python::Python;
 use super::scratch::Scratch;
 use super::worker::Worker;
-use super::{Execution, SandboxConfig, SandboxError};
+use super::{Execution, SandboxConfig, SandboxError, Status};
 
 /// Runs programs. Dropping it ends its workers and removes its folder.
 pub struct Sandbox {
@@ -154,7 +154,10 @@ impl Sandbox {
                     execution = Some(broken(&format!("the worker was gone: {error}")));
                 }
                 Err(Lost::During(error)) => {
-                    execution = Some(broken(&format!("the worker was lost: {error}")));
+                    execution = Some(Execution {
+                        status: Status::Lost,
+                        ..broken(&format!("the worker was lost: {error}"))
+                    });
                     break;
                 }
             }

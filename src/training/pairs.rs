@@ -9,6 +9,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
+use crate::agent::elicitation::before_answer;
 use crate::agent::{Ask, Elicitation, GenerationConfig, LoadedModel, ask};
 use crate::artifact::Checkpoints;
 use crate::datasets::pairs::{AnswerSource, PreferencePair};
@@ -176,7 +177,12 @@ pub fn sample_pairs<D: Decision>(
         let bytes = serde_json::to_vec(&state).expect("JSON of plain values");
         checkpoints.save(index as u64 + 1, &[(STATE, &bytes)])?;
     }
-    Ok(assemble(questions, &state, config, style))
+    // One template makes all prompts.
+    let before = match questions.first() {
+        Some(question) => before_answer(model, generation, &question.messages(style, None))?,
+        None => "",
+    };
+    Ok(assemble(questions, &state, config, (style, before)))
 }
 
 /// Pairs from what was obtained, with the honest count of what was not.
@@ -184,7 +190,7 @@ fn assemble<D: Decision>(
     questions: &[D],
     state: &Saved,
     config: &PairsConfig,
-    style: AnswerStyle,
+    (style, before): (AnswerStyle, &str),
 ) -> (Vec<PreferencePair>, PairsReport) {
     let mut pairs = vec![];
     let mut missing = [0, 0];
@@ -200,7 +206,7 @@ fn assemble<D: Decision>(
                 let (_, text) = canonical.iter().find(|(r, _)| *r == role)?;
                 config
                     .template_fallback
-                    .then(|| (text.clone(), AnswerSource::Template))
+                    .then(|| (format!("{before}{text}"), AnswerSource::Template))
             };
             sides.extend(sampled.or_else(template));
         }

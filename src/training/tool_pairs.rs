@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::TrainError;
 use super::pairs::PairsConfig;
 use super::tool_rollout::outcome;
+use crate::agent::elicitation::before_answer;
 use crate::agent::solve::{Solution, SolveAsk, SolveError, ToolConfig, solve};
 use crate::agent::{GenerationConfig, LoadedModel};
 use crate::artifact::Checkpoints;
@@ -141,7 +142,15 @@ impl ToolPairs<'_> {
             checkpoints.save(step, &[(STATE, &bytes)])?;
         }
         progress.finish();
-        Ok(self.assemble(state, seed))
+        // One template makes all prompts.
+        let before = match self.problems.first() {
+            Some(problem) => {
+                let messages = ask(problem, &[], &self.options(seed)).messages;
+                before_answer(model, self.generation, &messages)?
+            }
+            None => "",
+        };
+        Ok(self.assemble(state, seed, before))
     }
 
     /// The training prompt's.
@@ -229,6 +238,11 @@ impl ToolPairs<'_> {
         let executions = self.sandbox.run(&programs);
         for ((place, _), execution) in open.into_iter().zip(executions) {
             let problem = &self.problems[place];
+            // These programs are known to work, so it is not they that failed.
+            if matches!(execution.status, Status::Lost | Status::Broken) {
+                let what = format!("the sandbox failed: {}", execution.stderr);
+                return Err(TrainError::Broken(what));
+            }
             let written = (execution.status == Status::Finished)
                 .then(|| solution_with_tool(problem, &execution.stdout))
                 .flatten()
@@ -248,7 +262,12 @@ impl ToolPairs<'_> {
         Ok(())
     }
 
-    fn assemble(&self, state: Saved, seed: u64) -> (Vec<PreferencePair>, ToolPairsReport) {
+    fn assemble(
+        &self,
+        state: Saved,
+        seed: u64,
+        before: &str,
+    ) -> (Vec<PreferencePair>, ToolPairsReport) {
         let mut report = state.report;
         report.problems = self.problems.len();
         let options = self.options(seed);
@@ -272,7 +291,10 @@ impl ToolPairs<'_> {
                 environment: problem.family.clone(),
                 system: turn(0),
                 user: turn(1),
-                chosen: text,
+                chosen: match chosen.template {
+                    true => format!("{before}{text}"),
+                    false => text,
+                },
                 rejected: own,
                 tool_results: true,
                 chosen_source: if chosen.template {

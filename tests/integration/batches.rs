@@ -217,12 +217,14 @@ fn scores_do_not_depend_on_their_neighbours() {
         lines.push(json!({"prompt": "The rule says to weigh", "completion": " nothing."}));
         let all = score(folder.path(), model, &lines);
         assert_eq!(all.len(), lines.len());
-        for turn in 0..2 {
+        for turn in 0..4 {
             let mut order: Vec<usize> = (0..lines.len()).collect();
             order.shuffle(&mut random);
-            // Two of them, then all with some more than once.
+            // Two of them, the short ones alone, then all with some more than once.
             match turn {
                 0 => order.truncate(2),
+                1 => order = vec![lines.len() - 2],
+                2 => order = vec![lines.len() - 1],
                 _ => order.extend([0, 0, lines.len() - 1]),
             }
             let some: Vec<Value> = order.iter().map(|&i| lines[i].clone()).collect();
@@ -255,6 +257,8 @@ fn decisions_do_not_depend_on_what_else_is_asked() {
         Elicitation::Constrained,
         Elicitation::Score,
     ] {
+        // Options of one token and a few: fewer rows than the head's own product takes.
+        let short = ["yes", "no"].map(str::to_owned).to_vec();
         let config = GenerationConfig {
             elicitation,
             max_new_tokens: 12,
@@ -274,9 +278,12 @@ fn decisions_do_not_depend_on_what_else_is_asked() {
                             "Weigh it?"
                         },
                     )],
-                    options: ["weigh", "guess"]
-                        .map(|o| format!("{{\"choice\": \"{o}\"}}"))
-                        .to_vec(),
+                    options: match i % 3 {
+                        0 => short.clone(),
+                        _ => ["weigh", "guess"]
+                            .map(|o| format!("{{\"choice\": \"{o}\"}}"))
+                            .to_vec(),
+                    },
                     seed: i,
                 }
             })

@@ -494,6 +494,27 @@ fn a_reader_that_goes_away_is_no_fault() {
     assert_eq!((ended.code(), err.as_str()), (Some(0), ""));
 }
 
+/// How a command ended is told all the same.
+#[test]
+fn a_failure_is_told_to_a_reader_that_went_away() {
+    let folder = workplace();
+    let bad = "extends = \"smoke\"\n[models.m]\nsource = \"nowhere\"\n";
+    fs::write(folder.path().join("bad.toml"), bad).expect("a recipe");
+    fs::write(folder.path().join("worse.toml"), "nonsense = 1\n").expect("a recipe");
+    for (arguments, told) in [
+        (&["recipe", "check", "worse.toml"][..], ""),
+        (&["evaluate", "bad.toml"], "nowhere"),
+    ] {
+        let mut child = program(folder.path(), arguments)
+            .spawn()
+            .expect("a process");
+        drop(child.stdout.take());
+        let ended = Ended::from(child.wait_with_output().expect("an end"));
+        assert_eq!(ended.code, Some(1), "{arguments:?}: {}", ended.err);
+        assert!(ended.err.contains(told), "{arguments:?}: {}", ended.err);
+    }
+}
+
 #[test]
 fn standard_output_that_takes_nothing_is_told() {
     let full = fs::File::options().write(true).open("/dev/full");
@@ -517,6 +538,12 @@ fn one_place_for_several_adapters_is_refused_at_once() {
     refused(
         folder.path(),
         &[&train[..], &["--out", "mine"]].concat(),
+        &["--out takes one adapter, this recipe trains 2: train-dpo"],
+    );
+    // Also where they are what another stage needs.
+    refused(
+        folder.path(),
+        &[&train[..], &["--only", "report", "--out", "mine"]].concat(),
         &["--out takes one adapter, this recipe trains 2: train-dpo"],
     );
     assert!(!folder.path().join("mine").exists());

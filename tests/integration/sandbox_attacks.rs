@@ -324,8 +324,8 @@ fn judge(execution: &Execution, end: End) -> Result<(), String> {
     let fits = match end {
         End::Denied(times) => status == Status::Finished && denied == times,
         End::Is(expected) => status == expected,
-        End::Says(text) => said.contains(text) && status != Status::Broken,
-        End::Fails => !matches!(status, Status::Finished | Status::Broken),
+        End::Says(text) => said.contains(text) && !matches!(status, Status::Lost | Status::Broken),
+        End::Fails => !matches!(status, Status::Finished | Status::Lost | Status::Broken),
     };
     match fits {
         true => Ok(()),

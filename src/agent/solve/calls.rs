@@ -98,8 +98,10 @@ impl Desk<'_> {
         code: String,
         execution: Execution,
     ) -> Result<Vec<u32>, SolveError> {
-        if execution.status == Status::Broken {
-            return Err(SolveError::Sandbox(execution.stderr));
+        match execution.status {
+            Status::Broken => return Err(SolveError::Sandbox(execution.stderr)),
+            Status::Lost => return Err(SolveError::Lost(execution.stderr)),
+            _ => {}
         }
         let block = call::result_block(&shown(&execution), self.tools.result_bytes);
         let tokenizer = self.model.codec.tokenizer();
@@ -216,7 +218,7 @@ fn shown(execution: &Execution) -> String {
         Status::OutputLimit => "[stopped: it wrote too much]".to_owned(),
         Status::Killed { signal } => format!("[stopped by signal {signal}]"),
         Status::Refused => "[stopped: not allowed]".to_owned(),
-        Status::Broken => "[no result]".to_owned(),
+        Status::Lost | Status::Broken => "[no result]".to_owned(),
     };
     let printed = execution.stdout.trim_end();
     match (printed.is_empty(), end.is_empty()) {

@@ -61,7 +61,7 @@ impl GenerateArgs {
         let loaded = self.subject.load()?;
         let peak = super::probe::peak(loaded.decoder.device())?;
         if let Some(peak) = peak {
-            println!(
+            tell!(
                 "{}",
                 json!({"what": "peak", "copy_bytes_per_second": peak.bytes, "bf16_operations_per_second": peak.operations})
             );
@@ -87,7 +87,7 @@ impl GenerateArgs {
             if self.check {
                 line["check"] = self.compare(&loaded, &requests, &runs[0].1)?;
             }
-            println!("{line}");
+            tell!("{line}");
         }
         Ok(())
     }

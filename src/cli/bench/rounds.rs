@@ -75,7 +75,7 @@ impl RoundsArgs {
             }
         }
         let seconds = started.elapsed().as_secs_f64();
-        println!(
+        tell!(
             "{}",
             json!({
                 "what": "rounds", "agents": self.agents, "rounds": self.rounds, "variants": self.variants,

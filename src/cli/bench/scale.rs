@@ -147,7 +147,7 @@ impl ScaleArgs {
                 "gradient_bytes": 4 * state.gradients.flat().numel(),
                 "seconds_one_rank": alone, "seconds": together, "speedup": alone / together,
             });
-            println!("{line}");
+            tell!("{line}");
         }
     }
 }

@@ -39,7 +39,7 @@ impl StepArgs {
             let pieces = fused.measure(batch, self.context, self.repeat)?;
             let all: f64 = pieces.iter().map(|p| p.seconds).sum();
             for piece in pieces {
-                println!(
+                tell!(
                     "{}",
                     json!({
                         "what": "piece", "batch": batch, "context": self.context, "piece": piece.name,
@@ -50,13 +50,13 @@ impl StepArgs {
                     })
                 );
             }
-            println!(
+            tell!(
                 "{}",
                 json!({"what": "pieces", "batch": batch, "seconds": all, "tokens_per_second": f64::from(batch) / all})
             );
             if self.products {
                 for trial in fused.try_products(batch, self.repeat)? {
-                    println!(
+                    tell!(
                         "{}",
                         json!({
                             "what": "product", "batch": batch, "matrix": trial.name, "groups": trial.product.groups,

@@ -114,7 +114,7 @@ impl ToolsArgs {
         for ((name, way), seconds) in ["turns", "beside"].into_iter().zip(&ways).zip(seconds) {
             self.print(name, way, seconds);
         }
-        println!(
+        tell!(
             "{}",
             json!({"what": "tools", "way": "both", "ratio": self.ratio(&ways)})
         );
@@ -131,7 +131,7 @@ impl ToolsArgs {
         let done = &way[0];
         let tokens: usize = done.texts.iter().map(|text| text.tokens.len()).sum();
         let generated = tokens - done.programs * self.inserted;
-        println!(
+        tell!(
             "{}",
             json!({
                 "what": "tools", "way": name, "requests": self.requests, "prompt": self.prompt, "new": self.new,

@@ -118,7 +118,7 @@ impl TrainArgs {
             line["gpu_bytes_most"] = json!(stats.most);
             line["gpu_bytes_held"] = json!(stats.held);
         }
-        println!("{line}");
+        tell!("{line}");
         Ok(())
     }
 
@@ -372,7 +372,7 @@ impl DpoStepArgs {
             "what": "dpo-step", "prompt": self.prompt, "completion": self.completion,
             "threads": tch::get_num_threads(), "seconds": with, "seconds_reference_known": without,
         });
-        println!("{line}");
+        tell!("{line}");
         Ok(())
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! Where every cluster moves alike that error is zero, which says nothing of clusters that were not seen. The interval is
 //! then what G alike leave open: of all clusters, a share of up to 1 − 0.025^(1/G) may do otherwise (Clopper and Pearson 1934,
-//! none of G), each by as much as a rate can move between the first round and the last.
+//! none of G), each by as much as b and the steepest line there is the other way, which has all events after the mean round.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,11 +60,12 @@ fn alike(value: f64, data: &[Datum]) -> Slope {
     let clusters: BTreeSet<usize> = data.iter().map(|d| d.cluster).collect();
     let clusters = clusters.len() as f64;
     let value = if value.abs() < NOTHING { 0.0 } else { value };
-    let of = |pick: fn(f64, f64) -> f64| data.iter().map(|d| d.x).reduce(pick);
-    let span = of(f64::max)
-        .zip(of(f64::min))
-        .map_or(1.0, |(last, first)| last - first);
-    let half = (1.0 - 0.025_f64.powf(1.0 / clusters)) / span;
+    let mean = data.iter().map(|d| d.x).sum::<f64>() / data.len() as f64;
+    let (late, squares) = data.iter().fold((0.0, 0.0), |(late, squares), d| {
+        let from = d.x - mean;
+        (late + from.max(0.0), squares + from * from)
+    });
+    let half = (1.0 - 0.025_f64.powf(1.0 / clusters)) * (value.abs() + late / squares);
     Slope {
         per_round: Estimate {
             value,

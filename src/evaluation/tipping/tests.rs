@@ -44,14 +44,15 @@ fn change_points_agree_with_exact_arithmetic() {
 
 #[test]
 fn clusters_that_all_move_alike_leave_open_what_others_do() {
-    let slope = |event: fn(usize, u32) -> bool| {
-        let all = (0..8).flat_map(|unit| (1..=4).map(move |round| (unit, round)));
+    let slope_of = |clusters: usize, event: fn(usize, u32) -> bool| {
+        let all = (0..clusters).flat_map(|unit| (1..=4).map(move |round| (unit, round)));
         let decisions =
             all.map(|(unit, round)| decision(unit, unit, round, Some(event(unit, round))));
         drift::slope(&strand("base", decisions.collect())).unwrap()
     };
-    // None of eight: up to 36.9 % of clusters may be otherwise, over three steps from round to round.
-    let half = 0.3694 / 3.0;
+    let slope = |event| slope_of(8, event);
+    // None of eight: up to 36.9 % of clusters may be otherwise, and 0.4 a round is the steepest line over four.
+    let half = 0.3694 * 0.4;
     for event in [|_, _| false, |_, _| true] as [fn(usize, u32) -> bool; 2] {
         let still = slope(event);
         assert_eq!((still.per_round.value, still.p), (0.0, 1.0));
@@ -59,8 +60,15 @@ fn clusters_that_all_move_alike_leave_open_what_others_do() {
         assert!((still.per_round.low + half).abs() < 1e-4, "{still:?}");
     }
     let step = slope(|_, round| round > 2);
-    assert!((step.per_round.value - 0.4).abs() < 1e-9 && step.per_round.low > 0.2);
+    assert!((step.per_round.value - 0.4).abs() < 1e-9);
+    assert!((step.per_round.low - 0.4 * (1.0 - 2.0 * 0.3694)).abs() < 1e-4);
     assert!((step.p - 1.0 / 128.0).abs() < 1e-12, "{step:?}");
+    // Interval and p say the same: five alike are too few, six are not.
+    for (clusters, enough) in [(2, false), (5, false), (6, true)] {
+        let step = slope_of(clusters, |_, round| round > 2);
+        assert_eq!(step.per_round.excludes_zero(), enough, "{step:?}");
+        assert_eq!(step.p < 0.05, enough, "{step:?}");
+    }
     // One that differs, and the error is that of the clusters again.
     let one = slope(|unit, round| unit == 0 && round > 2);
     assert!(

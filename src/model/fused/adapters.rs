@@ -73,11 +73,11 @@ impl Packed {
             all.narrow(0, at - numbers, numbers).view([-1, columns])
         };
         let (mut layers, mut entries) = (Vec::with_capacity(weights.len()), vec![]);
-        for (layer, own_weights) in weights.iter().enumerate() {
+        for (layer, layer_weights) in weights.iter().enumerate() {
             let mut pairs = Vec::with_capacity(4);
             for (joint, (targets, (a_size, b_size, inner))) in JOINT.iter().zip(sizes).enumerate() {
                 let (a, b) = (take(a_size, inner), take(b_size, rank));
-                let (weight, width) = (&own_weights.joint[joint].weight, a.size()[0]);
+                let (weight, width) = (&layer_weights.joint[joint].weight, a.size()[0]);
                 let behind = match room::behind(weight) >= width {
                     true => Some(Tensor::f_zeros(
                         [b.size()[0], width],
@@ -123,12 +123,12 @@ impl Packed {
         };
         // In slices: memory may be full of keys and values.
         const SLICE: i64 = 1 << 22;
-        let weights = Tensor::f_arange(SLICE, (Kind::Double, device))?.f_sin()?;
+        let waves = Tensor::f_arange(SLICE, (Kind::Double, device))?.f_sin()?;
         let mut fingerprint = [0.0, adapter.config.scale()];
         for (index, from) in (0..total).step_by(SLICE as usize).enumerate() {
             let count = SLICE.min(total - from);
             let slice = all.narrow(0, from, count).f_to_kind(Kind::Double)?;
-            let weighted = (&slice * weights.narrow(0, 0, count)).sum(Kind::Double);
+            let weighted = (&slice * waves.narrow(0, 0, count)).sum(Kind::Double);
             fingerprint[0] += slice.sum(Kind::Double).double_value(&[]);
             fingerprint[1] += weighted.double_value(&[]) * (index as f64 + 1.0).sqrt();
         }

@@ -37,7 +37,11 @@ impl GpuError {
     pub fn is_out_of_memory(&self) -> bool {
         match self {
             Self::Driver(e) => e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY,
-            Self::Torch(e) => e.to_string().contains("out of memory"),
+            Self::Torch(e) => {
+                let told = e.to_string();
+                // On a GPU, and on a CPU.
+                told.contains("out of memory") || told.contains("can't allocate memory")
+            }
             _ => false,
         }
     }

@@ -190,7 +190,7 @@ impl Stage for EvaluateStage {
     }
 
     fn format(&self) -> u32 {
-        3
+        4
     }
 
     fn config(&self) -> Value {

@@ -150,7 +150,7 @@ impl Stage for PairsStage {
     }
 
     fn format(&self) -> u32 {
-        2
+        3
     }
 
     fn config(&self) -> Value {

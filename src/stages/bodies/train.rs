@@ -51,7 +51,7 @@ impl Stage for TrainStage {
     }
 
     fn format(&self) -> u32 {
-        1
+        2
     }
 
     fn config(&self) -> Value {

@@ -126,7 +126,7 @@ fn lose_workers(namespaces: bool) {
         kill(second[0]);
         running.join().unwrap()
     });
-    assert_eq!(lost[0].status, Status::Broken, "{lost:?}");
+    assert_eq!(lost[0].status, Status::Lost, "{lost:?}");
     assert!(lost[0].seconds < 30.0, "{lost:?}");
     let next = sandbox.run(&["print(6 * 7)"]);
     assert_eq!(next[0].stdout, "42\n", "{next:?}");

@@ -150,8 +150,8 @@ rotate_and_store(const void* qkv, const u16* q_norm, const u16* k_norm, const u1
     }
 }
 
-// silu(gate) · up, (rows, 2 · FFN) → (rows, FFN), whose rows lie `stride` apart. A warp takes 16 rows by 32 columns, a thread eight columns in a row of
-// rows g and g + 8; the updates come from the tensor cores, whose columns are permuted so that this holds for them too.
+// silu(gate) · up, (rows, 2 · FFN) → (rows, FFN), whose rows lie `stride` apart. A warp takes 16 rows by 32 columns, a thread
+// eight columns in a row of rows g and g + 8; the updates come from the tensor cores, whose columns are permuted so that this holds for them too.
 extern "C" __global__ void __launch_bounds__(128)
 gate(const void* y, u16* out, int stride, int rows, Updates u) {
     const int lane = threadIdx.x % 32, g = lane / 4, j = lane % 4;
