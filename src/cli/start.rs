@@ -21,8 +21,12 @@ pub fn start(cli: Cli) -> ExitCode {
 /// The same, with the exit code as a number.
 pub(super) fn run(cli: Cli) -> u8 {
     // A file beyond the user's limit is then an error that can be told, as a full disk is.
-    // SAFETY: ignoring a signal touches nothing else.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    // A closed pipe is one, too, also where Rust's own start has not come that far.
+    // SAFETY: ignoring signals touches nothing else.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
     let level = match (cli.quiet, cli.verbose) {
         (true, _) => "error",
         // What there is to say, rank 0 says.

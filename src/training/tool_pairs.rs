@@ -238,8 +238,8 @@ impl ToolPairs<'_> {
         let executions = self.sandbox.run(&programs);
         for ((place, _), execution) in open.into_iter().zip(executions) {
             let problem = &self.problems[place];
-            // These programs are known to work, so it is not they that failed.
-            if matches!(execution.status, Status::Lost | Status::Broken) {
+            // It is not the program that failed.
+            if execution.status == Status::Broken {
                 let what = format!("the sandbox failed: {}", execution.stderr);
                 return Err(TrainError::Broken(what));
             }
