@@ -1,7 +1,6 @@
 //! The choice as one action: options are scored as they would follow what was written, and one of them is drawn.
 //!
-//! Distinct choices are scored many at a time, packed one behind the other; asks that follow each other with the same prompt
-//! and options (a group, further attempts) share one.
+//! Asks that follow each other with the same prompt and options (a group, further attempts) share one computation.
 
 use std::ops::Range;
 
@@ -12,7 +11,7 @@ use crate::generation::{GenerationError, sampling::draw_option};
 use crate::model::logprobs::Targets;
 use crate::model::{Adapter, Packed};
 use crate::runtime::gpu::GpuError;
-use crate::runtime::interrupt::{Interrupted, check};
+use crate::runtime::interrupt::Interrupted;
 use crate::runtime::seed::derive;
 
 /// What was written so far, and the options' answers as they would follow it.
@@ -23,10 +22,6 @@ struct Choice {
 }
 
 impl Choice {
-    fn tokens(&self) -> usize {
-        self.prefix.len() + self.options.iter().map(Vec::len).sum::<usize>()
-    }
-
     /// The options behind the prefix, and all their tokens.
     fn packed(&self) -> (Packed, Targets) {
         let mut batch = Packed::new();
@@ -71,7 +66,6 @@ pub(super) fn choose(
             }
         }
     }
-    let sizes: Vec<usize> = choices.iter().map(Choice::tokens).collect();
     let scorer = match Scorer::new(model, adapter) {
         Ok(scorer) => scorer,
         Err(error) => {
@@ -81,48 +75,39 @@ pub(super) fn choose(
             return Ok(());
         }
     };
-    for pass in scorer.passes(&sizes) {
-        check()?;
-        let items: Vec<(Packed, Targets)> =
-            choices[pass.clone()].iter().map(Choice::packed).collect();
-        let scored = scorer.score(&items);
-        for (((asked, choice), (_, targets)), scored) in of[pass.clone()]
-            .iter()
-            .zip(&choices[pass])
-            .zip(&items)
-            .zip(scored)
-        {
-            // Of each option's whole text.
-            let sum = |span: &Range<usize>, all: &[f32]| {
-                all[span.clone()].iter().map(|&l| f64::from(l)).sum()
-            };
-            let logprobs: Result<Vec<f64>, GenerationError> = match scored {
-                Ok(all) => Ok(targets.spans().iter().map(|span| sum(span, &all)).collect()),
-                Err(error) => Err(failed(&error)),
-            };
-            for &(place, bridge) in asked {
-                let drawn = logprobs.clone().and_then(|logprobs| {
-                    let seed = derive(asks[place].seed, "choice");
-                    draw_option(&logprobs, config.temperature, seed).map_err(GenerationError::from)
-                });
-                match (drawn, &mut answers[place]) {
-                    (Ok((chosen, probabilities)), Ok(answer)) => {
-                        answer.text.push_str(bridge);
-                        answer.text.push_str(&asks[place].options[chosen]);
-                        answer.choice = Some(ScoredChoice {
-                            options: choice.options.clone(),
-                            chosen,
-                            probabilities,
-                        });
-                    }
-                    (Err(error), slot) => *slot = Err(error.into()),
-                    (Ok(_), Err(_)) => {}
+    let items: Vec<(Packed, Targets)> = choices.iter().map(Choice::packed).collect();
+    scorer.score(&items, |at, scored| {
+        // Of each option's whole text.
+        let sum = |span: &Range<usize>, all: &[f32]| {
+            all[span.clone()].iter().map(|&l| f64::from(l)).sum()
+        };
+        let spans = items[at].1.spans().iter();
+        let logprobs: Result<Vec<f64>, GenerationError> = match scored {
+            Ok(all) => Ok(spans.map(|span| sum(span, &all)).collect()),
+            Err(error) => Err(failed(&error)),
+        };
+        for &(place, bridge) in &of[at] {
+            let drawn = logprobs.clone().and_then(|logprobs| {
+                let seed = derive(asks[place].seed, "choice");
+                draw_option(&logprobs, config.temperature, seed).map_err(GenerationError::from)
+            });
+            match (drawn, &mut answers[place]) {
+                (Ok((chosen, probabilities)), Ok(answer)) => {
+                    answer.text.push_str(bridge);
+                    answer.text.push_str(&asks[place].options[chosen]);
+                    answer.choice = Some(ScoredChoice {
+                        options: choices[at].options.clone(),
+                        chosen,
+                        probabilities,
+                    });
                 }
+                (Err(error), slot) => *slot = Err(error.into()),
+                (Ok(_), Err(_)) => {}
             }
-            progress(asked.len());
         }
-    }
-    Ok(())
+        progress(of[at].len());
+        Ok(())
+    })
 }
 
 /// What stands between an answer's text and its options, which is entered in it; and the choice.

@@ -191,16 +191,20 @@ pub(super) fn said(text: &str, thinking: bool) -> Cow<'_, str> {
 /// What ends a thought before an answer that the model did not write.
 pub(super) const END_OF_THOUGHT: &str = "\n</think>\n\n";
 
-/// What belongs before an answer that is put behind this prompt: the end of a thought that the prompt began.
+/// What belongs before an answer that is put behind prompts like the `first`: the end of a thought that the prompt began. One
+/// template makes all of them.
 ///
 /// # Errors
 /// The prompt cannot be rendered.
 pub fn before_answer(
     model: &LoadedModel,
     config: &GenerationConfig,
-    messages: &[Message],
+    first: Option<Vec<Message>>,
 ) -> Result<&'static str, TextError> {
-    let rendered = model.codec.render(messages, &config.render_options())?;
+    let Some(messages) = first else {
+        return Ok("");
+    };
+    let rendered = model.codec.render(&messages, &config.render_options())?;
     Ok(match begins_thought(&rendered) {
         true => END_OF_THOUGHT,
         false => "",
@@ -265,6 +269,18 @@ impl AskError {
     }
 }
 
+/// These results, unless what computes broke down under one of them.
+pub(super) fn unbroken<T, E>(
+    results: Vec<Result<T, E>>,
+    broken: impl Fn(&E) -> Option<String>,
+) -> Result<Vec<Result<T, E>>, Ended> {
+    let mut failures = results.iter().filter_map(|result| result.as_ref().err());
+    match failures.find_map(broken) {
+        Some(what) => Err(Ended::Broken(what)),
+        None => Ok(results),
+    }
+}
+
 /// Ask for many decisions; answers come in the order of the asks. `progress` is told how many more are done here.
 ///
 /// Among ranks each gets a part of the asks and all get all answers. Asks that follow each other with the same messages
@@ -315,10 +331,7 @@ fn ask_here(
     if config.elicitation != Elicitation::Free {
         choose(model, adapter, config, asks, &mut answers, progress)?;
     }
-    let lost = answers
-        .iter()
-        .find_map(|answer| answer.as_ref().err()?.broken());
-    lost.map_or(Ok(answers), |why| Err(Ended::Broken(why)))
+    unbroken(answers, AskError::broken)
 }
 
 /// The rendered prompt, nothing answered yet.

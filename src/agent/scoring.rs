@@ -1,4 +1,4 @@
-//! Log-probabilities of given tokens, many sequences at a time, by the forward of training.
+//! Log-probabilities of given tokens by the forward of training, on a GPU many sequences at a time.
 
 use super::model::LoadedModel;
 use crate::model::backprop::Live;
@@ -7,6 +7,7 @@ use crate::model::logprobs::Targets;
 use crate::model::{Adapter, Decoder, Packed};
 use crate::runtime::device::is_deterministic;
 use crate::runtime::gpu::GpuError;
+use crate::runtime::interrupt::{Interrupted, check};
 
 /// Tokens that a GPU computes together: enough to keep it busy, few enough to fit beside its cache of keys and values.
 const TOKENS: usize = 8192;
@@ -31,18 +32,33 @@ impl<'a> Scorer<'a> {
         })
     }
 
-    /// Which items of these sizes, in tokens, are to be computed together. On a CPU, which one keeps busy, and under the
-    /// deterministic mode of a GPU each is alone: products of few rows sum in another order, and nothing may depend on the others.
-    pub fn passes(&self, sizes: &[usize]) -> Vec<std::ops::Range<usize>> {
+    /// Score items in their order, as many together as may be; `each` is given an item's place and the log-probabilities of
+    /// its targets. On a CPU, which one keeps busy, and under the deterministic mode of a GPU each is computed alone: products of
+    /// few rows sum in another order, and nothing may depend on the others.
+    ///
+    /// # Errors
+    /// A stop on request, or what `each` ends with.
+    pub fn score<E: From<Interrupted>>(
+        &self,
+        items: &[(Packed, Targets)],
+        mut each: impl FnMut(usize, Result<Vec<f32>, GpuError>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let sizes: Vec<usize> = items.iter().map(|(batch, _)| batch.len()).collect();
         let most = match self.decoder.device().is_cuda() && !is_deterministic() {
             true => TOKENS,
             false => 0,
         };
-        passes(sizes, most)
+        for pass in passes(&sizes, most) {
+            check()?;
+            for (place, scored) in pass.clone().zip(self.pass(&items[pass])) {
+                each(place, scored)?;
+            }
+        }
+        Ok(())
     }
 
-    /// Log-probabilities of the items' targets, by item. What fails together, as for lack of memory, is tried again in halves.
-    pub fn score(&self, items: &[(Packed, Targets)]) -> Vec<Result<Vec<f32>, GpuError>> {
+    /// What fails together, as for lack of memory, is tried again in halves.
+    fn pass(&self, items: &[(Packed, Targets)]) -> Vec<Result<Vec<f32>, GpuError>> {
         let error = match self.together(items) {
             Ok(all) => return all.into_iter().map(Ok).collect(),
             Err(error) => error,
@@ -51,8 +67,8 @@ impl<'a> Scorer<'a> {
             return vec![Err(error)];
         }
         let (first, second) = items.split_at(items.len() / 2);
-        let mut all = self.score(first);
-        all.extend(self.score(second));
+        let mut all = self.pass(first);
+        all.extend(self.pass(second));
         all
     }
 

@@ -11,7 +11,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::divided::divided;
-use super::elicitation::{AskError, GenerationConfig, begins_thought, said};
+use super::elicitation::{AskError, GenerationConfig, begins_thought, said, unbroken};
 use super::model::LoadedModel;
 use crate::generation::{Engine, Request};
 use crate::model::Adapter;
@@ -200,8 +200,7 @@ fn solve_here(
     for (&place, completion) in writing.iter().zip(completions.0) {
         desk.close(&mut slots[place], completion);
     }
-    let lost = slots.iter().find_map(|slot| slot.as_ref().err()?.broken());
-    lost.map_or(Ok(slots), |why| Err(Ended::Broken(why)))
+    unbroken(slots, SolveError::broken)
 }
 
 /// The rendered prompt, nothing written yet.

@@ -361,17 +361,11 @@ impl RunArgs {
             (true, true) => pipeline.wanted,
         };
         let selected = select(&pipeline.stages, only.as_deref())?;
-        let runs = pipeline
-            .stages
-            .iter()
-            .zip(&selected)
-            .filter(|(_, runs)| **runs);
-        let runs: Vec<String> = runs.map(|(stage, _)| stage.name()).collect();
-        let trained: Vec<&str> = asked
-            .iter()
-            .filter(|s| runs.contains(s))
-            .map(String::as_str)
-            .collect();
+        let runs = |name: &&String| {
+            let mut stages = pipeline.stages.iter().zip(&selected);
+            stages.any(|(stage, runs)| *runs && stage.name() == **name)
+        };
+        let trained: Vec<&str> = asked.iter().filter(runs).map(String::as_str).collect();
         about.check_out(&trained)?;
         let options = RunOptions {
             dry_run: self.dry_run,

@@ -13,7 +13,6 @@ use crate::agent::scoring::Scorer;
 use crate::artifact::write_atomic;
 use crate::model::Packed;
 use crate::model::logprobs::Targets;
-use crate::runtime::interrupt::check;
 use crate::runtime::progress::Progress;
 
 /// Options of `score`.
@@ -38,8 +37,8 @@ enum Item {
 }
 
 #[derive(Debug, Serialize)]
-struct Scored {
-    tokens: Vec<u32>,
+struct Scored<'a> {
+    tokens: &'a [u32],
     logprobs: Vec<f32>,
     sum: f64,
 }
@@ -74,40 +73,30 @@ impl ScoreArgs {
             bail!("{name}: nothing to score: the file has no lines");
         }
         let (model, adapter) = self.model.load()?;
-        let mut sizes = vec![];
-        let mut packed = vec![];
+        let (mut told, mut packed) = (vec![], vec![]);
         for (number, item) in items {
             let (batch, targets, tokens) = item
                 .packed(&model)
                 .with_context(|| format!("{name}:{number}"))?;
-            sizes.push(batch.len());
-            packed.push((number, tokens, (batch, targets)));
+            told.push((number, tokens));
+            packed.push((batch, targets));
         }
         let scorer = Scorer::new(&model, adapter.as_ref())?;
         let mut lines = String::new();
         let mut progress = Progress::new("score", packed.len());
-        let mut packed = packed.into_iter();
-        for pass in scorer.passes(&sizes) {
-            check()?;
-            let mut told = vec![];
-            let mut items = vec![];
-            for (number, tokens, item) in packed.by_ref().take(pass.len()) {
-                told.push((number, tokens));
-                items.push(item);
-            }
-            for ((number, tokens), logprobs) in told.into_iter().zip(scorer.score(&items)) {
-                let logprobs = logprobs.with_context(|| format!("{name}:{number}"))?;
-                let sum = logprobs.iter().map(|&l| f64::from(l)).sum();
-                let scored = Scored {
-                    tokens,
-                    logprobs,
-                    sum,
-                };
-                lines.push_str(&serde_json::to_string(&scored)?);
-                lines.push('\n');
-            }
-            progress.add(pass.len());
-        }
+        scorer.score(&packed, |at, logprobs| -> anyhow::Result<()> {
+            let (number, tokens) = &told[at];
+            let logprobs = logprobs.with_context(|| format!("{name}:{number}"))?;
+            let scored = Scored {
+                tokens,
+                sum: logprobs.iter().map(|&l| f64::from(l)).sum(),
+                logprobs,
+            };
+            lines.push_str(&serde_json::to_string(&scored)?);
+            lines.push('\n');
+            progress.add(1);
+            Ok(())
+        })?;
         progress.finish();
         write_atomic(&self.output, lines.as_bytes())?;
         Ok(())

@@ -192,7 +192,7 @@ impl Runner {
     fn warn_of_space(&self, stages: &[Box<dyn Stage>], selected: &[bool]) {
         let root = self.layout.root();
         let chosen = stages.iter().zip(selected).filter(|(_, chosen)| **chosen);
-        let unmade = chosen.filter(|(stage, _)| self.layout.previous(&stage.name()).is_none());
+        let unmade = chosen.filter(|(stage, _)| !self.layout.latest(&stage.name()).exists());
         let bytes = unmade.filter_map(|(stage, _)| Some(stage.work()?.bytes));
         let needed = bytes.fold(0, u64::saturating_add);
         if let (told, false) = disk(needed, free_space(root)) {

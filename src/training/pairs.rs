@@ -177,11 +177,8 @@ pub fn sample_pairs<D: Decision>(
         let bytes = serde_json::to_vec(&state).expect("JSON of plain values");
         checkpoints.save(index as u64 + 1, &[(STATE, &bytes)])?;
     }
-    // One template makes all prompts.
-    let before = match questions.first() {
-        Some(question) => before_answer(model, generation, &question.messages(style, None))?,
-        None => "",
-    };
+    let first = questions.first().map(|q| q.messages(style, None));
+    let before = before_answer(model, generation, first)?;
     Ok(assemble(questions, &state, config, (style, before)))
 }
 

@@ -142,14 +142,9 @@ impl ToolPairs<'_> {
             checkpoints.save(step, &[(STATE, &bytes)])?;
         }
         progress.finish();
-        // One template makes all prompts.
-        let before = match self.problems.first() {
-            Some(problem) => {
-                let messages = ask(problem, &[], &self.options(seed)).messages;
-                before_answer(model, self.generation, &messages)?
-            }
-            None => "",
-        };
+        let first = self.problems.first();
+        let first = first.map(|problem| ask(problem, &[], &self.options(seed)).messages);
+        let before = before_answer(model, self.generation, first)?;
         Ok(self.assemble(state, seed, before))
     }
 
